@@ -1,0 +1,1 @@
+"""What one submits: `python -m jobs.NAME …`, or `maskfleet NAME …`."""

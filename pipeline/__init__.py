@@ -1,0 +1,1 @@
+"""maskfleet: label millions of images with a segmentation network on Ray."""

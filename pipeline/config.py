@@ -1,0 +1,135 @@
+"""What a run is asked to do: frozen, validated once; flags, TOML and Python all build this."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from pipeline.errors import UsageError
+from pipeline.storage import normalise, scheme_of
+
+Engine = Literal["openvino", "torch"]
+Precision = Literal["fp32"]
+InputFormat = Literal["auto", "webdataset", "parquet", "images", "list"]
+PILLOW_MAX_PIXELS = 178_956_970  # Pillow's own limit for a "possible decompression bomb"
+
+_ONCE = {"config_file": False}  # a deliberate act for one run: refused in a config file
+
+
+class SegmentConfig(BaseModel):
+    """The flags of `segment`; each field is a flag `--kebab-case` and a key of the TOML file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: Annotated[tuple[str, ...], Field(min_length=1, description="Shards, images, folders, globs or lists; repeat it.")]  # fmt: skip
+    output: Annotated[str, Field(description="Where the run goes: a folder or s3:// prefix.")]
+    model: Annotated[Literal["lraspp_mobilenet_v3_large"], Field(description="The network, by torchvision's name.")] = (
+        "lraspp_mobilenet_v3_large"
+    )
+    weights: Annotated[
+        str, Field(description="bundled, a torchvision enum member, or the URI of a .pth or .safetensors file.")
+    ] = "COCO_WITH_VOC_LABELS_V1"
+    classes: Annotated[
+        str | None, Field(description="File with the class names, one a line, for weights with other classes.")
+    ] = None
+    short_side: Annotated[
+        int | None,
+        Field(ge=16, le=8192, description="Resize the short side to this many pixels [default: what the weights say]."),
+    ] = None
+    engine: Annotated[Engine, Field(description="What runs the network.")] = "openvino"
+    precision: Annotated[Precision, Field(description="Arithmetic of the network.")] = "fp32"
+    workers: Annotated[
+        int | None, Field(ge=1, description="Worker processes, one core each [default: every core of the cluster].")
+    ] = None
+    part_images: Annotated[int, Field(ge=1, le=65536, description="Images in a part: the unit of commit and of loss.")] = 256
+    min_confidence: Annotated[float, Field(ge=0, le=1, description="Pixels below become 255 (ignore) in the mask.")] = 0.0
+    limit: Annotated[int | None, Field(ge=1, description="Stop at the end of the part that reaches this many images.")] = None
+    failure_budget: Annotated[float, Field(ge=0, le=1, description="Failures / images allowed before exit code 3.")] = 0.01
+    allow_broken_shards: Annotated[int, Field(ge=0, description="Shards that may break off before exit code 3.")] = 0
+    max_pixels: Annotated[int, Field(ge=1, description="Most pixels of a resized input.")] = 4_000_000
+    max_source_pixels: Annotated[int, Field(ge=1, description="Most pixels of a photograph.")] = PILLOW_MAX_PIXELS
+    input_format: Annotated[InputFormat, Field(description="What the inputs are, where their names do not say.")] = "auto"
+    image_column: Annotated[str | None, Field(description="Column of the images (Parquet) or URIs (.csv, .jsonl).")] = None
+    image_ext: Annotated[str | None, Field(description="Whole extension of the image members of a tar, such as jpg.")] = None
+    id_column: Annotated[str | None, Field(description="Parquet column that becomes image_id.")] = None
+    confidence_map: Annotated[bool, Field(description="Store the confidence of every pixel too.")] = False
+    redo: Annotated[
+        str | None, Field(description="Label again the parts with failures of this error class.", json_schema_extra=_ONCE)
+    ] = None
+    relabel_changed: Annotated[
+        bool, Field(description="Label shards again whose size or ETag changed.", json_schema_extra=_ONCE)
+    ] = False
+    dry_run: Annotated[
+        bool, Field(description="Commit nothing: list, label 32 images, forecast time, size and price.", json_schema_extra=_ONCE)
+    ] = False
+    usd_per_core_hour: Annotated[float | None, Field(ge=0, description="Price of a core hour, for the forecast.")] = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("output")
+    @classmethod
+    def _writable(cls, value: str) -> str:
+        if scheme_of(value) not in ("file", "s3"):
+            raise ValueError(f"outputs go to a local path or s3://, not to {scheme_of(value)}://")
+        return normalise(value).rstrip("/") or "/"
+
+    @field_validator("image_ext")
+    @classmethod
+    def _extension(cls, value: str | None) -> str | None:
+        return None if value is None else value.lstrip(".").lower()
+
+    @property
+    def max_encoded_bytes(self) -> int:
+        """An encoded image of more bytes than an uncompressed RGBA one of the largest size is not read."""
+        return 4 * self.max_source_pixels + (1 << 20)
+
+    def shape(self) -> dict[str, Any]:
+        """What, besides the fingerprint, shapes the output, and is fixed for an OUT."""
+        return {name: getattr(self, name) for name in _SHAPE}
+
+
+_SHAPE = (
+    "part_images", "max_pixels", "max_source_pixels", "input_format", "image_column", "image_ext", "id_column", "confidence_map",
+)  # fmt: skip
+
+
+def load_config(given: dict[str, Any], file: str | None = None) -> SegmentConfig:
+    """Flags over a TOML file over defaults. Raises `UsageError` with one line for what is wrong."""
+    values = _from_toml(file) if file else {}
+    values |= {name: value for name, value in given.items() if value is not None}
+    try:
+        return SegmentConfig(**values)
+    except ValidationError as error:
+        raise UsageError(_one_line(error)) from error
+
+
+def _from_toml(path: str) -> dict[str, Any]:
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+        values = {key.replace("-", "_"): value for key, value in tomllib.loads(text).items()}
+    except OSError as error:
+        raise UsageError(f"--config: {error.strerror}: {path}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: {error}") from error
+    for name, value in values.items():
+        field = SegmentConfig.model_fields.get(name)
+        if field is not None and field.json_schema_extra == _ONCE and value:
+            raise UsageError(f"--{name.replace('_', '-')} is for one deliberate run: give it as a flag, not in {path}")
+    return values
+
+
+def _one_line(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        flag = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else "config"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown setting {flag.removeprefix('--')}")
+        elif problem["type"] == "missing":
+            lines.append(f"{flag} is required")
+        else:
+            lines.append(f"{flag}: {problem['msg'].removeprefix('Value error, ')}")
+    return "; ".join(lines)

@@ -1,0 +1,108 @@
+"""Encoded bytes -> upright RGB photograph, or a `BadImage` that says why not."""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from pipeline.errors import CorruptImage, ImageTooLarge, UnsupportedFormat
+
+Image.MAX_IMAGE_PIXELS = None  # the limit is the run's own, and is checked before any pixel is decoded
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF")
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_UNSUPPORTED_MAGIC = (
+    (4, b"ftyphei", "HEIC"), (4, b"ftyphev", "HEIC"), (4, b"ftypmif1", "HEIF"), (4, b"ftypmsf1", "HEIF"), (4, b"ftypavi", "AVIF"),
+    (0, b"\xff\x0a", "JPEG XL"), (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"), 
+    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"), (0, b"\xffO\xffQ", "JPEG 2000"),
+    (0, b"GIF8", "GIF"), (0, b"8BPS", "PSD"), (0, b"<svg", "SVG"), (0, b"%PDF", "PDF"), (0, b"v/1\x01", "OpenEXR"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Photograph:
+    """An upright RGB image, and the EXIF orientation (1 to 8) that it was turned from."""
+
+    image: Image.Image
+    orientation: int
+
+
+def decode(data: bytes, *, max_source_pixels: int) -> Photograph:
+    """The first frame of an encoded image as upright RGB, 8 bits a channel.
+
+    Alpha is dropped as `PIL.Image.convert("RGB")` does; 16-bit gray keeps its high byte.
+    Raises `CorruptImage`, `UnsupportedFormat` or `ImageTooLarge`, whatever the bytes are.
+    """
+    if not data:
+        raise CorruptImage("zero bytes")
+    for offset, magic, name in _UNSUPPORTED_MAGIC:
+        if data.startswith(magic, offset):
+            raise UnsupportedFormat(f"{name} cannot be decoded here: convert it to JPEG or PNG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of EXIF and TIFF oddities that it copes with
+        image = _open(data)
+        width, height = image.size
+        if width * height > max_source_pixels:
+            raise ImageTooLarge(f"{width}x{height} pixels; --max-source-pixels is {max_source_pixels}")
+        try:
+            orientation = _orientation(image)
+            image.load()
+            rgb = _rgb(image)
+        except UnsupportedFormat:
+            raise
+        except MemoryError as error:
+            raise ImageTooLarge(f"{width}x{height} pixels do not fit into memory") from error
+        except Exception as error:  # decoders raise anything on damaged data; it is this image's own fault
+            raise CorruptImage(f"{type(error).__name__}: {error}") from error
+    turn = None if image.format == "TIFF" else _TRANSPOSE.get(orientation)  # Pillow turns a TIFF by itself
+    return Photograph(rgb if turn is None else rgb.transpose(turn), orientation)
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise CorruptImage(f"not an image (begins with {data[:8]!r})") from error
+    except Exception as error:  # as above: a damaged header can raise anything
+        raise CorruptImage(f"{type(error).__name__}: {error}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1 where EXIF is absent, damaged or says nonsense."""
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # noqa: BLE001 - EXIF is a jungle of its own; the pixels are good
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        return _high_byte(image)
+    if image.mode == "F":
+        raise UnsupportedFormat("float pixels have no defined range: convert to 8 bits")
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+def _high_byte(image: Image.Image) -> Image.Image:
+    """16-bit gray -> its high byte; wider integers have no defined range."""
+    gray = np.asarray(image.convert("I"))
+    if gray.min() < 0 or gray.max() > 0xFFFF:
+        raise UnsupportedFormat("32-bit integer pixels have no defined range: convert to 8 bits")
+    return Image.fromarray((gray >> 8).astype(np.uint8)).convert("RGB")

@@ -1,0 +1,160 @@
+"""Every error that maskfleet raises on purpose.
+
+- `MaskfleetError`: one line for the user, and the exit code of the job
+  - `UsageError` (2): wrong flags, config, weights or classes
+    - `RunMismatch`: this OUT was made with other settings
+    - `ShardChanged`: a planned shard has another size or ETag now
+  - `BudgetExceeded` (3): more failures, or more broken shards, than allowed; labels are kept
+  - `NotReachable` (4): input or storage cannot be reached, nothing could start
+  - `Incomplete` (5): work is left; the same command goes on
+    - `StorageError`: the store failed and retries did not help
+    - `ObjectChanged`: an object changed while it was read
+  - `Damaged` (7): the output is not what its footers promise
+- `BadImage`: data, not an error of the run: becomes one row of `failures/`
+"""
+
+import re
+
+_ADDRESS = re.compile(r"\s*<[^<>]*\bat 0x[0-9a-f]+>")
+_PATH = re.compile(r"(?:[a-z][a-z0-9+.-]*://|(?<![\w.])/)[^\s'\"]*/[^\s'\"]*")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+MAX_MESSAGE_CHARS = 200
+
+
+def clean(message: str) -> str:
+    """`message` on one line, without addresses and paths, cut at 200 characters.
+
+    What a part says of its failures must be the same wherever and whenever it is made.
+    """
+    message = _PATH.sub("…", _ADDRESS.sub("", _UNPRINTABLE.sub(" ", message)))
+    return message if len(message) <= MAX_MESSAGE_CHARS else message[: MAX_MESSAGE_CHARS - 1] + "…"
+
+
+class MaskfleetError(Exception):
+    """An error with a line for the user; `exit_code` is the job's."""
+
+    exit_code = 1
+
+
+class UsageError(MaskfleetError):
+    """Wrong usage or configuration."""
+
+    exit_code = 2
+
+
+class RunMismatch(UsageError):
+    """The output was begun with other settings."""
+
+
+class ShardChanged(UsageError):
+    """A planned shard or image is not the object that was planned."""
+
+
+class BudgetExceeded(MaskfleetError):
+    """More failures or broken shards than the user allows."""
+
+    exit_code = 3
+
+
+class NotReachable(MaskfleetError):
+    """Input or storage is not reachable; nothing could start."""
+
+    exit_code = 4
+
+
+class Incomplete(MaskfleetError):
+    """Work is left; the same command goes on."""
+
+    exit_code = 5
+
+
+class StorageError(Incomplete):
+    """The store failed, and retries did not help."""
+
+
+class ObjectChanged(StorageError):
+    """The object is not the one that was listed (size, ETag or mtime)."""
+
+
+class ObjectMissing(StorageError):
+    """The store answers, and has no such object."""
+
+
+class ObjectDenied(StorageError):
+    """The store answers, and refuses this object."""
+
+
+class Damaged(MaskfleetError):
+    """The output does not match what its footers promise."""
+
+    exit_code = 7
+
+
+class BadImage(Exception):
+    """An image that cannot be labelled: a row of `failures/`, named by `kind`.
+
+    `stage` is where it failed: read, decode, infer or encode.
+    """
+
+    stage = "decode"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(clean(message))
+
+    @property
+    def kind(self) -> str:
+        """The value of the `error` column."""
+        return type(self).__name__
+
+    @property
+    def message(self) -> str:
+        """The value of the `message` column."""
+        return str(self)
+
+
+class ReadFailure(BadImage):
+    """The bytes of the image cannot be had."""
+
+    stage = "read"
+
+
+class MissingImage(ReadFailure):
+    """A null in the image column, or an object that is gone."""
+
+
+class DeniedImage(ReadFailure):
+    """An object that this user may not read, in a store that answers otherwise."""
+
+
+class LinkMember(ReadFailure):
+    """A tar member that is a link or sparse: it holds no image bytes of its own."""
+
+
+class AmbiguousImage(ReadFailure):
+    """Two image extensions under one key of a tar."""
+
+
+class BrokenShard(ReadFailure):
+    """The rest of the shard cannot be read: truncated, damaged or gone."""
+
+
+class DamagedRowGroup(ReadFailure):
+    """A row group of a Parquet shard cannot be read; the next ones can."""
+
+
+class CorruptImage(BadImage):
+    """Not an image, or a damaged one."""
+
+
+class UnsupportedFormat(BadImage):
+    """An image of a kind that is not decoded here."""
+
+
+class ImageTooLarge(BadImage):
+    """More pixels or bytes than allowed."""
+
+
+class InferenceFailed(BadImage):
+    """The network refused this image."""
+
+    stage = "infer"

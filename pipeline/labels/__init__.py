@@ -1,0 +1,1 @@
+"""Logits -> label map -> mask and statistics."""

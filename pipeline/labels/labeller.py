@@ -1,0 +1,126 @@
+"""One photograph -> its row: decode, resize, network, label map, mask, statistics, PNG."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pipeline.decode import decode
+from pipeline.errors import ImageTooLarge, InferenceFailed
+from pipeline.labels.png import encode_gray, encode_mask
+from pipeline.labels.statistics import MaskStatistics, mask_statistics
+from pipeline.model.engine import Engine
+from pipeline.model.preprocess import Preset, resize
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelOptions:
+    """The flags that decide labels, besides the network."""
+
+    classes: tuple[str, ...]
+    preset: Preset
+    min_confidence: float = 0.0
+    max_pixels: int = 4_000_000
+    max_source_pixels: int = 178_956_970
+    confidence_map: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """What the network reads, uint8 (H, W, 3), and what the photograph was: upright size and EXIF orientation."""
+
+    pixels_HWC: npt.NDArray[np.uint8]
+    width: int
+    height: int
+    orientation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A labelled photograph: its statistics and mask, its confidence uint8 (H, W), and the columns of its row."""
+
+    statistics: MaskStatistics
+    confidence: npt.NDArray[np.uint8]
+    columns: dict[str, object]
+
+
+class Labeller:
+    """Labels photographs with one engine; `milliseconds` adds up where the time goes."""
+
+    def __init__(self, engine: Engine, options: LabelOptions) -> None:
+        self.engine, self.options = engine, options
+        self.milliseconds: dict[str, float] = {}
+
+    def read(self, data: bytes) -> Resized:
+        """Decode and resize. Raises a `BadImage`. Safe in another thread than `label`."""
+        photograph = self._timed("decode", lambda: decode(data, max_source_pixels=self.options.max_source_pixels))
+        return self._resize(photograph.image, photograph.orientation)
+
+    def read_image(self, image: Image.Image) -> Resized:
+        """The same for an image that is decoded; its orientation is taken as upright."""
+        return self._resize(image.convert("RGB"), 1)
+
+    def _resize(self, image: Image.Image, orientation: int) -> Resized:
+        options = self.options
+        pixels = self._timed("resize", lambda: resize(image, options.preset.short_side, max_pixels=options.max_pixels))
+        return Resized(pixels, image.width, image.height, orientation)
+
+    def label(self, resized: Resized) -> Labelled:
+        """Network to PNG. Raises a `BadImage` where the network or memory gives up."""
+        options = self.options
+        try:
+            logits = self._timed("network", lambda: self.engine.logits(resized.pixels_HWC))
+            label_map, confidence = self._timed("labels", lambda: self.engine.labels(logits, resized.height, resized.width))
+        except MemoryError as error:
+            raise ImageTooLarge(f"{resized.width}x{resized.height} pixels do not fit into memory") from error
+        except RuntimeError as error:
+            raise InferenceFailed(f"{type(error).__name__}: {error}") from error
+        statistics = self._timed(
+            "statistics", lambda: mask_statistics(label_map, confidence, len(options.classes), options.min_confidence)
+        )
+        columns: dict[str, object] = {
+            "width": resized.width,
+            "height": resized.height,
+            "orientation": resized.orientation,
+            "mask": {"bytes": self._timed("encode", lambda: encode_mask(statistics.mask)), "path": None},
+            "mean_confidence": statistics.mean_confidence,
+            "ignored_fraction": statistics.ignored_fraction,
+            "classes": class_rows(statistics, options.classes),
+        }
+        if options.confidence_map:
+            columns["confidence"] = {"bytes": self._timed("encode", lambda: encode_gray(confidence)), "path": None}
+        return Labelled(statistics, confidence, columns)
+
+    def _timed(self, stage: str, call: Callable[[], T]) -> T:
+        started = time.perf_counter()
+        try:
+            return call()
+        finally:
+            elapsed = 1000 * (time.perf_counter() - started)
+            self.milliseconds[stage] = self.milliseconds.get(stage, 0.0) + elapsed
+
+
+def class_rows(statistics: MaskStatistics, names: tuple[str, ...]) -> list[dict[str, object]]:
+    """The `classes` column: the classes of the mask as stored, by id."""
+    area = statistics.mask.size
+    rows: list[dict[str, object]] = []
+    for class_id in np.flatnonzero(statistics.pixels).tolist():
+        pixels = int(statistics.pixels[class_id])
+        x, y, width, height = (int(value) for value in statistics.boxes[class_id])
+        rows.append(
+            {
+                "class_id": class_id,
+                "name": names[class_id],
+                "pixels": pixels,
+                "fraction": pixels / area,
+                "mean_confidence": int(statistics.confidence_sums[class_id]) / (255 * pixels),
+                "bbox": {"x": x, "y": y, "width": width, "height": height},
+            }
+        )
+    return rows

@@ -1,0 +1,54 @@
+"""Masks and confidence maps as PNG, and back; the colours of PASCAL VOC."""
+
+import io
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+COMPRESS_LEVEL = 6
+
+
+@cache
+def voc_palette() -> bytes:
+    """256 RGB colours: bits of the class id, spread from the top of each channel (VOCdevkit's VOClabelcolormap)."""
+    palette = np.zeros((256, 3), np.uint8)
+    ids = np.arange(256)
+    for bit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= (((ids >> channel) & 1) << (7 - bit)).astype(np.uint8)
+        ids = ids >> 3
+    return palette.tobytes()
+
+
+def encode_mask(mask: npt.NDArray[np.uint8]) -> bytes:
+    """uint8 (H, W) -> 8-bit index PNG with VOC's palette."""
+    image = Image.fromarray(mask, "L")
+    image.putpalette(voc_palette())
+    return _encoded(image)
+
+
+def encode_gray(values: npt.NDArray[np.uint8]) -> bytes:
+    """uint8 (H, W) -> 8-bit gray PNG."""
+    return _encoded(Image.fromarray(values, "L"))
+
+
+def decode_png(data: bytes) -> npt.NDArray[np.uint8]:
+    """A mask or confidence map -> uint8 (H, W), class ids or confidences."""
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        return np.asarray(image)
+
+
+def overlay(photograph: Image.Image, mask: npt.NDArray[np.uint8], opacity: float = 0.55) -> Image.Image:
+    """The photograph with the mask's colours over it; background (0) and ignore (255) stay clear."""
+    colours = Image.fromarray(mask, "L")
+    colours.putpalette(voc_palette())
+    weight = np.where((mask == 0) | (mask == 255), 0, round(255 * opacity)).astype(np.uint8)
+    return Image.composite(colours.convert("RGB"), photograph.convert("RGB"), Image.fromarray(weight, "L"))
+
+
+def _encoded(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=COMPRESS_LEVEL)
+    return buffer.getvalue()

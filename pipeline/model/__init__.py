@@ -1,0 +1,1 @@
+"""The networks, their weights, what goes in, and the engines that run them."""

@@ -1,0 +1,55 @@
+"""What an engine is. `torch` is the reference, `openvino` the fast one."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.model.preprocess import Preset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A network ready to be sent to workers: everything that decides the labels, and the bytes to run it.
+
+    `graph` and `tensors` are OpenVINO's IR (.xml, .bin), or, for torch, empty and a safetensors file.
+    """
+
+    model: str
+    engine: str
+    precision: str
+    weights: str
+    weights_sha256: str
+    classes: tuple[str, ...]
+    preset: Preset
+    graph: bytes
+    tensors: bytes
+
+
+class Engine(Protocol):
+    """Runs a network on one thread. `version` and `instruction_set` are recorded in every part."""
+
+    version: str
+    instruction_set: str
+
+    def logits(self, image_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Resized RGB image -> logits (C, h, w) at stride 8."""
+        ...
+
+    def labels(
+        self, logits_CHW: npt.NDArray[np.float32], height: int, width: int
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """Logits, bilinearly at height x width -> label map and confidence, uint8 (H, W) each."""
+        ...
+
+
+def load_engine(prepared: Prepared) -> Engine:
+    """The engine of a prepared network; imports only the one that is asked for."""
+    if prepared.engine == "torch":
+        from pipeline.model.torch_engine import TorchEngine
+
+        return TorchEngine(prepared)
+    from pipeline.model.openvino_engine import OpenVINOEngine
+
+    return OpenVINOEngine(prepared)

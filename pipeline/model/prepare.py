@@ -1,0 +1,165 @@
+"""Weights -> a network that workers can load, made once and cached by digest.
+
+torch is imported in a child process only (`python -m pipeline.model.prepare`), so that neither the
+driver nor a worker on OpenVINO carries its 700 MB.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import errors
+from pipeline.errors import MaskfleetError, UsageError
+from pipeline.model.engine import Prepared
+from pipeline.model.preprocess import Preset
+from pipeline.model.weights import BUNDLED, WeightsFile, class_names, load_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_NETWORKS_FORMAT = 1  # raise when what is cached changes its meaning
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkRequest:
+    """What decides a prepared network."""
+
+    model: str
+    weights: str
+    engine: str
+    precision: str = "fp32"
+    classes: str | None = None
+    short_side: int | None = None
+
+
+def cache_folder() -> Path:
+    """`maskfleet` in the user's cache folder, or in a temporary one where that cannot be written."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maskfleet"
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        if os.access(base, os.W_OK):
+            return base
+    except OSError:
+        pass
+    fallback = Path(tempfile.gettempdir()) / f"maskfleet-{os.getuid()}"
+    fallback.mkdir(mode=0o700, exist_ok=True)
+    if fallback.stat().st_uid != os.getuid():
+        raise errors.NotReachable(f"no cache folder can be written: neither {base} nor {fallback}; set XDG_CACHE_HOME")
+    return fallback
+
+
+def prepare(request: NetworkRequest) -> Prepared:
+    """The network, from the cache or made now. Raises `UsageError` or `NotReachable` with the ways out."""
+    folder = cache_folder() / "networks"
+    stem = _known_stem(request, folder)
+    if stem is None or not (folder / f"{stem}.json").exists():
+        stem = _make_in_child(request, folder)
+    described = json.loads((folder / f"{stem}.json").read_text())
+    preset = Preset(request.short_side or described["short_side"], tuple(described["mean"]), tuple(described["std"]))
+    default = None if described["classes"] is None else tuple(described["classes"])
+    graph = folder / f"{stem}.xml"
+    return Prepared(
+        model=request.model, engine=request.engine, precision=request.precision, weights=request.weights,
+        weights_sha256=described["sha256"], classes=class_names(described["count"], default, request.classes), preset=preset,
+        graph=graph.read_bytes() if graph.exists() else b"", tensors=(folder / f"{stem}.bin").read_bytes(),
+    )  # fmt: skip
+
+
+def _stem(request: NetworkRequest, sha256: str) -> str:
+    runtime = version(request.engine)
+    return f"{sha256[:32]}-{request.model}-{request.engine}-{runtime}-{_NETWORKS_FORMAT}"
+
+
+def _known_stem(request: NetworkRequest, folder: Path) -> str | None:
+    """The name in the cache, where the digest can be told without torch."""
+    if request.weights == BUNDLED or "." in request.weights:
+        return _stem(request, load_weights(request.weights, request.model).sha256)
+    alias = folder / f"{request.weights}-{request.model}-{version('torchvision')}.alias"
+    return _stem(request, alias.read_text()) if alias.exists() else None
+
+
+def _make_in_child(request: NetworkRequest, folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = json.dumps([request.model, request.weights, request.engine, request.precision, str(folder)])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    child = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "pipeline.model.prepare", arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    answers = [line for line in child.stdout.splitlines() if line.startswith('{"maskfleet"')]
+    if not answers:
+        raise RuntimeError(f"the network could not be prepared (exit code {child.returncode}):\n{child.stderr[-3000:]}")
+    answer = json.loads(answers[-1])["maskfleet"]
+    if "error" in answer:
+        kind: type[MaskfleetError] = getattr(errors, answer["error"])
+        raise kind(answer["message"])
+    return str(answer["stem"])
+
+
+def _make(request: NetworkRequest, folder: Path) -> str:
+    """In the child: convert, and write .json last, as its presence says that the rest is whole."""
+    from pipeline.model.weights import default_classes, state_dict
+    from pipeline.model.zoo import count_classes
+
+    weights = load_weights(request.weights, request.model)
+    tensors = state_dict(weights, request.model)
+    stem = _stem(request, weights.sha256)
+    count = count_classes(request.model, tensors)
+    described = {
+        "sha256": weights.sha256, "count": count, "classes": default_classes(count, weights, request.model),
+        "short_side": weights.preset.short_side, "mean": weights.preset.mean, "std": weights.preset.std,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        _write_network(request, weights, tensors, Path(scratch))
+        (Path(scratch) / "network.json").write_text(json.dumps(described))
+        for suffix in (".xml", ".bin", ".json"):
+            if (made := Path(scratch) / f"network{suffix}").exists():
+                os.replace(made, folder / f"{stem}{suffix}")
+    if request.weights != BUNDLED and "." not in request.weights:
+        (folder / f"{request.weights}-{request.model}-{version('torchvision')}.alias").write_text(weights.sha256)
+    return stem
+
+
+def _write_network(request: NetworkRequest, weights: WeightsFile, tensors: "Mapping[str, Tensor]", folder: Path) -> None:
+    import torch
+
+    from pipeline.model.zoo import build
+
+    try:
+        network = build(request.model, tensors)
+    except (KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[:2]
+        raise UsageError(f"--weights {weights.name}: not the weights of {request.model}: {' '.join(reason)[:300]}") from error
+    if request.engine == "torch":
+        from safetensors.torch import save_file
+
+        save_file(dict(tensors), folder / "network.bin")
+        return
+    import openvino as ov
+
+    model = ov.convert_model(network, example_input=torch.zeros(1, 3, 256, 320), input=[(1, 3, -1, -1)])
+    ov.save_model(model, folder / "network.xml", compress_to_fp16=False)
+
+
+def _main(arguments: str) -> None:
+    model, weights, engine, precision, folder = json.loads(arguments)
+    request = NetworkRequest(model=model, weights=weights, engine=engine, precision=precision)
+    try:
+        answer = {"stem": _make(request, Path(folder))}
+    except MaskfleetError as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    print(json.dumps({"maskfleet": answer}))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

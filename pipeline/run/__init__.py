@@ -1,0 +1,1 @@
+"""The distributed run: plan -> spans -> actor pool -> parts -> receipts."""

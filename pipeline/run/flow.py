@@ -1,0 +1,152 @@
+"""The only import of ray.data: spans -> actor pool -> receipts."""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions
+
+from pipeline.model.engine import Prepared
+from pipeline.run.left import cut
+from pipeline.run.span import Receipt, Span
+from pipeline.run.worker import SegmentSpan, WorkerConfig
+from pipeline.shards.base import ReadOptions
+
+MAX_BLOCKS = 10_000  # of the list of spans: a block a span up to here
+_INIT_DEATHS = 10  # a worker may die while it starts, and be started again
+_LOCAL_OBJECT_STORE_BYTES = 256 << 20  # spans and receipts are small; images never enter it
+
+
+def start_ray(*, debug: bool) -> None:
+    """Join the cluster that `RAY_ADDRESS` or this machine names, else start Ray here (`RAY_ADDRESS=local`: always here)."""
+    if ray.is_initialized():
+        return
+    if not debug:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a FutureWarning
+    quiet: dict[str, Any] = {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if debug:
+        _join_or_start(quiet)
+    else:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else an error line for every actor pool, about its arguments
+        with _held_stderr():  # Ray's C++ side says there that it obeys the line above
+            _join_or_start(quiet)
+    for number, handler in before.items():  # ray.init replaces SIGTERM's by sys.exit(15)
+        signal.signal(number, handler)
+
+
+@contextmanager
+def _held_stderr() -> Iterator[None]:
+    """Keep what is written to stderr by C++ code; shown only if the body raises."""
+    sys.stderr.flush()
+    real = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(real, kept.read())
+            raise
+        finally:
+            os.dup2(real, 2)
+            os.close(real)
+
+
+def _join_or_start(quiet: dict[str, Any]) -> None:
+    address = os.environ.get("RAY_ADDRESS")
+    if address != "local":
+        try:
+            ray.init(address=address or "auto", **quiet)
+            return
+        except ConnectionError:
+            if address:
+                raise
+    ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **quiet)
+
+
+def cores() -> int:
+    """CPUs of the cluster, at least 1."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+
+
+Shared = tuple[Prepared, dict[str, str]]
+
+
+def share(network: Prepared, secrets: dict[str, str]) -> "ray.ObjectRef[Shared]":
+    """Put the network, and the secret URIs of presigned inputs, where every worker fetches them once."""
+    return ray.put((network, secrets))
+
+
+class _Worker:
+    """`SegmentSpan` for Ray Data: a batch of one span in, receipts out, as JSON both ways.
+
+    The network comes with the calls: in the constructor's arguments Ray warns of it at every start.
+    """
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
+        self._segment: SegmentSpan | None = None
+
+    def __call__(self, batch: dict[str, Any], shared: list["ray.ObjectRef[Shared]"]) -> Iterator[dict[str, list[str]]]:
+        if self._segment is None:
+            self._segment = SegmentSpan(self._config, *ray.get(shared[0]))
+        for text in batch["span"]:
+            for receipt in self._segment(Span.from_json(str(text))):
+                yield {"receipt": [receipt.to_json()]}
+
+
+def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Shared]", workers: int) -> Iterator[Receipt]:
+    """Receipts as the parts are committed, in no order. Raises what Ray raises when a pass fails."""
+    _configure(DataContext.get_current())
+    rows = [{"span": span.to_json()} for span in spans]
+    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS)).map_batches(
+        _Worker,  # type: ignore[arg-type]
+        batch_size=1,
+        num_cpus=1,
+        fn_constructor_args=(config,),
+        fn_kwargs={"shared": [shared]},
+        compute=_pool(workers),
+    )
+    for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
+        for text in batch["receipt"]:
+            yield Receipt.from_json(str(text))
+
+
+def cut_spans(spans: Sequence[Span], read: ReadOptions, part_images: int, pieces: int) -> list[Span]:
+    """Few big shards as more spans: tar headers are walked by tasks, before the actors take the cores."""
+    _configure(DataContext.get_current())
+
+    def cut_row(row: dict[str, str]) -> list[dict[str, str]]:
+        return [
+            {"span": piece.to_json()}
+            for piece in cut(Span.from_json(row["span"]), read=read, part_images=part_images, pieces=pieces)
+        ]
+
+    rows = [{"span": span.to_json()} for span in spans]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(cut_row)
+    return [Span.from_json(row["span"]) for row in dataset.take_all()]
+
+
+def _pool(workers: int) -> ActorPoolStrategy:
+    """A fixed pool where the cores are there; else one that grows as the cluster does."""
+    have = min(workers, cores())
+    if have == workers:
+        return ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2)
+    return ActorPoolStrategy(min_size=have, max_size=workers, max_tasks_in_flight_per_actor=2)
+
+
+def _configure(context: DataContext) -> None:
+    context.target_max_block_size = 1  # a receipt is a block at once, and not when 128 MiB of them have gathered
+    context.max_consecutive_actor_init_deaths = _INIT_DEATHS
+    context.print_on_execution_start = False
+    context.enable_progress_bars = False
+    context.execution_options = ExecutionOptions(preserve_order=False)

@@ -1,0 +1,59 @@
+"""What makes a run itself: the fingerprint of all that changes a label, and the flags that shape its output."""
+
+import hashlib
+import json
+from typing import Any
+
+from pipeline.config import SegmentConfig
+from pipeline.errors import RunMismatch
+from pipeline.model.engine import Prepared
+
+LABELS_VERSION = 1  # raise by hand when the code of the labels changes what it gives
+
+
+def settings(config: SegmentConfig, network: Prepared) -> dict[str, Any]:
+    """What is fixed for an OUT: `labels` (all of it is in the fingerprint), the fingerprint, and `shape`."""
+    labels = {
+        "weights_sha256": network.weights_sha256,
+        "model": network.model,
+        "engine": engine_release(network.engine),
+        "precision": network.precision,
+        "short_side": network.preset.short_side,
+        "mean": list(network.preset.mean),
+        "std": list(network.preset.std),
+        "min_confidence": config.min_confidence,
+        "classes": list(network.classes),
+        "labels_version": LABELS_VERSION,
+    }
+    return {"fingerprint": fingerprint(labels), "labels": labels, "shape": config.shape()}
+
+
+def engine_release(engine: str) -> str:
+    """The engine and its minor version, such as `openvino 2026.4`."""
+    from importlib.metadata import version
+
+    return f"{engine} {'.'.join(version(engine).split('.')[:2])}"
+
+
+def fingerprint(labels: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of what changes a label."""
+    return hashlib.sha256(json.dumps(labels, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_same(planned: dict[str, Any], mine: dict[str, Any], out: str) -> None:
+    """Raise `RunMismatch`, with every difference named, unless the output was begun with these settings."""
+    differences = []
+    for group in ("labels", "shape"):
+        before, now = planned.get(group, {}), mine[group]
+        differences += [
+            f"{name} {_short(before.get(name))} there, {_short(now.get(name))} here"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        ]
+    if differences:
+        raise RunMismatch(f"{out} was begun with other settings ({'; '.join(differences)}): use them, or another --output")
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:59] + "…"

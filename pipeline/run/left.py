@@ -1,0 +1,115 @@
+"""What is left to do: the plan minus the committed parts, as spans."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from pipeline.run.parts import PART_BYTES, PartName, source_digest
+from pipeline.run.plan import Plan, PlanFile
+from pipeline.run.span import Span
+from pipeline.shards.base import Cursor, ReadOptions, Shard
+from pipeline.shards.parquet import row_group_starts
+from pipeline.shards.tar import part_starts
+from pipeline.storage import store_for
+
+Committed = Mapping[str, Sequence[PartName]]
+SPANS_A_WORKER = 8  # enough that the last ones end together
+SHORT_SHARD_BYTES = 8 << 20  # not worth cutting
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Indices `first` to `stop` (None: the end) of a source that no part covers, behind the part `after`."""
+
+    first: int
+    stop: int | None
+    after: PartName | None
+
+
+def gaps(parts: Sequence[PartName]) -> Iterator[Gap]:
+    """Where the chain of a source's parts is broken, or not yet at its last."""
+    expected, previous = 0, None
+    for part in parts:
+        if part.first > expected:
+            yield Gap(expected, part.first, previous)
+        if part.first >= expected:
+            expected, previous = part.stop, part
+    if previous is None or not previous.last:
+        yield Gap(expected, None, previous)
+
+
+def plan_file_digest(file: PlanFile) -> str:
+    """The source of the parts of a plan file's single images."""
+    return source_digest(file.name, None, None)
+
+
+def shard_digest(shard: Shard) -> str:
+    """The source of the parts of a shard."""
+    return source_digest(shard.uri, shard.size, shard.version)
+
+
+def planned_sources(plan: Plan) -> set[str]:
+    """The digests of all sources that count."""
+    return {shard_digest(shard) for shard in plan.shards.values()} | {plan_file_digest(f) for f in plan.files if f.images}
+
+
+def remaining_spans(plan: Plan, committed: Committed, *, part_images: int, workers: int) -> list[Span]:
+    """All that is left, in the order of the plan."""
+    spans: list[Span] = []
+    for shard in plan.shards.values():
+        digest = shard_digest(shard)
+        for gap in gaps(committed.get(digest, ())):
+            after = None if gap.after is None else str(gap.after)
+            spans.append(Span(source=shard, digest=digest, first=gap.first, stop=gap.stop, after=after))
+    images = [file for file in plan.files if file.images]
+    parts_a_span = max(1, sum(file.rows for file in images) // part_images // (workers * SPANS_A_WORKER))
+    for file in images:
+        spans.extend(_image_spans(file, plan, committed, parts_a_span * part_images))
+    return spans
+
+
+def _image_spans(file: PlanFile, plan: Plan, committed: Committed, rows_a_span: int) -> Iterator[Span]:
+    digest = plan_file_digest(file)
+    source = Shard(uri=file.name, kind="image", size=None, version=None)
+    for gap in gaps(committed.get(digest, ())):
+        end = file.rows if gap.stop is None else gap.stop
+        for first in range(gap.first, end, rows_a_span):
+            stop = min(first + rows_a_span, end)
+            yield Span(
+                source=source, digest=digest, first=first, stop=stop, ends=stop == file.rows, start=Cursor(first),
+                superseded=tuple(row for row in plan.superseded.get(file.number, ()) if first <= row < stop),
+            )  # fmt: skip
+
+
+def worth_cutting(spans: Sequence[Span], workers: int) -> bool:
+    """Are the shards too few, and big enough, to keep all workers busy to the end?"""
+    return len(spans) < SPANS_A_WORKER * workers and any(_can_be_cut(span) for span in spans)
+
+
+def _can_be_cut(span: Span) -> bool:
+    return span.source.kind != "image" and span.stop is None and (span.source.size or 0) > SHORT_SHARD_BYTES
+
+
+def cut(span: Span, *, read: ReadOptions, part_images: int, pieces: int) -> list[Span]:
+    """A span that runs to the end of its shard, as up to `pieces` spans that begin where parts begin.
+
+    Tars are walked header by header; in Parquet parts begin at least at every row group.
+    """
+    if not _can_be_cut(span):
+        return [span]
+    store = store_for(span.source.fetch_uri)
+    if span.source.kind == "tar":
+        starts = part_starts(store, span.source, read, part_images, PART_BYTES)
+    else:
+        starts = row_group_starts(store, span.source)
+    starts = [start for start in starts if start.index > span.first]
+    step = max(1, (len(starts) + 1) // pieces)
+    chosen = starts[step - 1 :: step]
+    edges = [span.first, *(start.index for start in chosen)]
+    spans = [replace(span, stop=chosen[0].index if chosen else None)]
+    spans += [
+        replace(span, first=start.index, start=start, after=None, stop=stop)
+        for start, stop in zip(chosen, [*edges[2:], None], strict=True)
+    ]
+    assert all(first < second for first, second in pairwise(edges))
+    return spans

@@ -1,0 +1,236 @@
+"""The plan: what there is to label. Written once, only ever added to; whoever loses the put reads the winner's."""
+
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from pipeline.errors import Damaged, ObjectMissing, ShardChanged
+from pipeline.schema import PLAN
+from pipeline.shards.base import Shard
+from pipeline.storage import WritableStore, join, store_for
+from pipeline.storage.stream import RangeFile
+
+SETTINGS_KEY = b"maskfleet"
+ROWS_PER_FILE = 500_000
+_ROW_GROUP = 8_192
+_BATCH = 20_000
+_NAMED = 5  # changed shards that an error names
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFile:
+    """One file of the plan: `plan/NNNNN.parquet` holds only shards, or only single images."""
+
+    number: int
+    images: bool
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """Relative to the run; the `source` of parts of single images."""
+        return f"plan/{self.number:05d}.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Sorted by `high`; each array is contiguous, as a search would copy it otherwise."""
+
+    file: int
+    high: npt.NDArray[np.uint64]
+    low: npt.NDArray[np.uint64]
+    identity: npt.NDArray[np.uint64]
+    row: npt.NDArray[np.uint32]
+
+
+class Known:
+    """128-bit hashes of planned URIs and 64-bit hashes of their identities: 28 bytes an image."""
+
+    def __init__(self) -> None:
+        self._tables: list[_Table] = []
+
+    def add(self, file: int, uris: Iterable[str], identities: Iterable[int]) -> None:
+        """The rows of one plan file."""
+        halves = [_halves(uri) for uri in uris]
+        high = np.array([half[0] for half in halves], np.uint64)
+        low = np.array([half[1] for half in halves], np.uint64)
+        order = np.argsort(high, kind="stable")
+        self._tables.append(
+            _Table(file, high[order], low[order], np.fromiter(identities, np.uint64)[order], order.astype(np.uint32))
+        )
+
+    def find(self, uri: str) -> tuple[int, int, int] | None:
+        """File, row and identity hash of the latest row of a URI."""
+        high, low = _halves(uri)
+        for table in reversed(self._tables):
+            at = int(np.searchsorted(table.high, np.uint64(high)))
+            while at < len(table.high) and int(table.high[at]) == high:
+                if int(table.low[at]) == low:
+                    return table.file, int(table.row[at]), int(table.identity[at])
+                at += 1
+        return None
+
+
+@dataclass(slots=True)
+class Plan:
+    """All plan files of a run.
+
+    settings: what is fixed for the run (of file 0). shards: by URI, the latest row counts.
+    superseded: rows of image files that a later file replaces. known: of every planned URI.
+    """
+
+    settings: dict[str, Any]
+    files: list[PlanFile] = field(default_factory=list)
+    shards: dict[str, Shard] = field(default_factory=dict)
+    superseded: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    known: Known = field(default_factory=Known)
+    added: int = 0
+
+
+def _halves(uri: str) -> tuple[int, int]:
+    digest = xxhash.xxh3_128_intdigest(uri.encode("utf-8", "surrogatepass"))
+    return digest >> 64, digest & 0xFFFF_FFFF_FFFF_FFFF
+
+
+def _identity(size: int | None, version: str | None) -> int:
+    """0 where the server names neither size nor version: then nothing is checked."""
+    return 0 if size is None or version is None else xxhash.xxh3_64_intdigest(f"{size}|{version}".encode()) or 1
+
+
+def read_plan(store: WritableStore, out: str) -> Plan | None:
+    """The plan as it stands; None for an output without one."""
+    number, plan = 0, None
+    while (data := _read_file(store, out, number)) is not None:
+        plan = plan or Plan(settings=_settings(data))
+        _include(plan, number, data)
+        number += 1
+    return plan
+
+
+def _read_file(store: WritableStore, out: str, number: int) -> bytes | None:
+    try:
+        return store.read(join(out, f"plan/{number:05d}.parquet"))
+    except ObjectMissing:
+        return None
+
+
+def _settings(data: bytes) -> dict[str, Any]:
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
+        settings: dict[str, Any] = json.loads(metadata[SETTINGS_KEY])
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise Damaged(f"plan/00000.parquet cannot be read: {error}") from error
+    return settings
+
+
+def _include(plan: Plan, number: int, data: bytes) -> None:
+    """Take a plan file, ours or the winner's, into the plan."""
+    try:
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise Damaged(f"plan/{number:05d}.parquet cannot be read: {error}") from error
+    kinds = set(table.column("kind").unique().to_pylist())
+    images = "image" in kinds
+    uris = table.column("uri").to_pylist()
+    sizes, versions = table.column("size").to_pylist(), table.column("version").to_pylist()
+    for uri in uris if plan.files else ():
+        if (earlier := plan.known.find(uri)) is not None and images:
+            plan.superseded[earlier[0]].append(earlier[1])
+    plan.known.add(number, uris, (_identity(size, version) for size, version in zip(sizes, versions, strict=True)))
+    plan.files.append(PlanFile(number, images, table.num_rows))
+    if not images:
+        for row in table.to_pylist():
+            plan.shards[row["uri"]] = Shard(**row)
+
+
+def extend_plan(
+    store: WritableStore,
+    out: str,
+    plan: Plan | None,
+    listing: Iterator[Shard],
+    settings: dict[str, Any],
+    *,
+    relabel_changed: bool = False,
+) -> Plan:
+    """Add what the listing names and the plan does not. Raises `ShardChanged` for planned objects that changed.
+
+    Rows are streamed: at most `ROWS_PER_FILE` of the listing are in memory, besides 28 bytes a planned image.
+    """
+    plan = plan or Plan(settings=settings)
+    changed: list[str] = []
+    pending: dict[bool, dict[str, Shard]] = {False: {}, True: {}}
+    for entry in listing:
+        state = _state(plan, entry)
+        if state == "changed" and not relabel_changed:
+            changed.append(entry.uri)
+        elif state != "planned":
+            rows = pending[entry.kind == "image"]
+            rows.setdefault(entry.uri, entry)
+            if len(rows) >= ROWS_PER_FILE and not changed:
+                _write_rows(store, out, plan, rows, settings)
+                rows.clear()
+    if changed:
+        more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+        raise ShardChanged(
+            f"planned, but another object now: {', '.join(changed[:_NAMED])}{more}; --relabel-changed labels them again"
+        )
+    for images in (False, True):
+        _write_rows(store, out, plan, pending[images], settings)
+    return plan
+
+
+def _state(plan: Plan, entry: Shard) -> str:
+    found = plan.known.find(entry.uri)
+    if found is None:
+        return "new"
+    mine = _identity(entry.size, entry.version)
+    return "changed" if mine and found[2] and mine != found[2] else "planned"
+
+
+def _write_rows(store: WritableStore, out: str, plan: Plan, rows: dict[str, Shard], settings: dict[str, Any]) -> None:
+    """Write rows as the next plan file; where another attempt was first, take its file and write what is still new."""
+    while left := [entry for entry in rows.values() if _state(plan, entry) != "planned"]:
+        number = len(plan.files)
+        data = _plan_bytes(left, settings)
+        if store.create(join(out, f"plan/{number:05d}.parquet"), data):
+            plan.added += len(left)
+        else:
+            data = _read_file(store, out, number) or b""
+            if number == 0:
+                plan.settings = _settings(data)
+        _include(plan, number, data)
+
+
+def _plan_bytes(rows: list[Shard], settings: dict[str, Any]) -> bytes:
+    columns = {name: [getattr(row, name) for row in rows] for name in PLAN.names}
+    schema = PLAN.with_metadata({SETTINGS_KEY: json.dumps(settings, sort_keys=True)})
+    sink = io.BytesIO()
+    pq.write_table(
+        pa.table(columns, schema=schema), sink, compression="zstd", row_group_size=_ROW_GROUP, write_page_checksum=True
+    )
+    return sink.getvalue()
+
+
+def read_plan_rows(out: str, name: str, first: int, stop: int | None) -> Iterator[tuple[int, Shard]]:
+    """Rows `first` to `stop` of one plan file, by the row groups that hold them."""
+    uri = join(out, name)
+    store = store_for(uri)
+    with RangeFile(store, store.stat(uri), 1 << 20, ahead=False) as file:
+        parquet = pq.ParquetFile(pa.PythonFile(file, mode="r"), page_checksum_verification=True)
+        row = first - first % _ROW_GROUP
+        groups = range(first // _ROW_GROUP, parquet.num_row_groups)
+        for batch in parquet.iter_batches(1024, row_groups=list(groups)):
+            for values in batch.to_pylist():
+                if stop is not None and row >= stop:
+                    return
+                if row >= first:
+                    yield row, Shard(**values)
+                row += 1

@@ -1,0 +1,357 @@
+"""The whole story of a run: list, plan, label in passes, sum up."""
+
+import logging
+import os
+import time
+import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import chain, islice
+from typing import Any
+
+from pipeline.config import SegmentConfig
+from pipeline.errors import (
+    AmbiguousImage,
+    BudgetExceeded,
+    Incomplete,
+    MaskfleetError,
+    NotReachable,
+    ObjectMissing,
+    StorageError,
+    UsageError,
+)  # fmt: skip
+from pipeline.labels.labeller import LabelOptions
+from pipeline.labels.statistics import least_confidence
+from pipeline.model.engine import Prepared
+from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.run.identity import check_same, settings
+from pipeline.run.left import Committed, plan_file_digest, planned_sources, remaining_spans, worth_cutting
+from pipeline.run.parts import PartFooter, PartName, list_parts, read_footer
+from pipeline.run.plan import Plan, extend_plan, read_plan
+from pipeline.run.progress import Progress
+from pipeline.run.span import Receipt, Span
+from pipeline.run.summary import Totals, read_run_json, write_derived, write_run_json
+from pipeline.run.worker import WorkerConfig
+from pipeline.shards.base import Cursor, ReadOptions, Shard
+from pipeline.shards.listing import Listing, list_inputs
+from pipeline.shards.parquet import image_column, open_parquet
+from pipeline.shards.tar import read_tar
+from pipeline.storage import ObjectInfo, WritableStore, join, store_for, without_secrets, writable_store_for
+from pipeline.storage.stream import RangeFile
+
+IDLE_PASSES = 3  # that commit nothing, before the run gives up
+REFRESH_S = 10.0
+_RECORDED = ("ray", "openvino", "torch", "torchvision", "pyarrow", "pillow", "numba", "numpy")
+_HEAD_IMAGES = 16  # of the first shard, looked at before anything starts
+_PAUSE_S = 3.0
+
+log = logging.getLogger(__name__)
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM: leave everything so that the same command goes on."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.exit_code = 128 + signal_number
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How an attempt ended: what `run.json` says, and the error that decides the exit code, if any."""
+
+    run: dict[str, Any]
+    error: MaskfleetError | None = None
+    classes: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read_options(config: SegmentConfig) -> ReadOptions:
+    """The flags that readers of shards go by."""
+    return ReadOptions(
+        image_ext=config.image_ext, image_column=config.image_column, id_column=config.id_column,
+        max_encoded_bytes=config.max_encoded_bytes,
+    )  # fmt: skip
+
+
+def label_options(config: SegmentConfig, network: Prepared) -> LabelOptions:
+    """The flags that decide labels."""
+    return LabelOptions(
+        classes=network.classes, preset=network.preset, min_confidence=config.min_confidence, max_pixels=config.max_pixels,
+        max_source_pixels=config.max_source_pixels, confidence_map=config.confidence_map,
+    )  # fmt: skip
+
+
+def network_request(config: SegmentConfig) -> NetworkRequest:
+    """The flags that decide the network."""
+    return NetworkRequest(
+        model=config.model, weights=config.weights, engine=config.engine, precision=config.precision, classes=config.classes,
+        short_side=config.short_side,
+    )  # fmt: skip
+
+
+class Attempt:
+    """One attempt at a run. `run()` does it all; `interrupt()` writes down how far it came."""
+
+    def __init__(self, config: SegmentConfig, progress: Progress, *, debug: bool = False) -> None:
+        self.config, self.progress, self._debug = config, progress, debug
+        self.store: WritableStore = writable_store_for(config.output)
+        self.listing = Listing()
+        self._started = time.time()
+        self._id = uuid.uuid4().hex[:12]
+        self._network: Prepared | None = None
+        self._settings: dict[str, Any] = {}
+        self._plan: Plan | None = None
+        self._totals: Totals | None = None
+        self._previous: dict[str, Any] = {}
+        self._refreshed = 0.0
+
+    def run(self) -> Outcome:
+        """List, plan, label, sum up. Raises a `MaskfleetError` where nothing could start."""
+        with ThreadPoolExecutor(1, "prepare") as thread:
+            preparing = thread.submit(prepare, network_request(self.config))
+            plan = self._make_plan(preparing)
+        self._network = preparing.result()
+        self._totals = Totals(self._network.classes)
+        self._remove_stale(plan)
+        self._write("running")
+        reason = self._label(plan)
+        return self._sum_up(plan, reason)
+
+    def _make_plan(self, preparing: "Future[Prepared]") -> Plan:
+        config, progress = self.config, self.progress
+        progress.phase = "listing"
+        try:
+            plan = read_plan(self.store, config.output)
+            self._previous = read_run_json(self.store, config.output) or {}
+        except StorageError as error:
+            raise NotReachable(f"--output: {error}") from error
+        entries = list_inputs(
+            config.input, self.listing, input_format=config.input_format, image_column=config.image_column, output=config.output
+        )
+        head = list(islice(entries, 1))
+        if plan is None:
+            check_head(head[0], read_options(config))
+            from pipeline.run import flow
+
+            flow.start_ray(debug=self._debug)  # takes seconds, in which the network is prepared
+        progress.phase = "preparing the network"
+        self._settings = settings(config, preparing.result())
+        if plan is not None:
+            check_same(plan.settings, self._settings, config.output)
+        progress.phase = "planning"
+        try:
+            plan = extend_plan(
+                self.store, config.output, plan, chain(head, entries), self._settings, relabel_changed=config.relabel_changed
+            )
+        except StorageError as error:
+            raise NotReachable(f"--output: {error}") from error
+        check_same(plan.settings, self._settings, config.output)  # another attempt may have written the plan
+        self._plan = plan
+        progress.planned_rows = sum(file.rows for file in plan.files if file.images)
+        progress.planned_bytes = sum(shard.size or 0 for shard in plan.shards.values())
+        return plan
+
+    def _remove_stale(self, plan: Plan) -> None:
+        """Parts that `--relabel-changed` and `--redo` make again, and parts of shards that the plan no longer means."""
+        committed = list_parts(self.store, self.config.output)
+        sources = planned_sources(plan)
+        stale = [name for source, names in committed.items() if source not in sources for name in names]
+        by_digest = {plan_file_digest(file): file for file in plan.files if file.images}
+        if self.config.relabel_changed:
+            for source, names in committed.items():
+                rows = plan.superseded.get(by_digest[source].number, []) if source in by_digest else []
+                stale += [
+                    name for name in names if any(name.first <= row < name.stop for row in rows) and self._holds(name, rows)
+                ]
+        if self.config.redo is not None:
+            for names in (names for source, names in committed.items() if source in sources):
+                stale += [name for name in names if self._failed_with(name, self.config.redo)]
+        for name in stale:
+            self.store.delete(join(self.config.output, "masks", str(name)))
+            self.store.delete(join(self.config.output, "failures", str(name)))
+
+    def _holds(self, name: PartName, rows: list[int]) -> bool:
+        """Does a part still hold one of the superseded rows? A part made since covers more rows than it has."""
+        footer = read_footer(self.store, self.config.output, name)
+        superseded = sum(name.first <= row < name.stop for row in rows)
+        return footer.masks + len(footer.failures) > footer.rows - superseded
+
+    def _failed_with(self, name: PartName, error: str) -> bool:
+        return any(failure.error == error for failure in read_footer(self.store, self.config.output, name).failures)
+
+    def _label(self, plan: Plan) -> str | None:
+        """Passes over what is left until nothing is; why it stopped before that, or None."""
+        config, progress = self.config, self.progress
+        committed = self._list(plan)
+        progress.skipped = sum(name.rows for names in committed.values() for name in names)
+        idle, reason = 0, None
+        while not self._limited() and (spans := self._left(plan, committed, workers=config.workers or 1)):
+            from pipeline.run import flow
+
+            progress.phase = "labelling"
+            flow.start_ray(debug=self._debug)
+            workers = config.workers or flow.cores()
+            spans = self._left(plan, committed, workers)
+            reason = self._pass(spans, workers, patient=idle > 0)
+            before, committed = committed, self._list(plan)
+            if self._limited():
+                return None
+            idle = idle + 1 if _count(committed) <= _count(before) else 0
+            if idle >= IDLE_PASSES:
+                return reason or "passes that commit nothing"
+            if idle:
+                time.sleep(_PAUSE_S * idle)
+        return None
+
+    def _limited(self) -> bool:
+        return self.config.limit is not None and self.progress.done >= self.config.limit
+
+    def _list(self, plan: Plan) -> Committed:
+        sources = planned_sources(plan)
+        listed = list_parts(self.store, self.config.output)
+        return {source: names for source, names in listed.items() if source in sources}
+
+    def _left(self, plan: Plan, committed: Committed, workers: int) -> list[Span]:
+        return remaining_spans(plan, committed, part_images=self.config.part_images, workers=workers)
+
+    def _pass(self, spans: list[Span], workers: int, *, patient: bool) -> str | None:
+        """Send spans through Ray once; -> why it is not whole, or None. Faults of Ray end the pass, not the run."""
+        from pipeline.run import flow
+
+        config, progress = self.config, self.progress
+        assert self._network is not None
+        read = read_options(config)
+        worker = WorkerConfig(
+            output=config.output, fingerprint=self._settings["fingerprint"], part_images=config.part_images, read=read,
+            labels=label_options(config, self._network), patient=patient,
+        )  # fmt: skip
+        reason = None
+        try:
+            shared = flow.share(self._network, self.listing.secrets)
+            if worth_cutting(spans, workers) and workers > 1:
+                spans = flow.cut_spans(spans, read, config.part_images, pieces=workers * 8)
+            progress.labelling_since = progress.labelling_since or time.monotonic()
+            for receipt in flow.label(spans, worker, shared, workers):
+                reason = self._take(receipt) or reason
+                if self._limited():
+                    return None
+        except (Stopped, KeyboardInterrupt, MaskfleetError):
+            raise
+        except Exception as error:  # whatever Ray makes of a lost node or a dead worker: plan again what is left
+            log.warning("a pass failed, what is left is planned again: %s", error)
+            if self._debug:
+                log.exception("the pass")
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+        return reason
+
+    def _take(self, receipt: Receipt) -> str | None:
+        progress = self.progress
+        progress.inferred += receipt.inferred
+        progress.milliseconds.update({stage: round(spent) for stage, spent in receipt.milliseconds.items()})
+        if receipt.error is not None:
+            progress.errors.append(receipt.error)
+            return receipt.error
+        if receipt.committed and receipt.footer is not None:
+            footer = PartFooter.from_json(receipt.footer)
+            assert self._totals is not None
+            self._totals.add(footer)
+            progress.images += footer.masks + len(footer.failures)
+            progress.failures += len(footer.failures)
+            progress.read_bytes += receipt.bytes
+            progress.parts += 1
+            progress.last_part = time.monotonic()
+        if time.monotonic() - self._refreshed > REFRESH_S:
+            self._write("running")
+        return None
+
+    def _sum_up(self, plan: Plan, reason: str | None) -> Outcome:
+        progress, config = self.progress, self.config
+        progress.phase = "summing up"
+        assert self._totals is not None
+        least = least_confidence(config.min_confidence)
+        committed = write_derived(self.store, config.output, planned_sources(plan), self._totals, least)
+        left = self._left(plan, committed, workers=1)
+        run = self._write("incomplete" if left else "complete")
+        totals = self._totals
+        limited = self._limited() and reason is None
+        outcome = Outcome(run, classes=totals.class_stats(least).to_pylist())
+        if left and not limited:
+            outcome.error = Incomplete(f"not all is labelled ({reason or 'more came in'}): run the same command again")
+        elif totals.broken_shards > config.allow_broken_shards:
+            outcome.error = BudgetExceeded(
+                f"{totals.broken_shards} shards break off, --allow-broken-shards is {config.allow_broken_shards}; labels are kept"
+            )
+        elif totals.images and totals.failures / totals.images > config.failure_budget:
+            outcome.error = BudgetExceeded(
+                f"{totals.failures} of {totals.images} images failed, --failure-budget is {config.failure_budget:g}; labels are kept"
+            )
+        return outcome
+
+    def interrupt(self) -> None:
+        """Write down that this attempt ended before its time; what is committed is committed."""
+        if self._totals is not None:
+            self._write("incomplete")
+
+    def _write(self, state: str) -> dict[str, Any]:
+        """`run.json` as things stand."""
+        self._refreshed = time.monotonic()
+        assert self._totals is not None
+        assert self._network is not None
+        totals, progress = self._totals, self.progress
+        images = max(totals.images, progress.done) if state == "running" else totals.images
+        seconds = round(time.time() - self._started, 1)
+        mine = {
+            "id": self._id, "started": _utc(self._started), "seconds": seconds, "state": state, "inferred": progress.inferred,
+            "skipped": progress.skipped, "images_per_s": round(progress.images_per_s, 2), "pid": os.getpid(),
+            "milliseconds": dict(progress.milliseconds),
+        }  # fmt: skip
+        others = [attempt for attempt in self._previous.get("attempts", []) if attempt.get("id") != self._id]
+        values: dict[str, Any] = {
+            "maskfleet": version("maskfleet"), "state": state, "updated": _utc(time.time()),
+            "counts": {
+                "images": images, "masks": totals.masks, "failures": totals.failures, "broken_shards": totals.broken_shards,
+                "inferred": progress.inferred, "skipped": progress.skipped,
+            },
+            "labels_digest": totals.labels_digest, "errors": dict(totals.errors.most_common()),
+            "fingerprint": self._settings["fingerprint"], "labels": self._settings["labels"], "shape": self._settings["shape"],
+            "weights": {"name": without_secrets(self._network.weights), "sha256": self._network.weights_sha256},
+            "input": [without_secrets(text) for text in self.config.input], "output": self.config.output,
+            "ignored_objects": self.listing.ignored,
+            "versions": {name: version(name) for name in _RECORDED},
+            "attempts": [*others, mine],
+        }  # fmt: skip
+        write_run_json(self.store, self.config.output, values)
+        return values
+
+
+def _count(committed: Committed) -> int:
+    return sum(len(names) for names in committed.values())
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def check_head(entry: Shard, read: ReadOptions) -> None:
+    """Look at the head of the first shard, so that a wrong flag costs seconds. Raises `UsageError`."""
+    store = store_for(entry.fetch_uri)
+    try:
+        if entry.kind == "tar":
+            for image in islice(read_tar(store, entry, Cursor(), read), _HEAD_IMAGES):
+                if isinstance(image.error, AmbiguousImage):
+                    raise UsageError(f"{entry.uri}: {image.image_id}: {image.error}")
+        elif entry.kind == "parquet":
+            info = ObjectInfo(entry.fetch_uri, entry.size, entry.version)
+            with RangeFile(store, info, ahead=False) as file:
+                schema = open_parquet(file).schema_arrow
+            image_column(schema, read.image_column)
+            if read.id_column is not None and read.id_column not in schema.names:
+                raise UsageError(f"{entry.uri}: no column {read.id_column!r} (--id-column); there are {', '.join(schema.names)}")
+    except ObjectMissing:
+        return  # gone since it was listed: a broken shard, later
+    except StorageError as error:
+        raise NotReachable(str(error)) from error
+    except (OSError, ValueError):
+        return  # no Parquet footer: a broken shard, later

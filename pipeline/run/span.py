@@ -1,0 +1,69 @@
+"""Spans: the work that goes through Ray, a few hundred bytes each, and the receipts that come back."""
+
+import json
+from dataclasses import asdict, dataclass, field
+
+from pipeline.shards.base import Cursor, Shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A stretch of one source to label: parts from index `first` up to `stop` (None: to its end).
+
+    source: uri, size and version of the shard, or of the plan file (its name) whose rows are single images.
+    ends: the span runs to the end of its source, also where `stop` is known (as it is for single images).
+    start: where to begin, or None: `after` names the committed part that ends there, and its footer says.
+    superseded: rows of the plan file that a later plan file replaces.
+    """
+
+    source: Shard
+    digest: str
+    first: int
+    stop: int | None
+    ends: bool = False
+    start: Cursor | None = None
+    after: str | None = None
+    superseded: tuple[int, ...] = ()
+
+    def to_json(self) -> str:
+        """For the way through Ray."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Span":
+        """The other end of the way."""
+        values = json.loads(text)
+        values["source"] = Shard(**values["source"])
+        values["start"] = None if values["start"] is None else Cursor(**values["start"])
+        values["superseded"] = tuple(values["superseded"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What a worker reports of one part, or (`error`) of a span that it had to leave.
+
+    inferred: images that went through the network for it, whether or not the commit was won.
+    committed: this worker wrote it; else it was there. milliseconds: by stage, summed over the images.
+    footer: the part's footer as JSON where this worker made the part.
+    """
+
+    part: str | None = None
+    rows: int = 0
+    failures: int = 0
+    bytes: int = 0
+    inferred: int = 0
+    committed: bool = False
+    error: str | None = None
+    error_class: str | None = None
+    footer: str | None = None
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """For the way through Ray."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Receipt":
+        """The other end of the way."""
+        return cls(**json.loads(text))

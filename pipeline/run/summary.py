@@ -1,0 +1,137 @@
+"""Parts -> run.json, failures/ and class_stats.parquet: derived, and can be made again at any time."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.labels.statistics import LEVELS
+from pipeline.run.parts import PartFooter, PartName, failures_bytes, list_parts, read_footer
+from pipeline.schema import CLASS_STATS
+from pipeline.storage import WritableStore, join
+
+FOOTER_READERS = 16
+_ROUNDS = 20  # of writing derived files while other attempts still commit
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over the footers of parts; `parts` are those that are in it. Merging is exact and order-free."""
+
+    classes: tuple[str, ...]
+    parts: set[str] = field(default_factory=set)
+    images: int = 0
+    masks: int = 0
+    failures: int = 0
+    broken_shards: int = 0
+    pixels: int = 0
+    digest: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    histograms: npt.NDArray[np.int64] = field(init=False)
+    images_by_class: npt.NDArray[np.int64] = field(init=False)
+    pixels_by_class: npt.NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = len(self.classes)
+        self.histograms = np.zeros((count, LEVELS), np.int64)
+        self.images_by_class = np.zeros(count, np.int64)
+        self.pixels_by_class = np.zeros(count, np.int64)
+
+    def add(self, footer: PartFooter) -> None:
+        """Take one part in; a part that is in already is not taken twice."""
+        name = str(footer.name)
+        if name in self.parts:
+            return
+        self.parts.add(name)
+        self.images += footer.masks + len(footer.failures)
+        self.masks += footer.masks
+        self.failures += len(footer.failures)
+        self.broken_shards += footer.broken
+        self.pixels += footer.pixels
+        self.digest = (self.digest + int(footer.digest, 16)) % (1 << 256)
+        self.errors.update(failure.error for failure in footer.failures)
+        self.histograms += footer.histograms
+        self.images_by_class += np.asarray(footer.images_by_class, np.int64)
+        self.pixels_by_class += np.asarray(footer.pixels_by_class, np.int64)
+
+    @property
+    def labels_digest(self) -> str:
+        """64 hex digits."""
+        return f"{self.digest:064x}"
+
+    def class_stats(self, least: int) -> pa.Table:
+        """One row a class of the run; `least` is the least confidence (uint8) that a mask keeps."""
+        kept = self.histograms[:, least:]
+        sums = (kept * np.arange(least, LEVELS)).sum(axis=1).tolist()
+        pixels = self.pixels_by_class.tolist()
+        return pa.table(
+            {
+                "class_id": list(range(len(self.classes))),
+                "name": list(self.classes),
+                "images": self.images_by_class.tolist(),
+                "pixels": pixels,
+                "fraction": [count / self.pixels if self.pixels else 0.0 for count in pixels],
+                "mean_confidence": [total / (255 * count) if count else None for total, count in zip(sums, pixels, strict=True)],
+                "confidence_histogram": self.histograms.tolist(),
+            },
+            schema=CLASS_STATS,
+        )
+
+
+def read_totals(
+    store: WritableStore, out: str, names: Iterable[PartName], totals: Totals, seen: Callable[[PartFooter], None] | None = None
+) -> Totals:
+    """Add the parts that are not in `totals` yet, by one range read each, 16 at a time."""
+    missing = [name for name in names if str(name) not in totals.parts]
+    with ThreadPoolExecutor(FOOTER_READERS, "footers") as threads:
+        for footer in threads.map(lambda name: read_footer(store, out, name), missing):
+            totals.add(footer)
+            if seen is not None:
+                seen(footer)
+    return totals
+
+
+def write_derived(store: WritableStore, out: str, sources: set[str], totals: Totals, least: int) -> dict[str, list[PartName]]:
+    """Missing `failures/` and `class_stats.parquet`, until no part came in between; -> the parts that are in them.
+
+    Parts of sources that the plan no longer names are left out, and counted nowhere.
+    """
+    for _ in range(_ROUNDS):
+        listed = {source: parts for source, parts in list_parts(store, out).items() if source in sources}
+        names = [name for parts in listed.values() for name in parts]
+        have = set(store.names(join(out, "failures") + "/"))
+
+        def fill(footer: PartFooter, have: set[str] = have) -> None:
+            if footer.failures and str(footer.name) not in have:
+                store.replace(join(out, "failures", str(footer.name)), failures_bytes(footer))
+
+        read_totals(store, out, names, totals, fill)
+        sink = pa.BufferOutputStream()
+        pq.write_table(totals.class_stats(least), sink, compression="zstd", write_page_checksum=True)
+        store.replace(join(out, "class_stats.parquet"), bytes(sink.getvalue()))
+        if {str(name) for parts in list_parts(store, out).items() if parts[0] in sources for name in parts[1]} == totals.parts:
+            return listed
+    return listed
+
+
+def read_run_json(store: WritableStore, out: str) -> dict[str, Any] | None:
+    """What `run.json` says, or None where there is none, or half of one."""
+    from pipeline.errors import ObjectMissing
+
+    try:
+        found = json.loads(store.read(join(out, "run.json")))
+    except (ObjectMissing, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write_run_json(store: WritableStore, out: str, values: Mapping[str, Any]) -> None:
+    """Write `run.json`, whole."""
+    store.replace(join(out, "run.json"), (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,280 @@
+"""`SegmentSpan`: one span in, one receipt a committed part out. A plain callable; Ray is not needed to run it."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+import numpy as np
+
+from pipeline.errors import BadImage, BrokenShard, Incomplete, ObjectDenied, ObjectMissing
+from pipeline.labels.labeller import Labeller, LabelOptions, Resized
+from pipeline.labels.statistics import LEVELS
+from pipeline.model.engine import Prepared, load_engine
+from pipeline.run.ahead import ReadAhead
+from pipeline.run.parts import (
+    PART_BYTES,
+    Failure,
+    PartFooter,
+    PartName,
+    add_digests,
+    failures_bytes,
+    part_bytes,
+    read_footer,
+    row_digest,
+)  # fmt: skip
+from pipeline.run.plan import read_plan_rows
+from pipeline.run.span import Receipt, Span
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions
+from pipeline.shards.parquet import read_parquet
+from pipeline.shards.single import read_images
+from pipeline.shards.tar import read_tar
+from pipeline.storage import join, store_for, writable_store_for
+
+IMAGES_AHEAD = 4
+TRACE = "MASKFLEET_TRACE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """What every worker is told once. `patient`: go on beside another attempt instead of leaving it the span."""
+
+    output: str
+    fingerprint: str
+    part_images: int
+    read: ReadOptions
+    labels: LabelOptions
+    patient: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An image on its way to the network: read and resized, or failed."""
+
+    encoded: EncodedImage
+    resized: Resized | None
+    error: BadImage | None
+
+
+class SegmentSpan:
+    """Labels spans, part by part: read ahead in a thread, label, commit, report."""
+
+    def __init__(self, config: WorkerConfig, network: Prepared, secrets: Mapping[str, str] | None = None) -> None:
+        self._config, self._secrets = config, secrets or {}
+        self._store = writable_store_for(config.output)
+        self._labeller = Labeller(load_engine(network), config.labels)
+        engine = self._labeller.engine
+        self._versions = {
+            "engine": engine.version, "instruction_set": engine.instruction_set,
+            "pillow": version("pillow"), "pyarrow": version("pyarrow"),
+        }  # fmt: skip
+
+    def __call__(self, span: Span) -> Iterator[Receipt]:
+        """One receipt a part, in order; the last may say why the rest of the span was left."""
+        try:
+            yield from self._parts(span)
+        except Incomplete as error:
+            yield Receipt(error=str(error), error_class=type(error).__name__)
+
+    def _parts(self, span: Span) -> Iterator[Receipt]:
+        cursor = span.start
+        if cursor is None:
+            after = PartName.parse(span.after or "")
+            cursor = Cursor() if after is None else read_footer(self._store, self._config.output, after).after
+        while True:
+            there = self._committed(span, cursor.index)
+            if there is None:
+                break
+            yield Receipt(part=str(there), rows=there.rows)
+            if there.last or there.stop == span.stop:
+                return
+            cursor = read_footer(self._store, self._config.output, there).after
+        images = self._items(span, cursor)
+        try:
+            item = next(images, None)
+            first = cursor.index
+            while True:
+                receipt, item, cursor = self._part(span, first, cursor, item, images)
+                yield receipt
+                assert receipt.part is not None
+                name = PartName.parse(receipt.part)
+                assert name is not None
+                if name.last or name.stop == span.stop:
+                    return
+                first = name.stop
+                if not self._config.patient and (not receipt.committed or self._committed(span, first)):
+                    return  # another attempt is at work right here: leave it the span, a later pass looks again
+        finally:
+            images.close()
+
+    def _committed(self, span: Span, first: int) -> PartName | None:
+        """The part that begins at this index, if somebody has committed it."""
+        prefix = join(self._config.output, "masks", f"{span.digest}-{first:010d}-")
+        for name in self._store.names(prefix):
+            if (part := PartName.parse(name)) is not None:
+                return part
+        return None
+
+    def _items(self, span: Span, cursor: Cursor) -> ReadAhead[_Item]:
+        """Images decoded and resized ahead, by one thread."""
+        return ReadAhead(self._prepared(span, cursor), IMAGES_AHEAD)
+
+    def _prepared(self, span: Span, cursor: Cursor) -> Iterator[_Item]:
+        for encoded in self._encoded(span, cursor):
+            resized, error = None, encoded.error
+            if encoded.data is not None and error is None:
+                try:
+                    resized = self._labeller.read(encoded.data)
+                except BadImage as bad:
+                    error = bad
+            yield _Item(replace(encoded, data=None), resized, error)
+
+    def _encoded(self, span: Span, cursor: Cursor) -> Iterator[EncodedImage]:
+        source = replace(span.source, secret=self._secrets.get(span.source.uri))
+        read = self._config.read
+        if source.kind == "image":
+            rows = read_plan_rows(self._config.output, source.uri, cursor.index, span.stop)
+            wanted = (
+                (row, replace(image, secret=self._secrets.get(image.uri))) for row, image in rows if row not in span.superseded
+            )
+            yield from read_images(wanted, read)
+            return
+        store = store_for(source.fetch_uri)
+        reader = read_tar if source.kind == "tar" else read_parquet
+        position = cursor
+        try:
+            for image in reader(store, source, cursor, read):
+                yield image
+                position = image.after
+        except (ObjectMissing, ObjectDenied) as gone:  # planned, and then removed or closed
+            reason = "the shard is gone" if isinstance(gone, ObjectMissing) else "access to the shard is denied"
+            yield EncodedImage(
+                shard=source.uri, index=position.index, image_id=f"{source.uri}#{position.index}", after=position,
+                error=BrokenShard(reason), breaks=True,
+            )  # fmt: skip
+
+    def _part(
+        self, span: Span, first: int, start: Cursor, item: _Item | None, images: Iterator[_Item]
+    ) -> tuple[Receipt, _Item | None, Cursor]:
+        """Label one part and commit it -> its receipt, the first image of the next part, and where that lies."""
+        draft = _Draft(self._config, self._versions, span, first, start)
+        before = dict(self._labeller.milliseconds)
+        while item is not None and not draft.full and item.encoded.after.index <= draft.limit:
+            self._add(draft, item)
+            item = next(images, None)
+        footer, data = draft.finish(exhausted=item is None)
+        started = time.perf_counter()
+        committed = self._store.create(join(self._config.output, "masks", str(footer.name)), data)
+        if footer.failures:
+            self._store.replace(join(self._config.output, "failures", str(footer.name)), failures_bytes(footer))
+        spent = {stage: total - before.get(stage, 0.0) for stage, total in self._labeller.milliseconds.items()}
+        spent["commit"] = 1000 * (time.perf_counter() - started)
+        self._trace(footer, draft.inferred)
+        receipt = Receipt(
+            part=str(footer.name), rows=footer.rows, failures=len(footer.failures), bytes=draft.bytes, inferred=draft.inferred,
+            committed=committed,
+            footer=footer.to_json() if committed else None, milliseconds=spent,
+        )  # fmt: skip
+        return receipt, item, footer.after
+
+    def _add(self, draft: "_Draft", item: _Item) -> None:
+        if item.error is not None:
+            draft.fail(item.encoded, item.error)
+            return
+        assert item.resized is not None
+        try:
+            draft.inferred += 1
+            draft.add(item.encoded, self._labeller, item.resized)
+        except BadImage as error:
+            draft.fail(item.encoded, error)
+
+    def _trace(self, footer: PartFooter, inferred: int) -> None:
+        if path := os.environ.get(TRACE):
+            line = {
+                "shard": footer.source["uri"],
+                "first": footer.first,
+                "rows": footer.rows,
+                "inferred": inferred,
+                "pid": os.getpid(),
+            }
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+class _Draft:
+    """A part while it grows."""
+
+    def __init__(self, config: WorkerConfig, versions: dict[str, str], span: Span, first: int, start: Cursor) -> None:
+        self._config, self._versions, self._span, self._first = config, versions, span, first
+        classes = len(config.labels.classes)
+        self._rows: list[dict[str, object]] = []
+        self._failures: list[Failure] = []
+        self._histograms = np.zeros((classes, LEVELS), np.int64)
+        self._images_by_class = np.zeros(classes, np.int64)
+        self._pixels_by_class = np.zeros(classes, np.int64)
+        self._pixels = self._digest = self.bytes = 0
+        self._after = start
+        self._ended = self._broken = False
+        self.inferred = 0
+
+    @property
+    def full(self) -> bool:
+        """Must the part end here?"""
+        if self._span.source.kind == "image":
+            return False
+        return self._ended or self._count() >= self._config.part_images or self.bytes >= PART_BYTES
+
+    @property
+    def limit(self) -> int:
+        """The index behind the last row that this part may hold; single images form parts of plan rows."""
+        limit = self._first + self._config.part_images
+        return limit if self._span.stop is None else min(limit, self._span.stop)
+
+    def _count(self) -> int:
+        return len(self._rows) + len(self._failures)
+
+    def _take(self, image: EncodedImage) -> None:
+        self._after = image.after
+        size = image.bytes_length or 0
+        self.bytes += size if size <= self._config.read.max_encoded_bytes else 0
+        self._ended = image.ends_part or image.breaks
+        self._broken = image.breaks
+
+    def add(self, image: EncodedImage, labeller: Labeller, resized: Resized) -> None:
+        """Label an image and add its row."""
+        labelled = labeller.label(resized)
+        statistics = labelled.statistics
+        self._take(image)
+        self._histograms += statistics.histogram
+        self._images_by_class += statistics.pixels > 0
+        self._pixels_by_class += statistics.pixels
+        self._pixels += statistics.mask.size
+        self._digest += row_digest(image.shard, image.index, statistics.mask)
+        place = {"member": image.member, "offset": image.offset, "length": image.length}
+        key = {"image_id": image.image_id, "shard": image.shard, "index": image.index}
+        self._rows.append(key | place | labelled.columns)
+
+    def fail(self, image: EncodedImage, error: BadImage) -> None:
+        """Add the row of an image that cannot be labelled."""
+        self._take(image)
+        self._failures.append(
+            Failure(image.image_id, image.shard, image.index, error.stage, error.kind, error.message, image.bytes_length)
+        )
+
+    def finish(self, *, exhausted: bool) -> tuple[PartFooter, bytes]:
+        """The footer and the bytes of the part; `exhausted`: the reader has nothing behind it."""
+        source = self._span.source
+        rows, last, after = self._count(), exhausted, self._after
+        if source.kind == "image":  # rows of the plan file, those that a later plan file replaces too
+            rows, last, after = self.limit - self._first, self._span.ends and self.limit == self._span.stop, Cursor(self.limit)
+        footer = PartFooter(
+            fingerprint=self._config.fingerprint,
+            source={"uri": source.uri, "size": source.size, "version": source.version},
+            first=self._first, rows=rows, last=last, masks=len(self._rows), broken=self._broken,
+            failures=tuple(self._failures), histograms=self._histograms,
+            images_by_class=tuple(self._images_by_class.tolist()), pixels_by_class=tuple(self._pixels_by_class.tolist()),
+            pixels=self._pixels, digest=add_digests([self._digest]), after=after, versions=self._versions,
+        )  # fmt: skip
+        return footer, part_bytes(self._rows, footer, confidence_map=self._config.labels.confidence_map)

@@ -1,0 +1,1 @@
+"""Where images come from: shards and single images -> (shard, index, image_id, bytes)."""

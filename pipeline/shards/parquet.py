@@ -1,0 +1,176 @@
+"""Parquet shards with a column of encoded images, read row group by row group, in small batches."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import accumulate
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import BadImage, BrokenShard, DamagedRowGroup, ImageTooLarge, MissingImage, UsageError
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.storage.base import ObjectInfo, Store
+from pipeline.storage.stream import RangeFile
+
+BATCH_ROWS = 32
+_BUFFER_BYTES = 4 << 20
+
+
+def is_image_type(kind: pa.DataType) -> bool:
+    """Binary, or the struct `{bytes, path}` of the Hugging Face `Image` feature."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
+    return _is_binary(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def image_column(schema: pa.Schema, wanted: str | None) -> str:
+    """The name of the image column. Raises `UsageError` where there is none, or a choice to make."""
+    candidates = [field.name for field in schema if is_image_type(field.type)]
+    if wanted is not None:
+        if wanted in candidates:
+            return wanted
+        raise UsageError(f"no image column {wanted!r}; columns with binary data: {', '.join(candidates) or 'none'}")
+    if "image" in candidates:
+        return "image"
+    if len(candidates) == 1:
+        return str(candidates[0])
+    choice = f"several ({', '.join(candidates)}): choose one with --image-column" if candidates else "none"
+    raise UsageError(f"image columns (binary, or struct with 'bytes') in the Parquet shard: {choice}")
+
+
+def open_parquet(file: RangeFile) -> pq.ParquetFile:
+    """A Parquet file over range reads; pages are checked against their checksums where they have some."""
+    return pq.ParquetFile(
+        pa.PythonFile(file, mode="r"), buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+    )
+
+
+def read_parquet(store: Store, shard: Shard, start: Cursor, options: ReadOptions) -> Iterator[EncodedImage]:
+    """The images of a Parquet shard from row `start.index` on. Storage errors are raised."""
+    assert shard.size is not None
+    info = ObjectInfo(shard.fetch_uri, shard.size, shard.version)
+    file_name = shard.uri.rpartition("/")[2]
+    with RangeFile(store, info) as file:
+        try:
+            parquet = open_parquet(file)
+            column = image_column(parquet.schema_arrow, options.image_column)
+            if options.id_column is not None and options.id_column not in parquet.schema_arrow.names:
+                raise UsageError(f"no id column {options.id_column!r}")
+        except (pa.ArrowException, OSError, UsageError) as error:
+            _raise_storage_failure(file)
+            reason = "no Parquet footer" if not isinstance(error, UsageError) else str(error)
+            yield EncodedImage(
+                shard=shard.uri, index=start.index, image_id=f"{shard.uri}#{start.index}", after=start,
+                error=BrokenShard(reason), breaks=True,
+            )  # fmt: skip
+            return
+        first = 0
+        for group in range(parquet.metadata.num_row_groups):
+            rows = parquet.metadata.row_group(group).num_rows
+            if first + rows > start.index and rows:
+                yield from _row_group(file, parquet, group, first, rows, start.index, column, file_name, shard, options)
+            first += rows
+
+
+def row_group_starts(store: Store, shard: Shard) -> list[Cursor]:
+    """Where row groups begin, from the footer; one start where the footer cannot be read."""
+    assert shard.size is not None
+    with RangeFile(store, ObjectInfo(shard.fetch_uri, shard.size, shard.version), ahead=False) as file:
+        try:
+            metadata = open_parquet(file).metadata
+        except (pa.ArrowException, OSError):
+            _raise_storage_failure(file)
+            return [Cursor()]
+        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    firsts = accumulate(rows, initial=0)
+    return [Cursor(first) for first, count in zip(firsts, rows, strict=False) if count] or [Cursor()]
+
+
+def read_row(store: Store, info: ObjectInfo, index: int, column: str | None) -> bytes:
+    """The encoded image of one row, by its row group alone."""
+    with RangeFile(store, info, ahead=False) as file:
+        parquet = open_parquet(file)
+        name = image_column(parquet.schema_arrow, column)
+        for group in range(parquet.metadata.num_row_groups):
+            rows = parquet.metadata.row_group(group).num_rows
+            if index < rows:
+                for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=[name]):
+                    if index < batch.num_rows:
+                        data, _ = _value(batch.column(0)[index])
+                        if data is None:
+                            raise MissingImage("the image is null")
+                        return data
+                    index -= batch.num_rows
+            index -= rows
+    raise IndexError("no such row")
+
+
+def _row_group(
+    file: RangeFile, parquet: pq.ParquetFile, group: int, first: int, rows: int, wanted: int,
+    column: str, file_name: str, shard: Shard, options: ReadOptions,
+) -> Iterator[EncodedImage]:  # fmt: skip
+    columns = [column] if options.id_column in (None, column) else [column, str(options.id_column)]
+    index, end = first, first + rows
+    try:
+        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns):
+            if index + batch.num_rows > wanted:
+                values = batch.column(batch.schema.get_field_index(column))
+                ids = None if options.id_column is None else batch.column(batch.schema.get_field_index(options.id_column))
+                for offset, value in enumerate(values):
+                    if index + offset >= wanted:
+                        image_id = f"{file_name}#{index + offset}" if ids is None else str(ids[offset].as_py())
+                        yield _image(shard, index + offset, image_id, value, options, last_of_group=index + offset == end - 1)
+            index += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        _raise_storage_failure(file)
+        message = f"row group {group} is damaged: {_first_line(error)}"
+        for row in range(max(index, wanted), end):  # the batch that failed, and what is behind it
+            yield _failed(shard, row, f"{file_name}#{row}", DamagedRowGroup(message), last_of_group=row == end - 1)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or ["unreadable"])[0]
+
+
+def _failed(shard: Shard, index: int, image_id: str, error: BadImage, *, last_of_group: bool) -> EncodedImage:
+    return EncodedImage(
+        shard=shard.uri, index=index, image_id=image_id, after=Cursor(index + 1), error=error, ends_part=last_of_group
+    )
+
+
+def _value(value: pa.Scalar) -> tuple[bytes | None, str | None]:
+    """Bytes and path of a cell."""
+    if not value.is_valid:
+        return None, None
+    if pa.types.is_struct(value.type):
+        data, path = value["bytes"].as_py(), None
+        if value.type.get_field_index("path") >= 0:
+            path = value["path"].as_py()
+        return data, path if isinstance(path, str) else None
+    return value.as_py(), None
+
+
+def _image(
+    shard: Shard, index: int, image_id: str, value: pa.Scalar, options: ReadOptions, *, last_of_group: bool
+) -> EncodedImage:
+    data, path = _value(value)
+    image = EncodedImage(
+        shard=shard.uri, index=index, image_id=image_id, after=Cursor(index + 1), data=data,
+        bytes_length=None if data is None else len(data), member=path, ends_part=last_of_group,
+    )  # fmt: skip
+    if data is None:
+        return replace(image, error=MissingImage("the image is null" if path is None else "only a path, no bytes"))
+    if len(data) > options.max_encoded_bytes:
+        error = ImageTooLarge(f"{len(data)} bytes encoded; the limit is {options.max_encoded_bytes}")
+        return replace(image, data=None, error=error)
+    return image
+
+
+def _raise_storage_failure(file: RangeFile) -> None:
+    """Arrow reports its own errors; a failure of the store behind one is not damage."""
+    if file.failure is not None:
+        raise file.failure

@@ -1,0 +1,169 @@
+"""WebDataset tars, streamed: one member in memory at a time, and a start at any member."""
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from tarfile import EmptyHeaderError, EOFHeaderError, InvalidHeaderError  # type: ignore[attr-defined]
+
+from pipeline.errors import AmbiguousImage, BrokenShard, ImageTooLarge, LinkMember
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.names import is_image_member, key_and_extension
+from pipeline.storage.base import ObjectInfo, Store
+from pipeline.storage.stream import RangeFile
+
+_BLOCK = tarfile.BLOCKSIZE
+MAX_HEADER_BYTES = 1 << 20  # of a pax or GNU long-name header: names of 4 kB fit, a bomb does not
+HEADER_CHUNK_BYTES = 16 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One image member: its header says everything but the bytes.
+
+    `header` and `end` are byte offsets of its first header and of what follows it.
+    """
+
+    name: str
+    header: int
+    data: int
+    size: int
+    end: int
+    is_file: bool
+
+
+class _Break(Exception):
+    """The rest of the tar cannot be read."""
+
+
+class _BoundedHeaders(tarfile.TarInfo):
+    """Refuses extension headers that claim to be enormous, before they are read."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size > MAX_HEADER_BYTES and self.type in (
+            tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+        ):  # fmt: skip
+            raise InvalidHeaderError(f"an extension header of {self.size} bytes")
+        info: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        return info
+
+
+def read_tar(store: Store, shard: Shard, start: Cursor, options: ReadOptions) -> Iterator[EncodedImage]:
+    """The images of a tar from `start` on. A break is the last item; storage errors are raised.
+
+    An image is held back until the next member is known, as a key with two image extensions is
+    ambiguous and neither can be labelled.
+    """
+    assert shard.size is not None
+    info = ObjectInfo(shard.fetch_uri, shard.size, shard.version)
+    held: EncodedImage | None = None
+    previous = start.previous
+    at = start
+    with RangeFile(store, info) as file:
+        try:
+            for member in _members(file, shard.size, start.offset or 0, options.image_ext):
+                twins = _twins(previous, member.name)
+                if held is not None:
+                    yield replace(held, error=_ambiguous(previous, member.name), data=None) if twins else held
+                at = Cursor(at.index + 1, member.end, member.name)
+                held = _image(file, shard, member, at, options)
+                if twins:
+                    held = replace(held, error=_ambiguous(previous, member.name), data=None)
+                previous = member.name
+        except _Break as broken:
+            if held is not None:
+                yield held
+            yield EncodedImage(
+                shard=shard.uri, index=at.index, image_id=f"{shard.uri}#{at.index}", after=at,
+                error=BrokenShard(str(broken)), breaks=True,
+            )  # fmt: skip
+            return
+    if held is not None:
+        yield held
+
+
+def part_starts(store: Store, shard: Shard, options: ReadOptions, part_images: int, part_bytes: int) -> list[Cursor]:
+    """Where the parts of a tar begin, by its headers alone; ends at a break."""
+    assert shard.size is not None
+    starts = [Cursor(0, 0, None)]
+    images = size = 0
+    info = ObjectInfo(shard.fetch_uri, shard.size, shard.version)
+    with RangeFile(store, info, HEADER_CHUNK_BYTES, ahead=False) as file:
+        previous: Member | None = None
+        try:
+            for member in _members(file, shard.size, 0, options.image_ext):
+                if previous is not None and (images >= part_images or size >= part_bytes):
+                    starts.append(Cursor(starts[-1].index + images, previous.end, previous.name))
+                    images = size = 0
+                images += 1
+                size += member.size if member.is_file and member.size <= options.max_encoded_bytes else 0
+                previous = member
+        except _Break:
+            pass
+    return starts
+
+
+def _members(file: RangeFile, size: int, offset: int, wanted: str | None) -> Iterator[Member]:
+    """The image members from a header offset on. Raises `_Break` where the tar breaks off."""
+    tar = tarfile.TarFile.__new__(tarfile.TarFile)  # only what TarInfo.fromtarfile asks for; nothing is kept
+    tar.fileobj, tar.encoding, tar.errors, tar.pax_headers = file, "utf-8", "surrogateescape", {}
+    tar.tarinfo = _BoundedHeaders
+    while True:
+        file.seek(offset)
+        try:
+            info = _BoundedHeaders.fromtarfile(tar)
+        except (EOFHeaderError, EmptyHeaderError) as end:
+            _check_end(file, size, offset, ends_early=isinstance(end, EOFHeaderError))
+            return
+        except (tarfile.HeaderError, ValueError, ArithmeticError, RecursionError) as error:
+            raise _Break(f"damaged tar header at byte {offset}: {error}") from error
+        sparse = info.issparse()
+        after: int = tar.offset
+        if after <= offset or info.size < 0:
+            raise _Break(f"damaged tar header at byte {offset}: it points backwards")
+        name = info.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        body_ends = info.offset_data + (info.size if info.isreg() and not sparse else 0)
+        if body_ends > size or after >= size + _BLOCK:  # the padding of the last member may be missing
+            short = max(body_ends, after - _BLOCK + 1) - size
+            raise _Break(f"the tar ends inside member {name.rpartition('/')[2]!r}, {short} bytes short")
+        if not info.isdir() and is_image_member(key_and_extension(name)[1], wanted):
+            yield Member(name, offset, info.offset_data, info.size, after, info.isreg() and not sparse)
+        offset = after
+
+
+def _check_end(file: RangeFile, size: int, offset: int, *, ends_early: bool) -> None:
+    """Behind the end marker only zeros may follow: else images would be lost in silence."""
+    if size == 0:
+        raise _Break("the tar is empty: 0 bytes, not even an end marker")
+    if not ends_early:
+        return
+    file.seek(offset)
+    while piece := file.read(1 << 20):
+        if piece.count(0) != len(piece):
+            raise _Break(f"data follows the end marker at byte {offset} (joined tars, or a hole in the file?)")
+
+
+def _twins(previous: str | None, name: str) -> bool:
+    """Do two images that follow each other share a key, but not the extension?"""
+    if previous is None:
+        return False
+    (key, extension), (next_key, next_extension) = key_and_extension(previous), key_and_extension(name)
+    return key == next_key and extension != next_extension
+
+
+def _ambiguous(first: str | None, second: str) -> AmbiguousImage:
+    extensions = sorted({key_and_extension(first or second)[1], key_and_extension(second)[1]})
+    return AmbiguousImage(f"two images under one key ({', '.join(extensions)}): choose one with --image-ext")
+
+
+def _image(file: RangeFile, shard: Shard, member: Member, after: Cursor, options: ReadOptions) -> EncodedImage:
+    image = EncodedImage(
+        shard=shard.uri, index=after.index - 1, image_id=key_and_extension(member.name)[0], after=after,
+        member=member.name, bytes_length=member.size,
+    )  # fmt: skip
+    if not member.is_file:
+        return replace(image, error=LinkMember("a link, device or sparse member: no image bytes of its own"), bytes_length=None)
+    image = replace(image, offset=member.data, length=member.size)
+    if member.size > options.max_encoded_bytes:
+        return replace(image, error=ImageTooLarge(f"{member.size} bytes encoded; the limit is {options.max_encoded_bytes}"))
+    file.seek(member.data)
+    return replace(image, data=file.read(member.size))

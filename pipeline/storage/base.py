@@ -1,0 +1,57 @@
+"""What maskfleet asks of a store."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """An object as a listing names it.
+
+    `size` is in bytes; `version` is `etag:…` or `mtime:…` (nanoseconds). Both are None where
+    the server names neither.
+    """
+
+    uri: str
+    size: int | None
+    version: str | None
+
+
+class Store(Protocol):
+    """A place that holds objects, named by URI. Errors are those of `pipeline.errors`."""
+
+    def walk(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object below a folder or prefix, in order, page by page. Nothing there: nothing."""
+        ...
+
+    def stat(self, uri: str) -> ObjectInfo:
+        """Size and version of one object. Raises `ObjectMissing`, `ObjectDenied`, `StorageError`."""
+        ...
+
+    def read(self, uri: str, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+        """`length` bytes from `start` (None: to the end) of the object that has this version.
+
+        Raises `ObjectChanged` where the version is another, `StorageError` for a short answer.
+        """
+        ...
+
+
+class WritableStore(Store, Protocol):
+    """A store that outputs may go to: it can create exclusively."""
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """Base names of the objects in one folder that begin with this prefix (folder and all)."""
+        ...
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """Write the object if there is none, whole or not at all; False: there is one already."""
+        ...
+
+    def replace(self, uri: str, data: bytes) -> None:
+        """Write the object, whole or not at all, over what is there."""
+        ...
+
+    def delete(self, uri: str) -> None:
+        """Remove the object; no error if there is none."""
+        ...

@@ -1,0 +1,161 @@
+"""Files on this machine, or on a file system that all nodes mount."""
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from stat import S_ISREG
+
+from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, StorageError
+from pipeline.storage.base import ObjectInfo
+
+SCRATCH = ".tmp"
+
+
+def _translated(error: OSError, path: str) -> StorageError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return ObjectMissing(f"no such file: {path}")
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return ObjectDenied(f"permission denied: {path}")
+    if isinstance(error, IsADirectoryError):
+        return ObjectMissing(f"a folder, not a file: {path}")
+    return StorageError(f"{error.strerror or error}: {path}")
+
+
+def _version(status: os.stat_result) -> str:
+    return f"mtime:{status.st_mtime_ns}"
+
+
+class LocalStore:
+    """Plain absolute paths; the commit is a hard link, which never overwrites."""
+
+    def walk(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Files below a folder, sorted by path; links are followed, each real folder once."""
+        yield from self._walk(prefix, set())
+
+    def _walk(self, folder: str, seen: set[tuple[int, int]]) -> Iterator[ObjectInfo]:
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                return
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _translated(error, folder) from error
+        for entry in found:
+            try:
+                if entry.is_dir():
+                    yield from self._walk(entry.path, seen)
+                else:
+                    status = entry.stat()
+                    if S_ISREG(status.st_mode):
+                        yield ObjectInfo(entry.path, status.st_size, _version(status))
+            except FileNotFoundError:  # a dangling link, or gone since
+                continue
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """Names in the folder that begin with the last component of `prefix`."""
+        folder, _, beginning = prefix.rpartition("/")
+        try:
+            found = [name for name in os.listdir(folder or "/") if name.startswith(beginning)]
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _translated(error, folder) from error
+        yield from sorted(found)
+
+    def stat(self, uri: str) -> ObjectInfo:
+        """Size and mtime of a regular file."""
+        try:
+            status = os.stat(uri)
+        except OSError as error:
+            raise _translated(error, uri) from error
+        if not S_ISREG(status.st_mode):
+            raise ObjectMissing(f"not a regular file: {uri}")
+        return ObjectInfo(uri, status.st_size, _version(status))
+
+    def read(self, uri: str, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+        """`length` bytes from `start`; the version is that of the file that is open."""
+        try:
+            descriptor = os.open(uri, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
+            with open(descriptor, "rb") as file:
+                status = os.fstat(descriptor)
+                if not S_ISREG(status.st_mode):
+                    raise ObjectMissing(f"not a regular file: {uri}")
+                if version is not None and version != _version(status):
+                    raise ObjectChanged(f"changed since it was listed: {uri}")
+                file.seek(start)
+                data = file.read() if length is None else file.read(length)
+        except OSError as error:
+            raise _translated(error, uri) from error
+        if length is not None and len(data) < length:
+            raise ObjectChanged(f"shorter than it was listed: {uri}")
+        return data
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """Flush a scratch file to disk, then hard-link it: False if the name is taken."""
+        scratch = self._scratch(uri, data)
+        try:
+            os.link(scratch, uri)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _translated(error, uri) from error
+        finally:
+            with suppress(OSError):
+                os.unlink(scratch)
+        self._sync_folder(uri)
+        return True
+
+    def replace(self, uri: str, data: bytes) -> None:
+        """Flush a scratch file to disk, then rename it over the name."""
+        scratch = self._scratch(uri, data)
+        try:
+            os.replace(scratch, uri)
+        except OSError as error:
+            with suppress(OSError):
+                os.unlink(scratch)
+            raise _translated(error, uri) from error
+        self._sync_folder(uri)
+
+    def delete(self, uri: str) -> None:
+        """Remove a file."""
+        try:
+            os.unlink(uri)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _translated(error, uri) from error
+
+    def _scratch(self, uri: str, data: bytes) -> str:
+        """A new flushed file in `OUT/.tmp/`, on the file system of `uri`."""
+        folder = Path(uri).parent
+        run = folder.parent if folder.name in ("masks", "failures", "plan") else folder
+        path = run / SCRATCH / f"{uuid.uuid4().hex}-{os.getpid()}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(path, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                path.unlink()
+            raise _translated(error, uri) from error
+        return str(path)
+
+    @staticmethod
+    def _sync_folder(uri: str) -> None:
+        descriptor = os.open(os.path.dirname(uri), os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError:  # some file systems cannot flush a folder; the file itself is safe
+            pass
+        finally:
+            os.close(descriptor)

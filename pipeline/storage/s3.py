@@ -1,0 +1,180 @@
+"""S3 and whatever speaks its protocol, through s3fs.
+
+Endpoint, region and credentials come from the usual AWS variables and files;
+`AWS_ENDPOINT_URL_S3` (or `AWS_ENDPOINT_URL`) names another server.
+"""
+
+import hashlib
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+import fsspec
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from fsspec.asyn import sync
+
+from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, StorageError
+from pipeline.storage.base import ObjectInfo
+from pipeline.storage.retry import with_retries
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 10
+READ_TIMEOUT_S = 60
+_MISSING = {"NoSuchKey", "NoSuchVersion", "404", "NotFound"}
+_DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "InvalidObjectState"}
+_CHANGED = {"PreconditionFailed", "412"}
+
+
+class _Exists(Exception):
+    """The name of a conditional put is taken."""
+
+
+def _code(error: BaseException) -> str:
+    """The S3 error code behind an exception of s3fs, or ''."""
+    client_error = error if isinstance(error, ClientError) else error.__cause__
+    if not isinstance(client_error, ClientError):
+        return ""
+    response = client_error.response
+    code = str(response.get("Error", {}).get("Code", ""))
+    return code or str(response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+
+
+def _translated(error: Exception, uri: str) -> StorageError:
+    code = _code(error)
+    if code in _MISSING or (not code and isinstance(error, FileNotFoundError)):
+        return ObjectMissing(f"no such object: {uri}")
+    if code in _DENIED:
+        return ObjectDenied(f"access denied: {uri}")
+    if code in _CHANGED:
+        return ObjectChanged(f"changed since it was listed: {uri}")
+    if isinstance(error, NoCredentialsError):
+        return StorageError(f"no AWS credentials found for {uri}")
+    return StorageError(f"{code or type(error).__name__}: {_reason(error)}: {uri}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Message", "")) or "request failed"
+    return str(error).splitlines()[0] if str(error) else "request failed"
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+class S3Store:
+    """One client for all buckets; every request is retried with jitter (see `retry`)."""
+
+    def __init__(self) -> None:
+        self._fs = fsspec.filesystem(
+            "s3",
+            use_listings_cache=False,
+            config_kwargs={
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "read_timeout": READ_TIMEOUT_S,
+                "retries": {"mode": "standard", "total_max_attempts": 2},
+                "max_pool_connections": 32,
+            },
+        )
+        self._fs.retries = 1  # our own loop waits, with jitter and a cap
+
+    def _call(self, uri: str, request: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        def once() -> T:
+            try:
+                answer: T = sync(self._fs.loop, request)
+                return answer
+            except (TimeoutError, OSError, ClientError, BotoCoreError) as error:
+                code = _code(error)
+                if code in _CHANGED or isinstance(error, FileExistsError):
+                    raise _Exists(uri) from error
+                raise _translated(error, uri) from error
+
+        return with_retries(once)
+
+    async def _request(self, method: str, **arguments: object) -> dict[str, Any]:
+        answer: dict[str, Any] = await self._fs._call_s3(method, **arguments)
+        return answer
+
+    def walk(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Objects below a prefix by key, 1,000 a request. A missing bucket raises `ObjectMissing`."""
+        bucket, key = _split(prefix)
+        arguments: dict[str, object] = {"Bucket": bucket, "Prefix": key}
+        while True:
+            page = self._call(prefix, lambda: self._request("list_objects_v2", **arguments))
+            for entry in page.get("Contents", []):
+                if not entry["Key"].endswith("/"):  # what consoles make for a folder
+                    yield ObjectInfo(f"s3://{bucket}/{entry['Key']}", entry["Size"], "etag:" + entry["ETag"].strip('"'))
+            if not page.get("IsTruncated"):
+                return
+            arguments["ContinuationToken"] = page["NextContinuationToken"]
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """Base names of the keys that begin with `prefix`."""
+        for info in self.walk(prefix):
+            yield info.uri.rpartition("/")[2]
+
+    def stat(self, uri: str) -> ObjectInfo:
+        """Size and ETag, by one HEAD."""
+        bucket, key = _split(uri)
+        head = self._call(uri, lambda: self._request("head_object", Bucket=bucket, Key=key))
+        return ObjectInfo(uri, head["ContentLength"], "etag:" + head["ETag"].strip('"'))
+
+    def read(self, uri: str, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+        """One GET of a range, with If-Match where the version is known."""
+        if length == 0:
+            return b""
+        bucket, key = _split(uri)
+        arguments: dict[str, object] = {"Bucket": bucket, "Key": key}
+        if start or length is not None:
+            arguments["Range"] = f"bytes={start}-" + ("" if length is None else str(start + length - 1))
+        if version is not None:
+            arguments["IfMatch"] = '"' + version.removeprefix("etag:") + '"'
+
+        async def get() -> bytes:
+            answer = await self._request("get_object", **arguments)
+            try:
+                data: bytes = await answer["Body"].read()
+            finally:
+                answer["Body"].close()
+            wanted = answer.get("ContentLength") if length is None else length
+            if wanted is not None and len(data) != wanted:
+                raise OSError(f"short read: {len(data)} of {wanted} bytes")
+            return data
+
+        try:
+            return self._call(uri, get)
+        except _Exists as error:
+            raise ObjectChanged(f"changed since it was listed: {uri}") from error
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """PUT with If-None-Match. An earlier try of ours whose answer was lost counts as written."""
+        bucket, key = _split(uri)
+        attempts = 0
+
+        async def put() -> None:
+            nonlocal attempts
+            attempts += 1
+            await self._request("put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+
+        try:
+            self._call(uri, put)
+        except _Exists:
+            return attempts > 1 and self._etag_is(uri, data)
+        return True
+
+    def _etag_is(self, uri: str, data: bytes) -> bool:
+        """Is the object what we put? By ETag where that is an MD5, else by its bytes."""
+        version = self.stat(uri).version or ""
+        digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        return version == f"etag:{digest}" or self.read(uri) == data
+
+    def replace(self, uri: str, data: bytes) -> None:
+        """An unconditional PUT."""
+        bucket, key = _split(uri)
+        self._call(uri, lambda: self._request("put_object", Bucket=bucket, Key=key, Body=data))
+
+    def delete(self, uri: str) -> None:
+        """A DELETE; S3 does not mind if there is none."""
+        bucket, key = _split(uri)
+        self._call(uri, lambda: self._request("delete_object", Bucket=bucket, Key=key))
