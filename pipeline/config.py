@@ -22,7 +22,7 @@ class SegmentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input: Annotated[tuple[str, ...], Field(min_length=1, description="Shards, images, folders, globs or lists; repeat it.")]  # fmt: skip
+    input: Annotated[tuple[str, ...], Field(min_length=1, description="Shards, images, globs or lists; repeat it.")]
     output: Annotated[str, Field(description="Where the run goes: a folder or s3:// prefix.")]
     model: Annotated[Literal["lraspp_mobilenet_v3_large"], Field(description="The network, by torchvision's name.")] = (
         "lraspp_mobilenet_v3_large"

@@ -12,7 +12,7 @@ from pipeline.errors import CorruptImage, ImageTooLarge, UnsupportedFormat
 Image.MAX_IMAGE_PIXELS = None  # the limit is the run's own, and is checked before any pixel is decoded
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF")  # MPO, of phones, opens as JPEG
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -25,7 +25,7 @@ _TRANSPOSE = {
 }
 _UNSUPPORTED_MAGIC = (
     (4, b"ftyphei", "HEIC"), (4, b"ftyphev", "HEIC"), (4, b"ftypmif1", "HEIF"), (4, b"ftypmsf1", "HEIF"), (4, b"ftypavi", "AVIF"),
-    (0, b"\xff\x0a", "JPEG XL"), (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"), 
+    (0, b"\xff\x0a", "JPEG XL"), (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
     (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"), (0, b"\xffO\xffQ", "JPEG 2000"),
     (0, b"GIF8", "GIF"), (0, b"8BPS", "PSD"), (0, b"<svg", "SVG"), (0, b"%PDF", "PDF"), (0, b"v/1\x01", "OpenEXR"),
 )  # fmt: skip
@@ -57,15 +57,20 @@ def decode(data: bytes, *, max_source_pixels: int) -> Photograph:
         if width * height > max_source_pixels:
             raise ImageTooLarge(f"{width}x{height} pixels; --max-source-pixels is {max_source_pixels}")
         try:
-            orientation = _orientation(image)
-            image.load()
-            rgb = _rgb(image)
+            return upright(image)
         except UnsupportedFormat:
             raise
         except MemoryError as error:
             raise ImageTooLarge(f"{width}x{height} pixels do not fit into memory") from error
         except Exception as error:  # decoders raise anything on damaged data; it is this image's own fault
             raise CorruptImage(f"{type(error).__name__}: {error}") from error
+
+
+def upright(image: Image.Image) -> Photograph:
+    """An open image as upright RGB. Raises whatever Pillow does on damaged data, or `UnsupportedFormat`."""
+    orientation = _orientation(image)
+    image.load()
+    rgb = _rgb(image)
     turn = None if image.format == "TIFF" else _TRANSPOSE.get(orientation)  # Pillow turns a TIFF by itself
     return Photograph(rgb if turn is None else rgb.transpose(turn), orientation)
 

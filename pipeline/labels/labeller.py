@@ -7,9 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from pipeline.decode import decode
+from pipeline.decode import Photograph, decode
 from pipeline.errors import ImageTooLarge, InferenceFailed
 from pipeline.labels.png import encode_gray, encode_mask
 from pipeline.labels.statistics import MaskStatistics, mask_statistics
@@ -60,16 +59,13 @@ class Labeller:
     def read(self, data: bytes) -> Resized:
         """Decode and resize. Raises a `BadImage`. Safe in another thread than `label`."""
         photograph = self._timed("decode", lambda: decode(data, max_source_pixels=self.options.max_source_pixels))
-        return self._resize(photograph.image, photograph.orientation)
+        return self.resize(photograph)
 
-    def read_image(self, image: Image.Image) -> Resized:
-        """The same for an image that is decoded; its orientation is taken as upright."""
-        return self._resize(image.convert("RGB"), 1)
-
-    def _resize(self, image: Image.Image, orientation: int) -> Resized:
-        options = self.options
+    def resize(self, photograph: Photograph) -> Resized:
+        """The same for a photograph that is decoded."""
+        image, options = photograph.image, self.options
         pixels = self._timed("resize", lambda: resize(image, options.preset.short_side, max_pixels=options.max_pixels))
-        return Resized(pixels, image.width, image.height, orientation)
+        return Resized(pixels, image.width, image.height, photograph.orientation)
 
     def label(self, resized: Resized) -> Labelled:
         """Network to PNG. Raises a `BadImage` where the network or memory gives up."""

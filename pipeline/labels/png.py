@@ -34,6 +34,13 @@ def encode_gray(values: npt.NDArray[np.uint8]) -> bytes:
     return _encoded(Image.fromarray(values, "L"))
 
 
+def decode_mask(data: bytes) -> Image.Image:
+    """A mask as an index image with its palette."""
+    image = Image.open(io.BytesIO(data), formats=("PNG",))
+    image.load()
+    return image
+
+
 def decode_png(data: bytes) -> npt.NDArray[np.uint8]:
     """A mask or confidence map -> uint8 (H, W), class ids or confidences."""
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:

@@ -280,13 +280,11 @@ class Attempt:
         if left and not limited:
             outcome.error = Incomplete(f"not all is labelled ({reason or 'more came in'}): run the same command again")
         elif totals.broken_shards > config.allow_broken_shards:
-            outcome.error = BudgetExceeded(
-                f"{totals.broken_shards} shards break off, --allow-broken-shards is {config.allow_broken_shards}; labels are kept"
-            )
+            found = f"{totals.broken_shards} shards break off, --allow-broken-shards is {config.allow_broken_shards}"
+            outcome.error = BudgetExceeded(f"{found}; the labels are kept")
         elif totals.images and totals.failures / totals.images > config.failure_budget:
-            outcome.error = BudgetExceeded(
-                f"{totals.failures} of {totals.images} images failed, --failure-budget is {config.failure_budget:g}; labels are kept"
-            )
+            found = f"{totals.failures} of {totals.images} images failed, --failure-budget is {config.failure_budget:g}"
+            outcome.error = BudgetExceeded(f"{found}; the labels are kept")
         return outcome
 
     def interrupt(self) -> None:

@@ -3,7 +3,10 @@
 import os
 from functools import cache
 from pathlib import PurePosixPath
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
+
+import fsspec
 
 from pipeline.errors import UsageError
 from pipeline.storage.base import ObjectInfo, Store, WritableStore
@@ -62,6 +65,15 @@ def join(folder: str, *names: str) -> str:
 def base_name(uri: str) -> str:
     """The last component, without the query."""
     return PurePosixPath(without_secrets(uri)).name
+
+
+def arrow_filesystem(uri: str) -> tuple[Any, str]:
+    """Arrow's file system for a URI, with the same client and credentials, and the path in it."""
+    from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
+
+    if scheme_of(uri) == "file":
+        return LocalFileSystem(), uri
+    return PyFileSystem(FSSpecHandler(fsspec.filesystem(scheme_of(uri)))), uri.partition("://")[2]
 
 
 @cache

@@ -1,0 +1,94 @@
+"""`open_run`: a run as its readers see it, local or on S3."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipeline.decode import decode
+from pipeline.errors import NotReachable, ObjectMissing, StorageError
+from pipeline.labels.png import decode_mask
+from pipeline.run.parts import list_parts
+from pipeline.schema import FAILURES, masks_schema
+from pipeline.shards.parquet import read_row
+from pipeline.storage import Store, arrow_filesystem, join, normalise, store_for
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished, running or broken run; only whole parts are seen.
+
+    Attributes:
+        uri: where it lies.
+        info: `run.json`.
+    """
+
+    uri: str
+    info: dict[str, Any]
+
+    @property
+    def masks(self) -> ds.Dataset:
+        """One row an image that was labelled (`pipeline.schema.masks_schema`); listed anew at each access."""
+        names = sorted(str(name) for names in list_parts(self._store, self.uri).values() for name in names)
+        return self._dataset("masks", names, masks_schema(confidence_map=bool(self.info["shape"]["confidence_map"])))
+
+    @property
+    def failures(self) -> ds.Dataset:
+        """One row an image that was not, and why (`pipeline.schema.FAILURES`)."""
+        return self._dataset("failures", list(self._store.names(join(self.uri, "failures") + "/")), FAILURES)
+
+    @property
+    def class_stats(self) -> pa.Table:
+        """One row a class (`pipeline.schema.CLASS_STATS`)."""
+        return pq.read_table(pa.BufferReader(self._store.read(join(self.uri, "class_stats.parquet"))))
+
+    def image(self, row: Mapping[str, Any]) -> Image.Image:
+        """The photograph of a row of `masks`, upright RGB: by one range read, or by its Parquet row group.
+
+        Raises `ObjectMissing` where it is gone, and `BadImage` where it is no longer the same bytes.
+        """
+        store, shape = store_for(row["shard"]), self.info["shape"]
+        if row["offset"] is None:
+            data = read_row(store, store.stat(row["shard"]), row["index"], shape["image_column"])
+        else:
+            data = store.read(row["shard"], row["offset"], row["length"])
+        return decode(data, max_source_pixels=shape["max_source_pixels"]).image
+
+    def pairs(self) -> Iterator[tuple[Image.Image, Image.Image]]:
+        """(photograph, mask) of every row: upright RGB, and an index image of the same size in the colours of VOC."""
+        for batch in self.masks.to_batches(columns=["shard", "index", "offset", "length", "mask"], batch_size=64):
+            for row in batch.to_pylist():
+                yield self.image(row), decode_mask(row["mask"]["bytes"])
+
+    @property
+    def _store(self) -> Any:
+        return store_for(self.uri)
+
+    def _dataset(self, folder: str, names: list[str], schema: pa.Schema) -> ds.Dataset:
+        if not names:
+            return ds.dataset(schema.empty_table())
+        filesystem, path = arrow_filesystem(self.uri)
+        return ds.dataset([f"{path}/{folder}/{name}" for name in names], schema=schema, format="parquet", filesystem=filesystem)
+
+
+def open_run(uri: str) -> Run:
+    """The run that `segment --output URI` left. Raises `NotReachable` where there is none.
+
+    >>> open_run("out/no-such-run")
+    Traceback (most recent call last):
+    pipeline.errors.NotReachable: no run at ...
+    """
+    uri = normalise(uri).rstrip("/")
+    store: Store = store_for(uri)
+    try:
+        info = json.loads(store.read(join(uri, "run.json")))
+    except ObjectMissing as error:
+        raise NotReachable(f"no run at {uri} (no run.json)") from error
+    except StorageError as error:
+        raise NotReachable(str(error)) from error
+    return Run(uri, info)

@@ -1,0 +1,66 @@
+"""What all tests share: one Ray a session, one S3 server a session, small tars, and runs of the real job."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ["RAY_ADDRESS"] = "local"  # never join a cluster that happens to run on this machine
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Photographs, weights and schemas that are never committed."""
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator["S3Server"]:
+    """A real S3 server on loopback."""
+    from tests.support.s3_server import S3Server, S3ServerMissing
+
+    try:
+        server = S3Server(tmp_path_factory.mktemp("s3"))
+        server.start()
+    except S3ServerMissing as missing:
+        pytest.skip(str(missing))
+    yield server
+    server.kill()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A job that ended: exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def job() -> Callable[..., Finished]:
+    """Run `python -m jobs.NAME ARGUMENTS…` as a user does, in a process of its own."""
+
+    def run(name: str, *arguments: object, env: dict[str, str] | None = None, timeout_s: float = 240) -> Finished:
+        command = [sys.executable, "-m", f"jobs.{name}", *map(str, arguments)]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, env=os.environ | (env or {}), check=False
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+if False:  # for type checkers: the import costs a boto
+    from tests.support.s3_server import S3Server
