@@ -8,7 +8,9 @@
   - `NotReachable` (4): input or storage cannot be reached, nothing could start
   - `Incomplete` (5): work is left; the same command goes on
     - `StorageError`: the store failed and retries did not help
-    - `ObjectChanged`: an object changed while it was read
+      - `StorageRefused`: it refuses this key, token or bucket as a whole
+      - `ObjectMissing`, `ObjectDenied`: it answers, and has or gives no such object
+      - `ObjectChanged`: an object changed since it was listed
   - `Damaged` (7): the output is not what its footers promise
 - `BadImage`: data, not an error of the run: becomes one row of `failures/`
 """
@@ -70,6 +72,10 @@ class Incomplete(MaskfleetError):
 
 class StorageError(Incomplete):
     """The store failed, and retries did not help."""
+
+
+class StorageRefused(StorageError):
+    """The store refuses as a whole: unknown key, bad signature, expired token, no such bucket. Asking again is no use."""
 
 
 class ObjectChanged(StorageError):

@@ -1,4 +1,4 @@
-"""What all tests share: one Ray a session, one S3 server a session, small tars, and runs of the real job."""
+"""What all tests share: one Ray a session, one S3 server a session, and runs of the real job."""
 
 import os
 import subprocess
@@ -6,8 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.support.s3_server import S3Server
 
 os.environ["RAY_ADDRESS"] = "local"  # never join a cluster that happens to run on this machine
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -27,7 +31,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator["S3Server"]:
-    """A real S3 server on loopback."""
+    """A real S3 server on loopback; its AWS variables are set for this process while it runs."""
     from tests.support.s3_server import S3Server, S3ServerMissing
 
     try:
@@ -35,8 +39,24 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator["S3Server"]:
         server.start()
     except S3ServerMissing as missing:
         pytest.skip(str(missing))
+    before = {name: os.environ.get(name) for name in server.env}
+    os.environ.update(server.env)
     yield server
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3: "S3Server") -> Iterator[None]:  # its workers must know the server's variables
+    """Ray in this process, two cores, as a job on a laptop has it."""
+    import ray
+
+    from pipeline.run import flow
+
+    flow.start_ray(debug=False)
+    yield
+    ray.shutdown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +68,20 @@ class Finished:
     err: str
 
 
+def job_command(name: str, *arguments: object) -> list[str]:
+    """`python -m jobs.NAME ARGUMENTS…`."""
+    return [sys.executable, "-m", f"jobs.{name}", *map(str, arguments)]
+
+
 @pytest.fixture(scope="session")
 def job() -> Callable[..., Finished]:
-    """Run `python -m jobs.NAME ARGUMENTS…` as a user does, in a process of its own."""
+    """Run a job as a user does, in a process of its own."""
 
     def run(name: str, *arguments: object, env: dict[str, str] | None = None, timeout_s: float = 240) -> Finished:
-        command = [sys.executable, "-m", f"jobs.{name}", *map(str, arguments)]
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, env=os.environ | (env or {}), check=False
-        )
+            job_command(name, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout_s,
+            env=os.environ | (env or {}), check=False,
+        )  # fmt: skip
         return Finished(done.returncode, done.stdout, done.stderr)
 
     return run
-
-
-if False:  # for type checkers: the import costs a boto
-    from tests.support.s3_server import S3Server

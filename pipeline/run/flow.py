@@ -114,7 +114,7 @@ def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Sh
         num_cpus=1,
         fn_constructor_args=(config,),
         fn_kwargs={"shared": [shared]},
-        compute=_pool(workers),
+        compute=_pool(min(workers, len(spans))),
     )
     for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
         for text in batch["receipt"]:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
+from pipeline.errors import StorageError
 from pipeline.run.parts import PART_BYTES, PartName, source_digest
 from pipeline.run.plan import Plan, PlanFile
 from pipeline.run.span import Span
@@ -81,13 +81,23 @@ def _image_spans(file: PlanFile, plan: Plan, committed: Committed, rows_a_span: 
             )  # fmt: skip
 
 
-def worth_cutting(spans: Sequence[Span], workers: int) -> bool:
-    """Are the shards too few, and big enough, to keep all workers busy to the end?"""
-    return len(spans) < SPANS_A_WORKER * workers and any(_can_be_cut(span) for span in spans)
+def limited(spans: Sequence[Span], images: int, part_images: int) -> list[Span]:
+    """Spans that together hold about `images` images: exactly as many parts as full parts of that would take."""
+    parts = -(-images // part_images)
+    chosen = spans[:parts]
+    each, more = divmod(parts, len(chosen))
+    return [replace(span, max_parts=each + (number < more)) for number, span in enumerate(chosen)]
 
 
-def _can_be_cut(span: Span) -> bool:
-    return span.source.kind != "image" and span.stop is None and (span.source.size or 0) > SHORT_SHARD_BYTES
+def worth_cutting(spans: Sequence[Span], workers: int) -> list[Span]:
+    """The spans of big shards, where there are too few spans to keep all workers busy to the end."""
+    if workers == 1 or len(spans) >= SPANS_A_WORKER * workers:
+        return []
+    return [span for span in spans if span.source.kind != "image" and span.stop is None and _is_big(span.source)]
+
+
+def _is_big(shard: Shard) -> bool:
+    return (shard.size or 0) > SHORT_SHARD_BYTES
 
 
 def cut(span: Span, *, read: ReadOptions, part_images: int, pieces: int) -> list[Span]:
@@ -95,21 +105,23 @@ def cut(span: Span, *, read: ReadOptions, part_images: int, pieces: int) -> list
 
     Tars are walked header by header; in Parquet parts begin at least at every row group.
     """
-    if not _can_be_cut(span):
-        return [span]
     store = store_for(span.source.fetch_uri)
-    if span.source.kind == "tar":
-        starts = part_starts(store, span.source, read, part_images, PART_BYTES)
-    else:
-        starts = row_group_starts(store, span.source)
+    try:
+        if span.source.kind == "tar":
+            starts = part_starts(store, span.source, read, part_images, PART_BYTES)
+        else:
+            starts = row_group_starts(store, span.source)
+    except StorageError:
+        return [span]  # whoever labels it says what is wrong with it
     starts = [start for start in starts if start.index > span.first]
-    step = max(1, (len(starts) + 1) // pieces)
-    chosen = starts[step - 1 :: step]
-    edges = [span.first, *(start.index for start in chosen)]
-    spans = [replace(span, stop=chosen[0].index if chosen else None)]
-    spans += [
-        replace(span, first=start.index, start=start, after=None, stop=stop)
-        for start, stop in zip(chosen, [*edges[2:], None], strict=True)
+    parts = len(starts) + 1
+    pieces = min(pieces, parts)
+    chosen = [starts[number * parts // pieces - 1] for number in range(1, pieces)]
+    stops = [*(start.index for start in chosen), None]
+    return [
+        replace(span, stop=stops[0]),
+        *(
+            replace(span, first=start.index, start=start, after=None, stop=stop)
+            for start, stop in zip(chosen, stops[1:], strict=True)
+        ),
     ]
-    assert all(first < second for first, second in pairwise(edges))
-    return spans

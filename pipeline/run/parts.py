@@ -25,7 +25,7 @@ from pipeline.storage.stream import RangeFile
 FOOTER_KEY = b"maskfleet"
 FOOTER_FORMAT = 1
 PART_BYTES = 64 << 20  # of encoded images; a part ends where it is reached
-_NAME = re.compile(r"^([0-9a-f]{24})-(\d{10})-(\d{5})(-last)?\.parquet$")
+_NAME = re.compile(r"^([0-9a-f]{24})-(\d{10})-(\d{5})(-last)?\.parquet\Z")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -131,7 +131,9 @@ class PartFooter:
             values["after"] = Cursor(**values["after"])
             values["images_by_class"] = tuple(values["images_by_class"])
             values["pixels_by_class"] = tuple(values["pixels_by_class"])
-            return cls(**values)
+            footer = cls(**values)
+            _ = footer.name  # the source must be whole, too
+            return footer
         except (ValueError, TypeError, KeyError, zlib.error) as error:
             raise Damaged(f"the footer of a part cannot be read: {error}") from error
 
@@ -160,7 +162,7 @@ def read_footer(store: Store, out: str, name: PartName) -> PartFooter:
     with RangeFile(store, ObjectInfo(info.uri, info.size, info.version), 256 << 10, ahead=False) as file:
         try:
             metadata = pq.read_metadata(pa.PythonFile(file, mode="r")).metadata or {}
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:  # damaged names of columns are no UTF-8
             if file.failure is not None:
                 raise file.failure from error
             raise Damaged(f"masks/{name}: {str(error).splitlines()[0]}") from error

@@ -27,7 +27,15 @@ from pipeline.labels.statistics import least_confidence
 from pipeline.model.engine import Prepared
 from pipeline.model.prepare import NetworkRequest, prepare
 from pipeline.run.identity import check_same, settings
-from pipeline.run.left import Committed, plan_file_digest, planned_sources, remaining_spans, worth_cutting
+from pipeline.run.left import (
+    SPANS_A_WORKER,
+    Committed,
+    limited,
+    plan_file_digest,
+    planned_sources,
+    remaining_spans,
+    worth_cutting,
+)
 from pipeline.run.parts import PartFooter, PartName, list_parts, read_footer
 from pipeline.run.plan import Plan, extend_plan, read_plan
 from pipeline.run.progress import Progress
@@ -196,8 +204,6 @@ class Attempt:
             spans = self._left(plan, committed, workers)
             reason = self._pass(spans, workers, patient=idle > 0)
             before, committed = committed, self._list(plan)
-            if self._limited():
-                return None
             idle = idle + 1 if _count(committed) <= _count(before) else 0
             if idle >= IDLE_PASSES:
                 return reason or "passes that commit nothing"
@@ -230,13 +236,14 @@ class Attempt:
         reason = None
         try:
             shared = flow.share(self._network, self.listing.secrets)
-            if worth_cutting(spans, workers) and workers > 1:
-                spans = flow.cut_spans(spans, read, config.part_images, pieces=workers * 8)
+            if big := worth_cutting(spans, workers):
+                pieces = flow.cut_spans(big, read, config.part_images, pieces=workers * SPANS_A_WORKER)
+                spans = [span for span in spans if span not in big] + pieces
+            if config.limit is not None:
+                spans = limited(spans, config.limit - progress.done, config.part_images)
             progress.labelling_since = progress.labelling_since or time.monotonic()
             for receipt in flow.label(spans, worker, shared, workers):
                 reason = self._take(receipt) or reason
-                if self._limited():
-                    return None
         except (Stopped, KeyboardInterrupt, MaskfleetError):
             raise
         except Exception as error:  # whatever Ray makes of a lost node or a dead worker: plan again what is left
@@ -274,10 +281,12 @@ class Attempt:
         committed = write_derived(self.store, config.output, planned_sources(plan), self._totals, least)
         left = self._left(plan, committed, workers=1)
         run = self._write("incomplete" if left else "complete")
+        if not left:
+            self.store.sweep(config.output)
         totals = self._totals
-        limited = self._limited() and reason is None
+        stopped = self._limited() and reason is None
         outcome = Outcome(run, classes=totals.class_stats(least).to_pylist())
-        if left and not limited:
+        if left and not stopped:
             outcome.error = Incomplete(f"not all is labelled ({reason or 'more came in'}): run the same command again")
         elif totals.broken_shards > config.allow_broken_shards:
             found = f"{totals.broken_shards} shards break off, --allow-broken-shards is {config.allow_broken_shards}"

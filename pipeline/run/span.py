@@ -14,6 +14,7 @@ class Span:
     ends: the span runs to the end of its source, also where `stop` is known (as it is for single images).
     start: where to begin, or None: `after` names the committed part that ends there, and its footer says.
     superseded: rows of the plan file that a later plan file replaces.
+    max_parts: stop after as many (None: no limit).
     """
 
     source: Shard
@@ -24,6 +25,7 @@ class Span:
     start: Cursor | None = None
     after: str | None = None
     superseded: tuple[int, ...] = ()
+    max_parts: int | None = None
 
     def to_json(self) -> str:
         """For the way through Ray."""

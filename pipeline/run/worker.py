@@ -94,14 +94,15 @@ class SegmentSpan:
         images = self._items(span, cursor)
         try:
             item = next(images, None)
-            first = cursor.index
+            first, parts = cursor.index, 0
             while True:
                 receipt, item, cursor = self._part(span, first, cursor, item, images)
                 yield receipt
                 assert receipt.part is not None
                 name = PartName.parse(receipt.part)
                 assert name is not None
-                if name.last or name.stop == span.stop:
+                parts += 1
+                if name.last or name.stop == span.stop or parts == span.max_parts:
                     return
                 first = name.stop
                 if not self._config.patient and (not receipt.committed or self._committed(span, first)):

@@ -134,6 +134,10 @@ def _walked(infos: Iterator[ObjectInfo], folder: str, listing: Listing, input_fo
 
 def _entry(info: ObjectInfo, kind: str, folder: str, listing: Listing, *, single: bool) -> Iterator[Shard]:
     uri = without_secrets(info.uri)
+    try:
+        uri.encode()
+    except UnicodeEncodeError as error:  # no column of the output could name it
+        raise UsageError(f"--input {uri!a}: its name is not UTF-8: rename it") from error
     if uri != info.uri:
         listing.secrets[uri] = info.uri
     if kind == "compressed_tar":

@@ -19,7 +19,8 @@ def read_list(uri: str, column: str | None) -> Iterator[str]:
     Raises `UsageError` with the number of the line that cannot be read.
     """
     name = base_name(uri).lower()
-    folder = uri.rpartition("/")[0]
+    place = uri if scheme_of(uri) in ("file", "s3") else uri.partition("?")[0]  # a query may hold slashes
+    folder = place.rpartition("/")[0]
     with _lines(uri) as lines:
         if name.endswith(".csv"):
             found = _csv(lines, column, uri)

@@ -43,10 +43,17 @@ def image_column(schema: pa.Schema, wanted: str | None) -> str:
 
 
 def open_parquet(file: RangeFile) -> pq.ParquetFile:
-    """A Parquet file over range reads; pages are checked against their checksums where they have some."""
-    return pq.ParquetFile(
+    """A Parquet file over range reads; pages are checked against their checksums where they have some.
+
+    Raises `pa.ArrowException`, `OSError` or `ValueError` (damaged names of columns are no UTF-8).
+    """
+    parquet = pq.ParquetFile(
         pa.PythonFile(file, mode="r"), buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
     )
+    metadata = parquet.metadata
+    if sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)) != metadata.num_rows:
+        raise pa.ArrowInvalid("the row groups of the footer do not add up")  # it has no checksum of its own
+    return parquet
 
 
 def read_parquet(store: Store, shard: Shard, start: Cursor, options: ReadOptions) -> Iterator[EncodedImage]:
@@ -60,7 +67,7 @@ def read_parquet(store: Store, shard: Shard, start: Cursor, options: ReadOptions
             column = image_column(parquet.schema_arrow, options.image_column)
             if options.id_column is not None and options.id_column not in parquet.schema_arrow.names:
                 raise UsageError(f"no id column {options.id_column!r}")
-        except (pa.ArrowException, OSError, UsageError) as error:
+        except (pa.ArrowException, OSError, ValueError, UsageError) as error:
             _raise_storage_failure(file)
             reason = "no Parquet footer" if not isinstance(error, UsageError) else str(error)
             yield EncodedImage(
@@ -82,7 +89,7 @@ def row_group_starts(store: Store, shard: Shard) -> list[Cursor]:
     with RangeFile(store, ObjectInfo(shard.fetch_uri, shard.size, shard.version), ahead=False) as file:
         try:
             metadata = open_parquet(file).metadata
-        except (pa.ArrowException, OSError):
+        except (pa.ArrowException, OSError, ValueError):
             _raise_storage_failure(file)
             return [Cursor()]
         rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
@@ -117,15 +124,18 @@ def _row_group(
     index, end = first, first + rows
     try:
         for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns):
+            batch = batch.slice(0, end - index)
             if index + batch.num_rows > wanted:
                 values = batch.column(batch.schema.get_field_index(column))
                 ids = None if options.id_column is None else batch.column(batch.schema.get_field_index(options.id_column))
                 for offset, value in enumerate(values):
                     if index + offset >= wanted:
-                        image_id = f"{file_name}#{index + offset}" if ids is None else str(ids[offset].as_py())
+                        image_id = f"{file_name}#{index + offset}" if ids is None or not ids[offset].is_valid else _text(ids[offset])
                         yield _image(shard, index + offset, image_id, value, options, last_of_group=index + offset == end - 1)
             index += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
+        if index < end:  # page headers have no checksum
+            raise pa.ArrowInvalid(f"{end - index} rows fewer than the footer says")
+    except (pa.ArrowException, OSError, ValueError) as error:
         _raise_storage_failure(file)
         message = f"row group {group} is damaged: {_first_line(error)}"
         for row in range(max(index, wanted), end):  # the batch that failed, and what is behind it
@@ -147,11 +157,18 @@ def _value(value: pa.Scalar) -> tuple[bytes | None, str | None]:
     if not value.is_valid:
         return None, None
     if pa.types.is_struct(value.type):
-        data, path = value["bytes"].as_py(), None
-        if value.type.get_field_index("path") >= 0:
-            path = value["path"].as_py()
-        return data, path if isinstance(path, str) else None
+        has_path = value.type.get_field_index("path") >= 0 and value["path"].is_valid and _is_text(value["path"].type)
+        return value["bytes"].as_py(), _text(value["path"]) if has_path else None
     return value.as_py(), None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _text(value: pa.Scalar) -> str:
+    """A cell as text; what is no UTF-8 in it is replaced."""
+    return value.as_buffer().to_pybytes().decode("utf-8", "replace") if _is_text(value.type) else str(value.as_py())
 
 
 def _image(

@@ -3,7 +3,7 @@
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from tarfile import EmptyHeaderError, EOFHeaderError, InvalidHeaderError  # type: ignore[attr-defined]
+from tarfile import EmptyHeaderError, EOFHeaderError, InvalidHeaderError, TruncatedHeaderError  # type: ignore[attr-defined]
 
 from pipeline.errors import AmbiguousImage, BrokenShard, ImageTooLarge, LinkMember
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
@@ -111,8 +111,15 @@ def _members(file: RangeFile, size: int, offset: int, wanted: str | None) -> Ite
         file.seek(offset)
         try:
             info = _BoundedHeaders.fromtarfile(tar)
-        except (EOFHeaderError, EmptyHeaderError) as end:
-            _check_end(file, size, offset, ends_early=isinstance(end, EOFHeaderError))
+        except EmptyHeaderError:  # no end marker, as in a tar of no bytes at all: no break
+            return
+        except EOFHeaderError:
+            _check_end(file, offset)
+            return
+        except TruncatedHeaderError as error:
+            file.seek(offset)
+            if any(file.read()):  # else the end marker is cut
+                raise _Break(f"damaged tar header at byte {offset}: {error}") from error
             return
         except (tarfile.HeaderError, ValueError, ArithmeticError, RecursionError) as error:
             raise _Break(f"damaged tar header at byte {offset}: {error}") from error
@@ -130,12 +137,8 @@ def _members(file: RangeFile, size: int, offset: int, wanted: str | None) -> Ite
         offset = after
 
 
-def _check_end(file: RangeFile, size: int, offset: int, *, ends_early: bool) -> None:
+def _check_end(file: RangeFile, offset: int) -> None:
     """Behind the end marker only zeros may follow: else images would be lost in silence."""
-    if size == 0:
-        raise _Break("the tar is empty: 0 bytes, not even an end marker")
-    if not ends_early:
-        return
     file.seek(offset)
     while piece := file.read(1 << 20):
         if piece.count(0) != len(piece):

@@ -4,7 +4,7 @@ import os
 from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 
@@ -39,7 +39,7 @@ def normalise(uri: str) -> str:
     scheme = scheme_of(uri)
     if scheme == "file":
         path = unquote(urlsplit(uri).path) if "://" in uri else os.path.expanduser(uri)
-        absolute = os.path.abspath(path)
+        absolute = "/" + os.path.abspath(path).lstrip("/")  # POSIX lets `//x` stand, as another name of `/x`
         return absolute + ("/" if path.endswith("/") and absolute != "/" else "")
     rest = uri.partition("://")[2]
     return f"{'s3' if scheme in ('s3a', 's3n') else scheme}://{rest}"
@@ -53,8 +53,11 @@ def without_secrets(uri: str) -> str:
     scheme = scheme_of(uri)
     if scheme in ("file", "s3"):
         return uri
-    parts = urlsplit(uri)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise UsageError(f"not a URI ({error}): {uri.partition('://')[0]}://…") from error
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # urlunsplit drops the // of an empty host
 
 
 def join(folder: str, *names: str) -> str:

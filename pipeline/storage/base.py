@@ -52,6 +52,10 @@ class WritableStore(Store, Protocol):
         """Write the object, whole or not at all, over what is there."""
         ...
 
+    def sweep(self, out: str) -> None:
+        """Remove what killed attempts left half-written, once a run is complete."""
+        ...
+
     def delete(self, uri: str) -> None:
         """Remove the object; no error if there is none."""
         ...

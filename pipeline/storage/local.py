@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +20,8 @@ def _translated(error: OSError, path: str) -> StorageError:
         return ObjectMissing(f"no such file: {path}")
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return ObjectDenied(f"permission denied: {path}")
+    if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):  # no name of any file
+        return ObjectMissing(f"{error.strerror}: {path}")
     if isinstance(error, IsADirectoryError):
         return ObjectMissing(f"a folder, not a file: {path}")
     return StorageError(f"{error.strerror or error}: {path}")
@@ -55,8 +58,10 @@ class LocalStore:
                     status = entry.stat()
                     if S_ISREG(status.st_mode):
                         yield ObjectInfo(entry.path, status.st_size, _version(status))
-            except FileNotFoundError:  # a dangling link, or gone since
-                continue
+            except OSError as error:
+                failed = _translated(error, entry.path)
+                if not isinstance(failed, ObjectMissing):  # which is a link to nothing or itself, or gone since
+                    raise failed from error
 
     def names(self, prefix: str) -> Iterator[str]:
         """Names in the folder that begin with the last component of `prefix`."""
@@ -83,14 +88,17 @@ class LocalStore:
         """`length` bytes from `start`; the version is that of the file that is open."""
         try:
             descriptor = os.open(uri, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
-            with open(descriptor, "rb") as file:
+            try:
                 status = os.fstat(descriptor)
                 if not S_ISREG(status.st_mode):
                     raise ObjectMissing(f"not a regular file: {uri}")
                 if version is not None and version != _version(status):
                     raise ObjectChanged(f"changed since it was listed: {uri}")
-                file.seek(start)
-                data = file.read() if length is None else file.read(length)
+                with open(descriptor, "rb", closefd=False) as file:
+                    file.seek(start)
+                    data = file.read() if length is None else file.read(length)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise _translated(error, uri) from error
         if length is not None and len(data) < length:
@@ -122,6 +130,10 @@ class LocalStore:
                 os.unlink(scratch)
             raise _translated(error, uri) from error
         self._sync_folder(uri)
+
+    def sweep(self, out: str) -> None:
+        """Remove `OUT/.tmp/`. An attempt that still writes there loses its put, which is lost anyway."""
+        shutil.rmtree(Path(out) / SCRATCH, ignore_errors=True)
 
     def delete(self, uri: str) -> None:
         """Remove a file."""

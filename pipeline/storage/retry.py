@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
-from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, StorageError
+from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, StorageError, StorageRefused
 
 T = TypeVar("T")
 
@@ -13,7 +13,7 @@ ATTEMPTS = 8
 TOTAL_S = 120.0
 LONGEST_WAIT_S = 20.0
 
-_FINAL = (ObjectMissing, ObjectDenied, ObjectChanged)
+_FINAL = (ObjectMissing, ObjectDenied, ObjectChanged, StorageRefused)
 
 
 def is_transient(error: BaseException) -> bool:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 import fsspec
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from fsspec.asyn import sync
 
-from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, StorageError
+from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, StorageError, StorageRefused
 from pipeline.storage.base import ObjectInfo
 from pipeline.storage.retry import with_retries
 
@@ -23,6 +23,10 @@ READ_TIMEOUT_S = 60
 _MISSING = {"NoSuchKey", "NoSuchVersion", "404", "NotFound"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "InvalidObjectState"}
 _CHANGED = {"PreconditionFailed", "412"}
+_REFUSED = {
+    "NoSuchBucket", "InvalidBucketName", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
+    "RequestTimeTooSkewed", "AuthorizationHeaderMalformed", "PermanentRedirect",
+}  # fmt: skip
 
 
 class _Exists(Exception):
@@ -47,14 +51,17 @@ def _translated(error: Exception, uri: str) -> StorageError:
         return ObjectDenied(f"access denied: {uri}")
     if code in _CHANGED:
         return ObjectChanged(f"changed since it was listed: {uri}")
-    if isinstance(error, NoCredentialsError):
-        return StorageError(f"no AWS credentials found for {uri}")
+    if isinstance(error, NoCredentialsError | PartialCredentialsError):
+        return StorageRefused(f"no AWS credentials found for {uri}")
+    if code in _REFUSED:
+        return StorageRefused(f"{code}: {_reason(error)}: {uri}")
     return StorageError(f"{code or type(error).__name__}: {_reason(error)}: {uri}")
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, ClientError):
-        return str(error.response.get("Error", {}).get("Message", "")) or "request failed"
+    client_error = error if isinstance(error, ClientError) else error.__cause__
+    if isinstance(client_error, ClientError):
+        return str(client_error.response.get("Error", {}).get("Message", "")) or "request failed"
     return str(error).splitlines()[0] if str(error) else "request failed"
 
 
@@ -173,6 +180,9 @@ class S3Store:
         """An unconditional PUT."""
         bucket, key = _split(uri)
         self._call(uri, lambda: self._request("put_object", Bucket=bucket, Key=key, Body=data))
+
+    def sweep(self, out: str) -> None:
+        """Nothing: a PUT is there whole or not at all."""
 
     def delete(self, uri: str) -> None:
         """A DELETE; S3 does not mind if there is none."""

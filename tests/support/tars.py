@@ -53,6 +53,7 @@ class TarCase:
     images: tuple[str, ...]
     broken: bool = False  # one failure row of stage read follows at index len(images)
     ambiguous: bool = False  # two image extensions under one key
+    links: tuple[str, ...] = ()  # members named as images that hold no bytes: failure rows `LinkMember`, beside `images`
 
 
 def tar_bytes(members: Iterable[tuple[str, bytes]], *, end_marker: bool = True) -> bytes:
@@ -176,7 +177,8 @@ def _kinds() -> list[TarCase]:
         Entry("folder.jpg", kind="directory"),
         Entry("b/0001.jpg", two),
     ]
-    return [TarCase("links_and_directories.tar", tar_of(linked), ("a/0001.jpg", "b/0001.jpg"))]
+    links = ("a/0002.jpg", "a/0003.jpg")
+    return [TarCase("links_and_directories.tar", tar_of(linked), ("a/0001.jpg", "b/0001.jpg"), links=links)]
 
 
 def _cut() -> list[TarCase]:

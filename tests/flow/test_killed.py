@@ -1,0 +1,148 @@
+"""Runs that are stopped, killed, or doubled: the same command finishes them, and the result is the same."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import ROOT, Finished, job_command
+from tests.support.runs import part_files, read_rows, write_tars
+
+PART = 8
+FLAGS = ("--weights", "bundled", "--short-side", 128, "--part-images", PART, "--workers", 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """An undisturbed run: its input, its parts, its digest."""
+
+    source: Path
+    parts: dict[str, bytes]
+    digest: str
+    images: int
+
+
+def _start(source: Path, out: Path, trace: Path | None = None) -> "subprocess.Popen[str]":
+    env = os.environ | ({"MASKFLEET_TRACE": str(trace)} if trace else {})
+    command = job_command("segment", "--input", source, "--output", out, *FLAGS)
+    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def _finish(process: "subprocess.Popen[str]") -> Finished:
+    out, err = process.communicate(timeout=240)
+    return Finished(process.returncode, out, err)
+
+
+def _wait_for_parts(out: Path, count: int, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while len(part_files(out)) < count:
+        assert process.poll() is None, _finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _traced(trace: Path) -> int:
+    """Images that went through the network, over all attempts."""
+    return sum(json.loads(line)["inferred"] for line in trace.read_text().splitlines())
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+    """8 shards of 40 images."""
+    folder = tmp_path_factory.mktemp("reference")
+    source = write_tars(folder / "in", 8, 40)
+    done = _finish(_start(source, folder / "out"))
+    assert done.code == 0, done
+    assert done.err == ""
+    digest = json.loads((folder / "out" / "run.json").read_text())["labels_digest"]
+    yield Reference(source, part_files(folder / "out"), digest, 320)
+
+
+def _assert_same(out: Path, reference: Reference) -> None:
+    assert part_files(out) == reference.parts
+    run = json.loads((out / "run.json").read_text())
+    assert run["state"] == "complete"
+    assert run["labels_digest"] == reference.digest
+    assert run["counts"]["images"] == reference.images
+    assert not (out / ".tmp").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_a_state_that_the_same_command_finishes(
+    reference: Reference, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    out = tmp_path / "out"
+    process = _start(reference.source, out)
+    _wait_for_parts(out, 5, process)
+    process.send_signal(number)
+    stopped = _finish(process)
+    assert stopped.code == code
+    assert "the same command goes on from here" in stopped.err
+    assert "Traceback" not in stopped.err
+    run = json.loads((out / "run.json").read_text())
+    assert run["state"] == "incomplete"
+    assert run["counts"]["images"] >= 5
+    assert _finish(_start(reference.source, out)).code == 0
+    _assert_same(out, reference)
+
+
+def test_a_killed_worker_costs_at_most_its_part(reference: Reference, tmp_path: Path) -> None:
+    out, trace = tmp_path / "out", tmp_path / "trace"
+    process = _start(reference.source, out, trace)
+    _wait_for_parts(out, 3, process)
+    workers = [child for child in psutil.Process(process.pid).children(recursive=True) if "MapWorker" in child.name() + "".join(child.cmdline())]
+    assert workers
+    workers[0].kill()
+    done = _finish(process)
+    assert done.code == 0, done
+    _assert_same(out, reference)
+    assert _traced(trace) <= reference.images + 2 * PART
+
+
+def test_a_worker_on_openvino_never_imports_torch(reference: Reference, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = _start(reference.source, out)
+    _wait_for_parts(out, 3, process)
+    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    workers = [child for child in tree if "MapWorker" in "".join(child.cmdline())]
+    assert len(workers) == 2
+    loaded = {file for child in workers for file in (map_.path for map_ in child.memory_maps())}
+    assert any("openvino" in file for file in loaded)
+    assert not [file for file in loaded if "libtorch" in file]
+    assert not [map_.path for map_ in tree[0].memory_maps() if "libtorch" in map_.path]  # nor does the driver
+    assert _finish(process).code == 0
+
+
+def test_two_at_once_end_with_one_right_result(reference: Reference, tmp_path: Path) -> None:
+    out, trace = tmp_path / "out", tmp_path / "trace"
+    both = [_start(reference.source, out, trace) for _ in range(2)]
+    assert [done.code for done in map(_finish, both)] == [0, 0]
+    _assert_same(out, reference)
+    assert len(read_rows(out).keys) == len(set(read_rows(out).keys)) == reference.images
+    assert _traced(trace) <= 1.3 * reference.images
+
+
+@pytest.mark.slow
+def test_three_kills_of_the_driver_and_the_same_command(reference: Reference, tmp_path: Path) -> None:
+    out, trace = tmp_path / "out", tmp_path / "trace"
+    moments = random.Random(6)
+    kills = 0
+    for _ in range(3):
+        process = _start(reference.source, out, trace)
+        _wait_for_parts(out, len(part_files(out)) + 1 + moments.randrange(8), process)
+        time.sleep(moments.random())
+        process.kill()
+        process.communicate()
+        kills += 1
+        time.sleep(2)  # Ray's processes notice that their driver is gone
+    assert _finish(_start(reference.source, out, trace)).code == 0
+    _assert_same(out, reference)
+    assert _traced(trace) <= reference.images + kills * 2 * 2 * PART

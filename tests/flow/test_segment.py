@@ -1,0 +1,206 @@
+"""The job on a real local Ray: whole runs, resumed runs, runs beside each other."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import BudgetExceeded, NotReachable, RunMismatch, ShardChanged, UsageError
+from pipeline.schema import masks_schema
+from tests.support.runs import part_files, read_rows, segment, write_tars
+from tests.support.tars import photos, tar_bytes
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> tuple[Path, Path]:
+    """Input and output of an undisturbed run: 3 shards of 10 images."""
+    folder = tmp_path_factory.mktemp("whole")
+    source, out = write_tars(folder / "in", 3, 10), folder / "out"
+    outcome = segment(source, out)
+    assert outcome.error is None
+    return source, out
+
+
+def test_every_image_is_labelled_once(whole: tuple[Path, Path]) -> None:
+    source, out = whole
+    rows = read_rows(out)
+    assert rows.keys == [(str(source / f"shard-{shard:03d}.tar"), index) for shard in range(3) for index in range(10)]
+    assert rows.failures == []
+    run = json.loads((out / "run.json").read_text())
+    assert run["state"] == "complete"
+    assert run["counts"] == {"images": 30, "masks": 30, "failures": 0, "broken_shards": 0, "inferred": 30, "skipped": 0}
+
+
+def test_parts_have_the_schema_and_names_of_the_contract(whole: tuple[Path, Path]) -> None:
+    _, out = whole
+    for file in (out / "masks").iterdir():
+        assert pq.read_schema(file).remove_metadata().equals(masks_schema().remove_metadata())
+    rows = sorted(int(name.split("-")[2].removesuffix(".parquet")) for name in part_files(out))
+    assert rows == [2] * 3 + [4] * 6
+    assert sum(name.endswith("-last.parquet") for name in part_files(out)) == 3
+
+
+def test_a_rerun_infers_nothing(whole: tuple[Path, Path]) -> None:
+    source, out = whole
+    before = part_files(out)
+    outcome = segment(source, out)
+    assert outcome.run["counts"]["inferred"] == 0
+    assert outcome.run["counts"]["skipped"] == outcome.run["counts"]["images"] == 30
+    assert part_files(out) == before
+
+
+def test_the_number_of_workers_changes_nothing(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    source, out = whole
+    outcome = segment(source, tmp_path / "out", workers=1)
+    assert part_files(tmp_path / "out") == part_files(out)
+    assert outcome.run["labels_digest"] == json.loads((out / "run.json").read_text())["labels_digest"]
+
+
+def test_missing_parts_are_made_again_and_only_they(
+    whole: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = whole
+    segment(source, tmp_path / "out")
+    names = sorted(part_files(tmp_path / "out"))
+    for name in (names[0], names[4], names[8]):  # a first, a middle and a last one
+        (tmp_path / "out" / "masks" / name).unlink()
+    outcome = segment(source, tmp_path / "out")
+    assert outcome.run["counts"]["inferred"] == sum(int(names[n].split("-")[2].split(".")[0]) for n in (0, 4, 8))
+    assert part_files(tmp_path / "out") == part_files(out)
+
+
+def test_other_settings_are_refused_with_the_difference_named(whole: tuple[Path, Path]) -> None:
+    source, out = whole
+    with pytest.raises(RunMismatch, match="short_side 64 there, 80 here"):
+        segment(source, out, short_side=80)
+    with pytest.raises(RunMismatch, match="part_images 4 there, 5 here"):
+        segment(source, out, part_images=5)
+    with pytest.raises(RunMismatch, match=r"min_confidence 0.0 there, 0.5 here"):
+        segment(source, out, min_confidence=0.5)
+
+
+def test_new_shards_are_added_and_old_ones_stay(tmp_path: Path) -> None:
+    source, out = write_tars(tmp_path / "in", 1, 5), tmp_path / "out"
+    segment(source, out)
+    before = part_files(out)
+    write_tars(source, 2, 5, first=1)
+    outcome = segment(source, out)
+    assert outcome.run["counts"] | {"masks": 15} == outcome.run["counts"]
+    assert outcome.run["counts"]["inferred"] == 10
+    assert before.items() <= part_files(out).items()
+    assert sorted(file.name for file in (out / "plan").iterdir()) == ["00000.parquet", "00001.parquet"]
+
+
+def test_a_changed_shard_is_refused_and_relabelled_on_request(tmp_path: Path) -> None:
+    source, out = write_tars(tmp_path / "in", 2, 5), tmp_path / "out"
+    segment(source, out)
+    changed = source / "shard-001.tar"
+    changed.write_bytes(tar_bytes(photos(3, first=90)))
+    with pytest.raises(ShardChanged, match=r"shard-001\.tar.*--relabel-changed"):
+        segment(source, out)
+    outcome = segment(source, out, relabel_changed=True)
+    assert outcome.error is None
+    assert outcome.run["counts"]["images"] == 8
+    assert [index for shard, index in read_rows(out).keys if shard == str(changed)] == [0, 1, 2]
+
+
+def test_a_changed_single_image_is_relabelled_and_its_old_row_is_gone(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name, data in photos(6):
+        (source / name).write_bytes(data)
+    segment(source, out)
+    victim = sorted(source.iterdir())[1]
+    victim.write_bytes(photos(1, first=77)[0][1])
+    with pytest.raises(ShardChanged, match=victim.name):
+        segment(source, out)
+    outcome = segment(source, out, relabel_changed=True)
+    assert outcome.error is None
+    assert read_rows(out).keys == [(str(file), 0) for file in sorted(source.iterdir())]
+    assert outcome.run["counts"]["inferred"] == 4  # three neighbours in its part, and itself
+    assert segment(source, out).run["counts"]["inferred"] == 0
+
+
+def test_limit_takes_whole_parts_and_a_later_run_goes_on(tmp_path: Path) -> None:
+    source, out = write_tars(tmp_path / "in", 4, 10), tmp_path / "out"
+    limited = segment(source, out, limit=8)
+    assert limited.error is None
+    assert limited.run["state"] == "incomplete"
+    assert 8 <= limited.run["counts"]["images"] <= 8 + 2 * 4
+    assert segment(source, out, limit=8).run["counts"]["inferred"] == 0
+    rest = segment(source, out)
+    assert rest.run["state"] == "complete"
+    assert rest.run["counts"]["images"] == 40
+    assert rest.run["counts"]["inferred"] == 40 - limited.run["counts"]["images"]
+
+
+def test_redo_labels_again_the_parts_with_such_failures(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    listed = source / "list.txt"
+    for name, data in photos(6):
+        (source / name).write_bytes(data)
+    names = sorted(file.name for file in source.glob("*.jpg"))
+    (source / names[5]).rename(source / "later")
+    listed.write_text("\n".join(names))
+    outcome = segment(listed, out, failure_budget=1)
+    assert [row["error"] for row in read_rows(out).failures] == ["MissingImage"]
+    (source / "later").rename(source / names[5])
+    assert segment(listed, out, failure_budget=1).run["counts"]["inferred"] == 0  # a failure is final
+    outcome = segment(listed, out, redo="MissingImage")
+    assert outcome.error is None
+    assert outcome.run["counts"] == {"images": 6, "masks": 6, "failures": 0, "broken_shards": 0, "inferred": 2, "skipped": 4}
+
+
+def test_few_big_tars_are_cut_for_many_workers(whole: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.run import flow
+
+    source, out = whole
+    cuts: list[int] = []
+    real = flow.cut_spans
+
+    def watched(*arguments: object, **more: object) -> list[object]:
+        spans = real(*arguments, **more)  # type: ignore[arg-type]
+        cuts.append(len(spans))
+        return spans  # type: ignore[return-value]
+
+    monkeypatch.setattr("pipeline.run.left.SHORT_SHARD_BYTES", 0)
+    monkeypatch.setattr(flow, "cut_spans", watched)
+    segment(source, tmp_path / "out")
+    assert cuts == [9]  # three parts each
+    assert part_files(tmp_path / "out") == part_files(out)
+
+
+def test_thresholds_ignore_unsure_pixels_and_count_before_them(whole: tuple[Path, Path], tmp_path: Path) -> None:
+    source, out = whole
+    segment(source, tmp_path / "out", min_confidence=0.6, confidence_map=True)
+    plain, strict = (pq.read_table(folder / "class_stats.parquet").to_pylist() for folder in (out, tmp_path / "out"))
+    assert [row["confidence_histogram"] for row in strict] == [row["confidence_histogram"] for row in plain]
+    kept = [sum(row["confidence_histogram"][153:]) for row in plain]  # ceil(255 * 0.6) = 153
+    assert [row["pixels"] for row in strict] == kept
+    assert sum(row["ignored_fraction"] for row in read_rows(tmp_path / "out").masks) > 0
+
+
+def test_the_budget_decides_the_exit_and_keeps_the_labels(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "a.tar").write_bytes(tar_bytes([*photos(3), ("bad.jpg", b"<html>")]))
+    outcome = segment(source, tmp_path / "out")
+    assert isinstance(outcome.error, BudgetExceeded)
+    assert outcome.error.exit_code == 3
+    assert outcome.run["state"] == "complete"
+    assert segment(source, tmp_path / "out", failure_budget=0.25).error is None
+
+
+def test_nothing_there_is_exit_4_and_bad_input_exit_2(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for source in (tmp_path / "empty", tmp_path / "absent", tmp_path / "absent.tar"):
+        with pytest.raises(NotReachable, match="nothing to label there"):
+            segment(source, tmp_path / "out")
+    (tmp_path / "empty" / "x.tar.gz").write_bytes(b"\x1f\x8b")
+    with pytest.raises(UsageError, match="gunzip"):
+        segment(tmp_path / "empty", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
