@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -121,15 +121,14 @@ def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Sh
             yield Receipt.from_json(str(text))
 
 
-def cut_spans(spans: Sequence[Span], read: ReadOptions, part_images: int, pieces: int) -> list[Span]:
+def cut_spans(spans: Sequence[Span], read: ReadOptions, part_images: int, pieces: int, secrets: Mapping[str, str]) -> list[Span]:
     """Few big shards as more spans: tar headers are walked by tasks, before the actors take the cores."""
     _configure(DataContext.get_current())
 
     def cut_row(row: dict[str, str]) -> list[dict[str, str]]:
-        return [
-            {"span": piece.to_json()}
-            for piece in cut(Span.from_json(row["span"]), read=read, part_images=part_images, pieces=pieces)
-        ]
+        span = Span.from_json(row["span"])
+        pieces_of = cut(span, read=read, part_images=part_images, pieces=pieces, fetch_uri=secrets.get(span.source.uri))
+        return [{"span": piece.to_json()} for piece in pieces_of]
 
     rows = [{"span": span.to_json()} for span in spans]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(cut_row)

@@ -100,17 +100,19 @@ def _is_big(shard: Shard) -> bool:
     return (shard.size or 0) > SHORT_SHARD_BYTES
 
 
-def cut(span: Span, *, read: ReadOptions, part_images: int, pieces: int) -> list[Span]:
+def cut(span: Span, *, read: ReadOptions, part_images: int, pieces: int, fetch_uri: str | None = None) -> list[Span]:
     """A span that runs to the end of its shard, as up to `pieces` spans that begin where parts begin.
 
     Tars are walked header by header; in Parquet parts begin at least at every row group.
+    `fetch_uri`: where to read it, if its own URI is not enough.
     """
-    store = store_for(span.source.fetch_uri)
+    shard = replace(span.source, secret=fetch_uri)
+    store = store_for(shard.fetch_uri)
     try:
-        if span.source.kind == "tar":
-            starts = part_starts(store, span.source, read, part_images, PART_BYTES)
+        if shard.kind == "tar":
+            starts = part_starts(store, shard, read, part_images, PART_BYTES)
         else:
-            starts = row_group_starts(store, span.source)
+            starts = row_group_starts(store, shard)
     except StorageError:
         return [span]  # whoever labels it says what is wrong with it
     starts = [start for start in starts if start.index > span.first]

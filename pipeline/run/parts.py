@@ -60,8 +60,9 @@ def source_digest(uri: str, size: int | None, version: str | None) -> str:
 def list_parts(store: Store, out: str) -> dict[str, list[PartName]]:
     """The committed parts of a run by source, each list in order of first index: one listing."""
     found: dict[str, list[PartName]] = defaultdict(list)
-    for info in store.walk(join(out, "masks") + "/"):
-        if (name := PartName.parse(info.uri.rpartition("/")[2])) is not None:
+    folder = join(out, "masks") + "/"
+    for info in store.walk(folder):
+        if (name := PartName.parse(info.uri.removeprefix(folder))) is not None:
             found[name.source].append(name)
     for names in found.values():
         names.sort()
@@ -169,8 +170,12 @@ def read_footer(store: Store, out: str, name: PartName) -> PartFooter:
     if FOOTER_KEY not in metadata:
         raise Damaged(f"masks/{name}: no footer of maskfleet")
     footer = PartFooter.from_json(metadata[FOOTER_KEY])
-    if footer.name != name:
-        raise Damaged(f"masks/{name}: its footer says that it is {footer.name}")
+    try:
+        says = footer.name
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"masks/{name}: its footer names no source") from error
+    if says != name:
+        raise Damaged(f"masks/{name}: its footer says that it is {says}")
     return footer
 
 

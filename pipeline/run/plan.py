@@ -16,13 +16,12 @@ import xxhash
 from pipeline.errors import Damaged, ObjectMissing, ShardChanged
 from pipeline.schema import PLAN
 from pipeline.shards.base import Shard
-from pipeline.storage import WritableStore, join, store_for
+from pipeline.storage import Store, WritableStore, join, store_for
 from pipeline.storage.stream import RangeFile
 
 SETTINGS_KEY = b"maskfleet"
 ROWS_PER_FILE = 500_000
 _ROW_GROUP = 8_192
-_BATCH = 20_000
 _NAMED = 5  # changed shards that an error names
 
 
@@ -105,17 +104,22 @@ def _identity(size: int | None, version: str | None) -> int:
     return 0 if size is None or version is None else xxhash.xxh3_64_intdigest(f"{size}|{version}".encode()) or 1
 
 
-def read_plan(store: WritableStore, out: str) -> Plan | None:
+def read_plan(store: Store, out: str) -> Plan | None:
     """The plan as it stands; None for an output without one."""
-    number, plan = 0, None
-    while (data := _read_file(store, out, number)) is not None:
-        plan = plan or Plan(settings=_settings(data))
-        _include(plan, number, data)
-        number += 1
-    return plan
+    plan = Plan(settings={})
+    _catch_up(store, out, plan)
+    if not plan.files and any(True for _ in store.walk(join(out, "plan") + "/")):
+        raise Damaged(f"{out}: plan/00000.parquet is gone, but later plan files are there: restore it, or use another --output")
+    return plan if plan.files else None
 
 
-def _read_file(store: WritableStore, out: str, number: int) -> bytes | None:
+def _catch_up(store: Store, out: str, plan: Plan) -> None:
+    """Take the files that are there and not in the plan yet."""
+    while (data := _read_file(store, out, len(plan.files))) is not None:
+        _include(plan, data)
+
+
+def _read_file(store: Store, out: str, number: int) -> bytes | None:
     try:
         return store.read(join(out, f"plan/{number:05d}.parquet"))
     except ObjectMissing:
@@ -126,17 +130,21 @@ def _settings(data: bytes) -> dict[str, Any]:
     try:
         metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
         settings: dict[str, Any] = json.loads(metadata[SETTINGS_KEY])
-    except (pa.ArrowException, KeyError, ValueError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise Damaged(f"plan/00000.parquet cannot be read: {error}") from error
     return settings
 
 
-def _include(plan: Plan, number: int, data: bytes) -> None:
-    """Take a plan file, ours or the winner's, into the plan."""
+def _include(plan: Plan, data: bytes) -> None:
+    """Take the next plan file, ours or the winner's, into the plan."""
+    number = len(plan.files)
     try:
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True).cast(PLAN)
+        table.validate(full=True)  # text that is no UTF-8, for one
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise Damaged(f"plan/{number:05d}.parquet cannot be read: {error}") from error
+    if number == 0:
+        plan.settings = _settings(data)
     kinds = set(table.column("kind").unique().to_pylist())
     images = "image" in kinds
     uris = table.column("uri").to_pylist()
@@ -175,16 +183,21 @@ def extend_plan(
             rows = pending[entry.kind == "image"]
             rows.setdefault(entry.uri, entry)
             if len(rows) >= ROWS_PER_FILE and not changed:
-                _write_rows(store, out, plan, rows, settings)
+                _write_rows(store, out, plan, rows, settings, relabel_changed=relabel_changed)
                 rows.clear()
+    _refuse(changed)
+    for images in (False, True):
+        _write_rows(store, out, plan, pending[images], settings, relabel_changed=relabel_changed)
+    _catch_up(store, out, plan)  # what another attempt has added meanwhile
+    return plan
+
+
+def _refuse(changed: list[str]) -> None:
     if changed:
         more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
         raise ShardChanged(
             f"planned, but another object now: {', '.join(changed[:_NAMED])}{more}; --relabel-changed labels them again"
         )
-    for images in (False, True):
-        _write_rows(store, out, plan, pending[images], settings)
-    return plan
 
 
 def _state(plan: Plan, entry: Shard) -> str:
@@ -195,18 +208,18 @@ def _state(plan: Plan, entry: Shard) -> str:
     return "changed" if mine and found[2] and mine != found[2] else "planned"
 
 
-def _write_rows(store: WritableStore, out: str, plan: Plan, rows: dict[str, Shard], settings: dict[str, Any]) -> None:
+def _write_rows(
+    store: WritableStore, out: str, plan: Plan, rows: dict[str, Shard], settings: dict[str, Any], *, relabel_changed: bool
+) -> None:
     """Write rows as the next plan file; where another attempt was first, take its file and write what is still new."""
     while left := [entry for entry in rows.values() if _state(plan, entry) != "planned"]:
         number = len(plan.files)
         data = _plan_bytes(left, settings)
-        if store.create(join(out, f"plan/{number:05d}.parquet"), data):
-            plan.added += len(left)
-        else:
-            data = _read_file(store, out, number) or b""
-            if number == 0:
-                plan.settings = _settings(data)
-        _include(plan, number, data)
+        won = store.create(join(out, f"plan/{number:05d}.parquet"), data)
+        plan.added += len(left) if won else 0
+        _include(plan, data if won else _read_file(store, out, number) or b"")
+        if not won and not relabel_changed:  # the other attempt may have seen another object under the same name
+            _refuse([entry.uri for entry in rows.values() if _state(plan, entry) == "changed"])
 
 
 def _plan_bytes(rows: list[Shard], settings: dict[str, Any]) -> bytes:

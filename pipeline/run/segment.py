@@ -5,7 +5,7 @@ import os
 import time
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import chain, islice
@@ -31,22 +31,22 @@ from pipeline.run.left import (
     SPANS_A_WORKER,
     Committed,
     limited,
-    plan_file_digest,
     planned_sources,
     remaining_spans,
     worth_cutting,
 )
-from pipeline.run.parts import PartFooter, PartName, list_parts, read_footer
+from pipeline.run.parts import PartFooter, list_parts
 from pipeline.run.plan import Plan, extend_plan, read_plan
 from pipeline.run.progress import Progress
 from pipeline.run.span import Receipt, Span
+from pipeline.run.stale import remove_stale
 from pipeline.run.summary import Totals, read_run_json, write_derived, write_run_json
 from pipeline.run.worker import WorkerConfig
 from pipeline.shards.base import Cursor, ReadOptions, Shard
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.shards.parquet import image_column, open_parquet
 from pipeline.shards.tar import read_tar
-from pipeline.storage import ObjectInfo, WritableStore, join, store_for, without_secrets, writable_store_for
+from pipeline.storage import ObjectInfo, WritableStore, store_for, without_secrets, writable_store_for
 from pipeline.storage.stream import RangeFile
 
 IDLE_PASSES = 3  # that commit nothing, before the run gives up
@@ -122,7 +122,7 @@ class Attempt:
             plan = self._make_plan(preparing)
         self._network = preparing.result()
         self._totals = Totals(self._network.classes)
-        self._remove_stale(plan)
+        remove_stale(self.store, self.config.output, plan, self.config.redo)
         self._write("running")
         reason = self._label(plan)
         return self._sum_up(plan, reason)
@@ -140,7 +140,7 @@ class Attempt:
         )
         head = list(islice(entries, 1))
         if plan is None:
-            check_head(head[0], read_options(config))
+            check_head(replace(head[0], secret=self.listing.secrets.get(head[0].uri)), read_options(config))
             from pipeline.run import flow
 
             flow.start_ray(debug=self._debug)  # takes seconds, in which the network is prepared
@@ -160,34 +160,6 @@ class Attempt:
         progress.planned_rows = sum(file.rows for file in plan.files if file.images)
         progress.planned_bytes = sum(shard.size or 0 for shard in plan.shards.values())
         return plan
-
-    def _remove_stale(self, plan: Plan) -> None:
-        """Parts that `--relabel-changed` and `--redo` make again, and parts of shards that the plan no longer means."""
-        committed = list_parts(self.store, self.config.output)
-        sources = planned_sources(plan)
-        stale = [name for source, names in committed.items() if source not in sources for name in names]
-        by_digest = {plan_file_digest(file): file for file in plan.files if file.images}
-        if self.config.relabel_changed:
-            for source, names in committed.items():
-                rows = plan.superseded.get(by_digest[source].number, []) if source in by_digest else []
-                stale += [
-                    name for name in names if any(name.first <= row < name.stop for row in rows) and self._holds(name, rows)
-                ]
-        if self.config.redo is not None:
-            for names in (names for source, names in committed.items() if source in sources):
-                stale += [name for name in names if self._failed_with(name, self.config.redo)]
-        for name in stale:
-            self.store.delete(join(self.config.output, "masks", str(name)))
-            self.store.delete(join(self.config.output, "failures", str(name)))
-
-    def _holds(self, name: PartName, rows: list[int]) -> bool:
-        """Does a part still hold one of the superseded rows? A part made since covers more rows than it has."""
-        footer = read_footer(self.store, self.config.output, name)
-        superseded = sum(name.first <= row < name.stop for row in rows)
-        return footer.masks + len(footer.failures) > footer.rows - superseded
-
-    def _failed_with(self, name: PartName, error: str) -> bool:
-        return any(failure.error == error for failure in read_footer(self.store, self.config.output, name).failures)
 
     def _label(self, plan: Plan) -> str | None:
         """Passes over what is left until nothing is; why it stopped before that, or None."""
@@ -237,7 +209,8 @@ class Attempt:
         try:
             shared = flow.share(self._network, self.listing.secrets)
             if big := worth_cutting(spans, workers):
-                pieces = flow.cut_spans(big, read, config.part_images, pieces=workers * SPANS_A_WORKER)
+                secrets = {span.source.uri: self.listing.secrets[span.source.uri] for span in big if self.listing.secrets}
+                pieces = flow.cut_spans(big, read, config.part_images, workers * SPANS_A_WORKER, secrets)
                 spans = [span for span in spans if span not in big] + pieces
             if config.limit is not None:
                 spans = limited(spans, config.limit - progress.done, config.part_images)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.labels.statistics import LEVELS
 from pipeline.run.parts import PartFooter, PartName, failures_bytes, list_parts, read_footer
 from pipeline.schema import CLASS_STATS
-from pipeline.storage import WritableStore, join
+from pipeline.storage import Store, WritableStore, join
 
 FOOTER_READERS = 16
 _ROUNDS = 20  # of writing derived files while other attempts still commit
@@ -121,7 +121,7 @@ def write_derived(store: WritableStore, out: str, sources: set[str], totals: Tot
     return listed
 
 
-def read_run_json(store: WritableStore, out: str) -> dict[str, Any] | None:
+def read_run_json(store: Store, out: str) -> dict[str, Any] | None:
     """What `run.json` says, or None where there is none, or half of one."""
     from pipeline.errors import ObjectMissing
 

@@ -123,14 +123,16 @@ def _row_group(
     columns = [column] if options.id_column in (None, column) else [column, str(options.id_column)]
     index, end = first, first + rows
     try:
-        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns):
-            batch = batch.slice(0, end - index)
+        for read in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns):
+            batch = read.slice(0, end - index)
             if index + batch.num_rows > wanted:
                 values = batch.column(batch.schema.get_field_index(column))
                 ids = None if options.id_column is None else batch.column(batch.schema.get_field_index(options.id_column))
                 for offset, value in enumerate(values):
                     if index + offset >= wanted:
-                        image_id = f"{file_name}#{index + offset}" if ids is None or not ids[offset].is_valid else _text(ids[offset])
+                        image_id = (
+                            f"{file_name}#{index + offset}" if ids is None or not ids[offset].is_valid else _text(ids[offset])
+                        )
                         yield _image(shard, index + offset, image_id, value, options, last_of_group=index + offset == end - 1)
             index += batch.num_rows
         if index < end:  # page headers have no checksum

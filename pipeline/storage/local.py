@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISREG
@@ -107,32 +107,37 @@ class LocalStore:
 
     def create(self, uri: str, data: bytes) -> bool:
         """Flush a scratch file to disk, then hard-link it: False if the name is taken."""
-        scratch = self._scratch(uri, data)
         try:
-            os.link(scratch, uri)
+            self._place(uri, data, os.link)
         except FileExistsError:
             return False
         except OSError as error:
             raise _translated(error, uri) from error
-        finally:
-            with suppress(OSError):
-                os.unlink(scratch)
-        self._sync_folder(uri)
         return True
 
     def replace(self, uri: str, data: bytes) -> None:
         """Flush a scratch file to disk, then rename it over the name."""
+        try:
+            self._place(uri, data, os.replace)
+        except OSError as error:
+            raise _translated(error, uri) from error
+
+    def _place(self, uri: str, data: bytes, place: Callable[[str, str], None], tries: int = 3) -> None:
         scratch = self._scratch(uri, data)
         try:
-            os.replace(scratch, uri)
-        except OSError as error:
+            place(scratch, uri)
+        except FileNotFoundError:  # another attempt is done, and has swept
+            if tries == 1:
+                raise
+            return self._place(uri, data, place, tries - 1)
+        finally:
             with suppress(OSError):
                 os.unlink(scratch)
-            raise _translated(error, uri) from error
         self._sync_folder(uri)
+        return None
 
     def sweep(self, out: str) -> None:
-        """Remove `OUT/.tmp/`. An attempt that still writes there loses its put, which is lost anyway."""
+        """Remove `OUT/.tmp/`. An attempt that still writes there writes once more."""
         shutil.rmtree(Path(out) / SCRATCH, ignore_errors=True)
 
     def delete(self, uri: str) -> None:

@@ -120,7 +120,9 @@ def test_a_list_with_one_uri_that_is_gone(tmp_path: Path) -> None:
     for name, data in photos(3):
         (tmp_path / name).write_bytes(data)
     names = [name for name, _ in photos(3)]
-    (tmp_path / "list.csv").write_text("image_path,split\n" + "".join(f"{name},train\n" for name in [*names, "gone.jpg", names[0]]))
+    (tmp_path / "list.csv").write_text(
+        "image_path,split\n" + "".join(f"{name},train\n" for name in [*names, "gone.jpg", names[0]])
+    )
     outcome = segment(tmp_path / "list.csv", tmp_path / "out", failure_budget=0.5)
     assert outcome.error is None
     assert outcome.run["counts"] == {"images": 4, "masks": 3, "failures": 1, "broken_shards": 0, "inferred": 3, "skipped": 0}

@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def _traced(trace: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """8 shards of 40 images."""
     folder = tmp_path_factory.mktemp("reference")
     source = write_tars(folder / "in", 8, 40)
@@ -63,7 +62,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
     assert done.code == 0, done
     assert done.err == ""
     digest = json.loads((folder / "out" / "run.json").read_text())["labels_digest"]
-    yield Reference(source, part_files(folder / "out"), digest, 320)
+    return Reference(source, part_files(folder / "out"), digest, 320)
 
 
 def _assert_same(out: Path, reference: Reference) -> None:
@@ -98,7 +97,11 @@ def test_a_killed_worker_costs_at_most_its_part(reference: Reference, tmp_path: 
     out, trace = tmp_path / "out", tmp_path / "trace"
     process = _start(reference.source, out, trace)
     _wait_for_parts(out, 3, process)
-    workers = [child for child in psutil.Process(process.pid).children(recursive=True) if "MapWorker" in child.name() + "".join(child.cmdline())]
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "MapWorker" in child.name() + "".join(child.cmdline())
+    ]
     assert workers
     workers[0].kill()
     done = _finish(process)

@@ -30,7 +30,8 @@ def test_duckdb(out: Path) -> None:
 
     query = f"select sum(c.pixels)::bigint from (select unnest(classes) c from '{out}/masks/*.parquet')"
     areas = f"select sum(width * height)::bigint from '{out}/masks/*.parquet'"
-    assert duckdb.sql(query).fetchall() == duckdb.sql(areas).fetchall()
+    connection = duckdb.connect()
+    assert connection.execute(query).fetchall() == connection.execute(areas).fetchall()
 
 
 def test_polars(out: Path) -> None:

@@ -25,7 +25,12 @@ TOKEN = secrets.token_hex(32)  # Ray's job server answers nobody without one
 def _environment() -> dict[str, str]:
     """Of a user's shell: the token, this Python first in the path, and no Ray that the tests have started."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    ours = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     return env | ours | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
 
@@ -41,7 +46,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = Path("/tmp") / f"mf{os.getpid()}"  # paths of sockets must be short
     dashboard = _free_port()
     command = [
-        str(BIN / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={_free_port()}", f"--dashboard-port={dashboard}",
+        str(BIN / "ray"), "start", "--head", "--block",
+        "--node-ip-address=127.0.0.1", f"--port={_free_port()}", f"--dashboard-port={dashboard}",
         "--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={_free_port()}", f"--ray-client-server-port={_free_port()}",
         "--num-cpus=2", f"--temp-dir={folder}", "--object-store-memory=300000000", "--disable-usage-stats",
     ]  # fmt: skip
@@ -74,7 +80,8 @@ def test_a_submitted_job_labels_its_input(head: str, tmp_path: Path) -> None:
     source, out = write_tars(tmp_path / "in", 2, 6), tmp_path / "out"
     command = [
         str(BIN / "ray"), "job", "submit", "--address", head, "--working-dir", ".", "--",
-        "python", "-m", "jobs.segment", "--input", str(source), "--output", str(out), "--weights", "bundled", "--short-side", "64",
+        "python", "-m", "jobs.segment", "--input", str(source), "--output", str(out), "--weights", "bundled",
+        "--short-side", "64",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

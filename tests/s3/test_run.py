@@ -61,19 +61,21 @@ def test_a_photograph_comes_by_one_range_read(bucket: str, monkeypatch: pytest.M
 
 
 def test_a_resume_in_the_middle_of_a_tar_does_not_read_its_beginning(s3: S3Server) -> None:
-    from pipeline.run.segment import Attempt, label_options, network_request, read_options
     from pipeline.config import SegmentConfig
     from pipeline.model.prepare import prepare
+    from pipeline.run.left import remaining_spans
     from pipeline.run.parts import list_parts
     from pipeline.run.plan import read_plan
-    from pipeline.run.left import remaining_spans
     from pipeline.run.progress import Progress
+    from pipeline.run.segment import Attempt, label_options, network_request, read_options
     from pipeline.run.worker import SegmentSpan, WorkerConfig
 
     s3.make_bucket("resume")
     s3.filesystem().pipe_file("resume/in/a.tar", tar_bytes(photos(12)))
     out = "s3://resume/out"
-    config = SegmentConfig(input=("s3://resume/in/",), output=out, weights="bundled", short_side=64, part_images=4, limit=8, workers=1)
+    config = SegmentConfig(
+        input=("s3://resume/in/",), output=out, weights="bundled", short_side=64, part_images=4, limit=8, workers=1
+    )
     Attempt(config, Progress()).run()
     store = S3Store()
     plan = read_plan(store, out)
@@ -82,7 +84,10 @@ def test_a_resume_in_the_middle_of_a_tar_does_not_read_its_beginning(s3: S3Serve
     assert (span.first, span.after is not None) == (8, True)
     network = prepare(network_request(config))
     worker = SegmentSpan(
-        WorkerConfig(output=out, fingerprint=plan.settings["fingerprint"], part_images=4, read=read_options(config), labels=label_options(config, network)),
+        WorkerConfig(
+            output=out, fingerprint=plan.settings["fingerprint"], part_images=4, read=read_options(config),
+            labels=label_options(config, network),
+        ),
         network,
     )  # fmt: skip
     starts: list[int] = []
@@ -127,7 +132,7 @@ def test_an_object_that_changed_since_it_was_planned_is_noticed(s3: S3Server) ->
     files.pipe_file("changed/in/a.tar", tar_bytes(photos(6)))
     segment("s3://changed/in/", "s3://changed/out", limit=4)
     files.pipe_file("changed/in/a.tar", tar_bytes(photos(6, first=50)))
-    with pytest.raises(ShardChanged, match="s3://changed/in/a.tar"):
+    with pytest.raises(ShardChanged, match=r"s3://changed/in/a\.tar"):
         segment("s3://changed/in/", "s3://changed/out")
 
 
@@ -139,7 +144,9 @@ def test_a_prefix_that_does_not_exist_and_a_bucket_that_does_not(bucket: str, s3
 
 
 def test_a_bucket_that_refuses_is_exit_4_in_one_line(bucket: str, s3: S3Server, job: Callable[..., Finished]) -> None:
-    done = job("segment", "--input", f"{bucket}/shards/", "--output", f"{bucket}/never", "--weights", "bundled", env=s3.denied_env)
+    done = job(
+        "segment", "--input", f"{bucket}/shards/", "--output", f"{bucket}/never", "--weights", "bundled", env=s3.denied_env
+    )
     assert done.code == 4
     assert len(done.err.splitlines()) == 1
     assert "access denied" in done.err
@@ -159,7 +166,7 @@ def test_two_plans_at_the_same_second_on_an_empty_output(bucket: str) -> None:
         shards = (Shard(uri=f"s3://x/{name}.tar", kind="tar", size=1, version="etag:1") for name in names)
         plans.append(extend_plan(S3Store(), f"{bucket}/race", None, shards, {"fingerprint": "f"}))
 
-    threads = [threading.Thread(target=make, args=(names,)) for names in (range(0, 60), range(30, 90))]
+    threads = [threading.Thread(target=make, args=(names,)) for names in (range(60), range(30, 90))]
     for thread in threads:
         thread.start()
     for thread in threads:

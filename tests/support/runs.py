@@ -17,7 +17,7 @@ SHORT_SIDE = 64
 def segment(source: object, out: object, **flags: Any) -> Outcome:
     """One attempt with the bundled weights at a small size."""
     inputs = tuple(map(str, source)) if isinstance(source, list | tuple) else (str(source),)
-    values = {"weights": "bundled", "short_side": SHORT_SIDE, "part_images": 4, "workers": 2} | flags
+    values: dict[str, Any] = {"weights": "bundled", "short_side": SHORT_SIDE, "part_images": 4, "workers": 2} | flags
     return Attempt(SegmentConfig(input=inputs, output=str(out), **values), Progress()).run()
 
 

@@ -31,10 +31,11 @@ def photographs(shared: Path) -> list[bytes]:
 @pytest.fixture(scope="module")
 def torchvision_model() -> torch.nn.Module:
     """torchvision's model with the bundled weights."""
-    model = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=21)
+    model: torch.nn.Module = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=21)
     tensors = load_file(ROOT / "pipeline" / "model" / "bundled.safetensors")
     model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in tensors.items()})
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _engine(name: str) -> Engine:

@@ -57,12 +57,19 @@ def test_a_pth_file_in_its_usual_wrappings(tensors: dict[str, torch.Tensor], tmp
 
 def test_other_classes_need_a_list_of_as_many(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
     for name in ("classifier.low_classifier", "classifier.high_classifier"):
-        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = tensors[f"{name}.weight"][:3].clone(), tensors[f"{name}.bias"][:3].clone()
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = (
+            tensors[f"{name}.weight"][:3].clone(),
+            tensors[f"{name}.bias"][:3].clone(),
+        )
     save_file(tensors, tmp_path / "three.safetensors")
     with pytest.raises(UsageError, match="tell 3 classes apart: name them with --classes"):
         prepare(_request(tmp_path / "three.safetensors"))
     (tmp_path / "classes.txt").write_text("road\ncar\nsky\n")
-    assert prepare(_request(tmp_path / "three.safetensors", classes=str(tmp_path / "classes.txt"))).classes == ("road", "car", "sky")
+    assert prepare(_request(tmp_path / "three.safetensors", classes=str(tmp_path / "classes.txt"))).classes == (
+        "road",
+        "car",
+        "sky",
+    )
     (tmp_path / "classes.txt").write_text("road\ncar\n")
     with pytest.raises(UsageError, match="2 names, but the weights tell 3"):
         prepare(_request(tmp_path / "three.safetensors", classes=str(tmp_path / "classes.txt")))
@@ -113,7 +120,9 @@ def stand_in(tensors: dict[str, torch.Tensor], tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
-def test_torchvisions_enum_downloads_once_and_checks_the_digest(stand_in: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_torchvisions_enum_downloads_once_and_checks_the_digest(
+    stand_in: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     import dataclasses
 
     from torchvision.models.segmentation import LRASPP_MobileNet_V3_Large_Weights as Enum

@@ -1,0 +1,1 @@
+"""What measures: run by hand, never in tests."""

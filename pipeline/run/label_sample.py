@@ -1,0 +1,156 @@
+"""Label a sample in as many processes as there will be workers: seconds, failures, classes, bytes of output."""
+
+import math
+import multiprocessing
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing.synchronize import Barrier
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import BadImage, Incomplete
+from pipeline.labels.labeller import Labeller, LabelOptions, Resized
+from pipeline.labels.statistics import LEVELS
+from pipeline.model.engine import Prepared, load_engine
+from pipeline.run.ahead import ReadAhead
+from pipeline.run.parts import PartFooter, add_digests, part_bytes, row_digest
+from pipeline.run.worker import IMAGES_AHEAD
+from pipeline.shards.base import Cursor, EncodedImage
+
+_LEAST_SHARE = 8  # images a process, so that on many cores none is timed by a single image
+_BARRIER_S = 300.0
+
+
+Outcome = str | npt.NDArray[np.int64]  # of an image: the class of its error, or the pixels of each class
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What labelling the sample showed. image_bytes, part_bytes: of the output, for each image and part.
+
+    warming_s: what the first pass over it took longer than the second: kernels for each shape of input, loaded code.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    seconds_per_image: float = 0.0
+    warming_s: float = 0.0
+    image_bytes: float = 0.0
+    part_bytes: float = 0.0
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """One process, its share of the sample once."""
+
+    outcomes: dict[int, Outcome]
+    seconds: float
+    row_bytes: float
+    part_bytes: float
+    milliseconds: dict[str, float]
+
+
+def measure(network: Prepared, options: LabelOptions, images: Sequence[EncodedImage], processes: int) -> Sample:
+    """Label in as many processes as there will be workers here, at the same time: they share caches, clock and hyperthreads."""
+    if not images:
+        return Sample()
+    numbered = list(enumerate(images))
+    size = max(math.ceil(len(images) / processes), min(_LEAST_SHARE, len(images)))
+    shares = [[numbered[(first + step) % len(images)] for step in range(size)] for first in range(0, processes * size, size)]
+    if processes == 1:
+        passes = [_label_twice(network, options, shares[0])]
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context, _begin, (context.Barrier(processes),)) as pool:
+            try:
+                passes = list(pool.map(_label_twice, [network] * processes, [options] * processes, shares))
+            except BrokenProcessPool as error:
+                raise Incomplete("a process died while it labelled the sample: is there memory for --workers?") from error
+    warm = [second for _, second in passes]
+    count = size * processes
+    stages = Counter[str]()
+    for each in warm:
+        stages.update(each.milliseconds)
+    outcomes = {number: outcome for each in warm for number, outcome in each.outcomes.items()}
+    return Sample(
+        outcomes=[outcomes[number] for number in sorted(outcomes)],
+        seconds_per_image=sum(each.seconds for each in warm) / count,
+        warming_s=sum(max(0.0, first.seconds - second.seconds) for first, second in passes) / processes,
+        image_bytes=sum(each.row_bytes for each in warm) / count,
+        part_bytes=sum(each.part_bytes for each in warm) / processes,
+        milliseconds={stage: round(spent / count, 2) for stage, spent in stages.items()},
+    )
+
+
+_barriers: list[Barrier] = []  # of this process; a barrier cannot be sent with a task
+
+
+def _begin(barrier: Barrier) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells
+    _barriers.append(barrier)
+
+
+def _label_twice(network: Prepared, options: LabelOptions, share: Sequence[tuple[int, EncodedImage]]) -> tuple[_Pass, _Pass]:
+    labeller = Labeller(load_engine(network), options)
+    first = _label(labeller, share)
+    for barrier in _barriers:
+        barrier.wait(_BARRIER_S)
+    labeller.milliseconds.clear()
+    return first, _label(labeller, share)
+
+
+def _label(labeller: Labeller, share: Sequence[tuple[int, EncodedImage]]) -> _Pass:
+    """As a worker does it: images read ahead in a thread, rows made, a part packed."""
+    started = time.perf_counter()
+    outcomes: dict[int, Outcome] = {}
+    rows: list[dict[str, object]] = []
+    histograms = np.zeros((len(labeller.options.classes), LEVELS), np.int64)
+    digest = 0
+    for number, image, resized in ReadAhead(_resized(labeller, share), IMAGES_AHEAD):
+        try:
+            if isinstance(resized, BadImage):
+                raise resized
+            labelled = labeller.label(resized)
+        except BadImage as error:
+            outcomes[number] = error.kind
+            continue
+        statistics = labelled.statistics
+        outcomes[number] = statistics.pixels
+        histograms += statistics.histogram
+        digest += row_digest(image.shard, image.index, statistics.mask)
+        key = {"image_id": image.image_id, "shard": image.shard, "index": image.index}
+        place = {"member": image.member, "offset": image.offset, "length": image.length}
+        rows.append(key | place | labelled.columns)
+    counts = tuple(histograms.sum(axis=1).tolist())
+    footer = PartFooter(
+        fingerprint="0" * 64, source={"uri": share[0][1].shard, "size": 1, "version": ""}, first=0, rows=len(share), last=False,
+        masks=len(rows), broken=False, failures=(), histograms=histograms, images_by_class=counts, pixels_by_class=counts,
+        pixels=sum(counts), digest=add_digests([digest]), after=Cursor(), versions={},
+    )  # fmt: skip
+    data = part_bytes(rows, footer, confidence_map=labeller.options.confidence_map)
+    seconds = time.perf_counter() - started
+    # A file has a fixed part and one a row: files of one row, and the file of all, say both.
+    single = [len(part_bytes([row], footer, confidence_map=labeller.options.confidence_map)) for row in rows]
+    row_bytes = (len(data) - sum(single) / len(rows)) / (len(rows) - 1) if len(rows) > 1 else 0.0
+    return _Pass(
+        outcomes=outcomes, seconds=seconds, row_bytes=row_bytes * len(rows), part_bytes=len(data) - row_bytes * len(rows),
+        milliseconds=dict(labeller.milliseconds),
+    )  # fmt: skip
+
+
+def _resized(
+    labeller: Labeller, share: Iterable[tuple[int, EncodedImage]]
+) -> Iterator[tuple[int, EncodedImage, Resized | BadImage]]:
+    for number, image in share:
+        try:
+            if image.error is not None or image.data is None:
+                raise image.error or BadImage("no data")
+            yield number, image, labeller.read(image.data)
+        except BadImage as error:
+            yield number, image, error

@@ -1,0 +1,42 @@
+"""A store of one object in memory that remembers what it was asked for and fails where it is told to."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.errors import StorageError
+from pipeline.storage.base import ObjectInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One read."""
+
+    uri: str
+    start: int
+    length: int | None
+    version: str | None
+
+
+class MemoryStore:
+    """Whatever the URI: `data`. A read that touches a byte of `broken` raises `StorageError`."""
+
+    def __init__(self, data: bytes, broken: range = range(0)) -> None:
+        self.data, self.broken = data, broken
+        self.requests: list[Request] = []
+
+    def read(self, uri: str, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+        """Never beyond the end: nobody may ask for that."""
+        self.requests.append(Request(uri, start, length, version))
+        stop = len(self.data) if length is None else start + length
+        assert stop <= len(self.data)
+        if self.broken and start < self.broken.stop and stop > self.broken.start:
+            raise StorageError("reset")
+        return self.data[start:stop]
+
+    def stat(self, uri: str) -> ObjectInfo:
+        """Its size; it has no version."""
+        return ObjectInfo(uri, len(self.data), None)
+
+    def walk(self, prefix: str) -> Iterator[ObjectInfo]:
+        """The one object."""
+        yield self.stat(prefix)

@@ -1,0 +1,283 @@
+"""The forecast beside what is really there, and beside what the run's own code makes of it."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.dry_run import dry_run, size
+from pipeline.config import SegmentConfig
+from pipeline.errors import NotReachable, RunMismatch, ShardChanged, UsageError
+from pipeline.model.prepare import prepare
+from pipeline.run import forecast as story
+from pipeline.run import left_estimate as room
+from pipeline.run.forecast import Forecast, forecast
+from pipeline.run.identity import settings
+from pipeline.run.left import remaining_spans
+from pipeline.run.parts import list_parts
+from pipeline.run.plan import extend_plan
+from pipeline.run.segment import label_options, network_request, read_options
+from pipeline.run.worker import SegmentSpan, WorkerConfig
+from pipeline.shards.listing import Listing, list_inputs
+from pipeline.storage import writable_store_for
+from tests.support.corpus import cut_in_body, images, jpeg, parquet_bytes, photos, tar_bytes, without_footer
+
+
+def config_of(source: Path, out: Path, **flags: Any) -> SegmentConfig:
+    values: dict[str, Any] = {"weights": "bundled", "short_side": 64, "part_images": 4, "workers": 1} | flags
+    return SegmentConfig(input=(str(source),), output=str(out), **values)
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def run_spans(config: SegmentConfig, spans: int | None = None) -> int:
+    """What workers of a real run do, without Ray, for the first spans; -> rows committed."""
+    store, listing = writable_store_for(config.output), Listing()
+    network = prepare(network_request(config))
+    mine = settings(config, network)
+    plan = extend_plan(store, config.output, None, list_inputs(config.input, listing, output=config.output), mine)
+    worker = WorkerConfig(
+        output=config.output, fingerprint=mine["fingerprint"], part_images=config.part_images, read=read_options(config),
+        labels=label_options(config, network),
+    )  # fmt: skip
+    segment = SegmentSpan(worker, network)
+    left = remaining_spans(plan, list_parts(store, config.output), part_images=config.part_images, workers=1)
+    return sum(receipt.rows for span in left[:spans] for receipt in segment(span))
+
+
+def snapshot(out: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(file): (file.stat().st_mtime_ns, file.read_bytes()) for file in sorted(out.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Two tars of 5 and 8 images, a Parquet file of 10 rows in groups of 4, three single images, one other file."""
+    photos_ = [data for _, data in photos(10, first=50)]
+    return write(
+        tmp_path / "in",
+        {
+            "a.tar": tar_bytes(photos(5)), "b.tar": tar_bytes(photos(8, first=20)), "c.parquet": parquet_bytes(photos_),
+            "d.jpg": jpeg(1), "e.jpg": jpeg(2), "f.jpg": jpeg(3), "notes.md": b"ignored",
+        },
+    )  # fmt: skip
+
+
+def test_counts_are_exact_and_nothing_is_written(mixed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = forecast(config_of(mixed, out))
+    assert not out.exists()
+    assert (found.tars, found.parquet_files, found.single_images, found.ignored_objects) == (2, 1, 3, 1)
+    assert (found.images, found.exact, found.skipped) == (26, True, 0)
+    assert found.parts == 2 + 2 + 3 + 1
+    assert found.bytes == sum(file.stat().st_size for file in mixed.iterdir() if file.name != "notes.md")
+    assert found.labelled == 26
+    assert found.failures == 0
+    assert found.seconds > found.labelling_seconds > 0
+    assert sum(row["fraction"] for row in found.classes) == pytest.approx(1)
+    assert {"decode", "network", "encode"} <= found.milliseconds.keys()
+
+
+def test_parts_rows_and_output_size_are_those_of_the_run(mixed: Path, tmp_path: Path) -> None:
+    config = config_of(mixed, tmp_path / "out")
+    found = forecast(config)
+    assert run_spans(config) == found.images
+    written = [file.stat().st_size for file in (tmp_path / "out").rglob("*.parquet")]
+    assert len(written) == found.parts + 2  # two plan files: of shards, of single images
+    assert found.output_bytes == pytest.approx(sum(written), rel=0.1)
+    after = forecast(config)
+    assert (after.images, after.parts, after.labelled, after.skipped) == (0, 0, 0, 26)
+    assert after.seconds < 5
+
+
+def test_only_what_is_left_is_forecast_and_the_output_is_untouched(mixed: Path, tmp_path: Path) -> None:
+    config = config_of(mixed, tmp_path / "out")
+    committed = run_spans(config, spans=1)
+    before = snapshot(tmp_path / "out")
+    found = forecast(config)
+    assert snapshot(tmp_path / "out") == before
+    assert committed == 5
+    assert (found.images, found.skipped, found.parts) == (21, 5, 6)
+    assert found.tars == 2
+
+
+def test_redo_counts_the_parts_that_it_would_make_again(tmp_path: Path) -> None:
+    members = [*photos(5), ("0009.jpg", b"no image")]
+    source = write(tmp_path / "in", {"a.tar": tar_bytes(members)})
+    config = config_of(source, tmp_path / "out")
+    run_spans(config)
+    before = snapshot(tmp_path / "out")
+    found = forecast(config_of(source, tmp_path / "out", redo="CorruptImage"))
+    assert (found.images, found.skipped, found.parts) == (2, 4, 1)
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_a_limit_takes_whole_parts(mixed: Path, tmp_path: Path) -> None:
+    found = forecast(config_of(mixed, tmp_path / "out", limit=13))
+    assert found.images == 13
+    assert found.parts == 4
+    assert any("--limit 13" in note for note in found.notes)
+
+
+def test_broken_shards_and_images_count_as_failures_of_the_sample(tmp_path: Path) -> None:
+    broken = [case for case in images().values() if case.error == "CorruptImage"][:2]
+    whole = tar_bytes(photos(4))
+    source = write(
+        tmp_path / "in",
+        {"cut.tar": cut_in_body(whole, 2), "none.parquet": without_footer(parquet_bytes([jpeg()]))}
+        | {case.name: case.data for case in broken},
+    )
+    config = config_of(source, tmp_path / "out")
+    found = forecast(config)
+    assert found.images == 3 + 1 + 2
+    assert found.errors == {"BrokenShard": 2, "CorruptImage": 2}
+    assert found.failures == 4
+    assert run_spans(config) == found.images
+
+
+@pytest.fixture
+def unlike_tars(tmp_path: Path) -> tuple[Path, int]:
+    """Thirty tars of 20 to 60 images of different sizes."""
+    random_ = random.Random(7)  # noqa: S311 - the same on every run
+    counts = [random_.randrange(20, 61) for _ in range(30)]
+    first = 0
+    for number, count in enumerate(counts):
+        members = [(f"{name}.json", b"{}" * random_.randrange(200)) for name, _ in photos(count, first=first)]
+        pictures = [(name, data + bytes(random_.randrange(4000))) for name, data in photos(count, first=first)]
+        both = [member for pair in zip(pictures, members, strict=True) for member in pair]
+        write(tmp_path / "in", {f"{number:03}.tar": tar_bytes(both)})
+        first += count
+    return tmp_path / "in", sum(counts)
+
+
+def test_sampled_tars_are_within_ten_percent(
+    unlike_tars: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, count = unlike_tars
+    monkeypatch.setattr(room, "EXACT_TARS", 29)
+    monkeypatch.setattr(room, "HEAD_BYTES", 64 << 10)
+    found = forecast(config_of(source, tmp_path / "out", part_images=16))
+    assert not found.exact
+    assert found.images == pytest.approx(count, rel=0.1)
+    assert found.labelled == 32
+    assert "tars" in found.notes[0]
+    monkeypatch.setattr(room, "EXACT_TARS", 30)
+    assert forecast(config_of(source, tmp_path / "out", part_images=16)).images == count
+
+
+def test_big_tars_are_sampled_too(unlike_tars: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, count = unlike_tars
+    monkeypatch.setattr(room, "EXACT_TAR_BYTES", 0)
+    monkeypatch.setattr(room, "HEAD_BYTES", 64 << 10)
+    found = forecast(config_of(source, tmp_path / "out"))
+    assert not found.exact
+    assert found.images == pytest.approx(count, rel=0.1)
+
+
+def test_sampled_footers_are_within_ten_percent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = [10 + number % 7 for number in range(40)]
+    files = {f"{n:02}.parquet": parquet_bytes([jpeg(n * 100 + k) for k in range(count)]) for n, count in enumerate(counts)}
+    source = write(tmp_path / "in", files)
+    monkeypatch.setattr(room, "SAMPLED_FOOTERS", 8)
+    found = forecast(config_of(source, tmp_path / "out"))
+    assert not found.exact
+    assert found.images == pytest.approx(sum(counts), rel=0.1)
+    assert found.parts == pytest.approx(sum(-(-count // 4) for count in counts), rel=0.15)
+
+
+def test_the_price_is_core_hours_times_usd(mixed: Path, tmp_path: Path) -> None:
+    found = forecast(config_of(mixed, tmp_path / "out", usd_per_core_hour=0.04))
+    assert found.core_hours == pytest.approx(found.workers * found.seconds / 3600)
+    assert found.usd == pytest.approx(0.04 * found.core_hours)
+    assert found.labelling_seconds == pytest.approx(found.images * found.seconds_per_image)
+    assert forecast(config_of(mixed, tmp_path / "out")).usd is None
+
+
+def test_requests(mixed: Path, tmp_path: Path) -> None:
+    requests = forecast(config_of(mixed, tmp_path / "out")).requests
+    assert requests.get == 3 + (1 + 1) + (1 + 2) + (3 + 3)  # plan, run.json and the head; tars; Parquet; images and plan file
+    assert requests.put >= 2 + 8 + 3  # plan files, parts, class_stats and run.json
+    assert requests.list >= 1 + 8
+
+
+def test_workers_are_timed_side_by_side(tmp_path: Path) -> None:
+    source = write(tmp_path / "in", {"a.tar": tar_bytes(photos(20))})
+    alone = forecast(config_of(source, tmp_path / "out"))
+    both = forecast(config_of(source, tmp_path / "out", workers=2))
+    assert both.workers == 2
+    assert both.labelled == alone.labelled == 20
+    assert both.classes == alone.classes
+    assert both.output_bytes == pytest.approx(alone.output_bytes, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("address", "workers", "told"), [("ray://head:10001", None, True), ("ray://head:10001", 2, False), ("local", None, False)]
+)
+def test_a_cluster_is_not_asked_for_its_cores(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, workers: int | None, told: bool
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(story, "_cores", lambda: 1)
+    found = forecast(config_of(mixed, tmp_path / "out", workers=workers))
+    assert any("give --workers" in note for note in found.notes) is told
+
+
+def test_errors_are_those_of_the_run(mixed: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotReachable) as nothing:
+        forecast(config_of(tmp_path / "absent", tmp_path / "out"))
+    assert nothing.value.exit_code == 4
+    with pytest.raises(UsageError, match="id-column"):
+        forecast(config_of(mixed / "c.parquet", tmp_path / "out", id_column="absent"))
+    assert not (tmp_path / "out").exists()
+    config = config_of(mixed, tmp_path / "out")
+    run_spans(config, spans=1)
+    with pytest.raises(RunMismatch, match="short_side"):
+        forecast(config_of(mixed, tmp_path / "out", short_side=72))
+    (mixed / "a.tar").write_bytes(tar_bytes(photos(6)))
+    with pytest.raises(ShardChanged, match=r"a\.tar"):
+        forecast(config)
+    again = forecast(config_of(mixed, tmp_path / "out", relabel_changed=True))
+    assert (again.images, again.skipped) == (27, 0)
+
+
+def test_a_shard_that_goes_while_it_is_forecast_is_a_failure(mixed: Path, tmp_path: Path) -> None:
+    config = config_of(mixed, tmp_path / "out")
+    run_spans(config, spans=0)
+    (mixed / "b.tar").unlink()
+    (mixed / "c.parquet").unlink()
+    found = forecast(config)
+    assert found.images == 5 + 1 + 1 + 3
+    assert found.errors == {"BrokenShard": 2}
+
+
+@pytest.fixture
+def printed(mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
+    config = config_of(mixed, tmp_path / "out", usd_per_core_hour=0.05)
+    assert dry_run(config, str(tmp_path / "forecast.json"), debug=True) == 0
+    assert not (tmp_path / "out").exists()
+    return capsys.readouterr().out, json.loads((tmp_path / "forecast.json").read_text())
+
+
+def test_what_is_printed_is_written(printed: tuple[str, dict[str, Any]]) -> None:
+    text, values = printed
+    for words in ("2 tars, 1 Parquet files; 3 single images", "26 to label", "expected time", "GET", "USD", "0 of 26 sampled"):
+        assert words in text
+    assert values.keys() >= set(Forecast.__slots__)
+    assert values["images"] == 26
+    assert values["exit_code"] == 0
+    assert values["requests"].keys() == {"get", "put", "list"}
+    assert values["usd"] == pytest.approx(0.05 * values["core_hours"])
+    assert values["images_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 bytes"), (999, "999 bytes"), (3400, "3.4 kB"), (2.5e9, "2.5 GB"), (5e15, "5,000.0 TB")]
+)
+def test_sizes_read_well(count: float, text: str) -> None:
+    assert size(count) == text

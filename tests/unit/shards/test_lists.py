@@ -1,0 +1,100 @@
+"""Lists of URIs: three formats, relative entries, lines that cannot be read."""
+
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pipeline.errors import ObjectMissing, UsageError
+from pipeline.shards.lists import read_list
+
+
+def _list(tmp_path: Path, name: str, text: str | bytes, column: str | None = None) -> list[str]:
+    path = tmp_path / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return [uri.replace(str(tmp_path), "HERE") for uri in read_list(str(path), column)]
+
+
+def test_txt(tmp_path: Path) -> None:
+    text = (
+        "\ufeff# photographs\n\n/data/1.jpg\r\n  sub/2 #b.jpg  \ns3a://bucket/3.jpg\n"
+        "https://h/4.jpg?x=1#y\n\t\nfile:///a/5%20.jpg\n  # end"
+    )
+    assert _list(tmp_path, "list.TXT", text) == [
+        "/data/1.jpg",
+        "HERE/sub/2 #b.jpg",
+        "s3://bucket/3.jpg",
+        "https://h/4.jpg?x=1#y",
+        "/a/5 .jpg",
+    ]
+
+
+@pytest.mark.parametrize("name", ["l.txt", "l.csv", "l.jsonl"])
+def test_an_empty_list(tmp_path: Path, name: str) -> None:
+    assert _list(tmp_path, name, "") == []
+
+
+@pytest.mark.parametrize("header", ["url", "URI", " image_path ", "file_name"])
+def test_csv_by_the_name_of_a_column(tmp_path: Path, header: str) -> None:
+    text = f'id,"{header}",note\n1,"/a,1.jpg",x\n\n2,b.jpg\n3\n4,,\n'
+    assert _list(tmp_path, "l.csv", text) == ["/a,1.jpg", "HERE/b.jpg"]
+
+
+def test_csv_of_one_column_without_a_header(tmp_path: Path) -> None:
+    assert _list(tmp_path, "l.csv", "/a.jpg\n/b.jpg\n") == ["/a.jpg", "/b.jpg"]
+
+
+def test_csv_by_the_column_asked_for(tmp_path: Path) -> None:
+    assert _list(tmp_path, "l.csv", "url,thumb\n/a.jpg,/t.jpg\n", "thumb") == ["/t.jpg"]
+    with pytest.raises(UsageError, match=r"'nope'.*url, thumb"):
+        _list(tmp_path, "l.csv", "url,thumb\n/a.jpg,/t.jpg\n", "nope")
+    with pytest.raises(UsageError, match=r"--image-column.*a, b"):
+        _list(tmp_path, "l.csv", "a,b\n1,2\n")
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    text = '"/a.jpg"\n\n{"id": 1, "url": "b.jpg"}\n{"thumb": "/t.jpg", "image": "/c.jpg"}\n'
+    assert _list(tmp_path, "l.jsonl", text) == ["/a.jpg", "HERE/b.jpg", "/c.jpg"]
+    assert _list(tmp_path, "l.jsonl", '{"thumb": "/t.jpg", "image": "/c.jpg"}', "thumb") == ["/t.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("l.jsonl", '"/a.jpg"\n{', "line 2 is not JSON"),
+        ("l.jsonl", '"/a.jpg"\n\n7\n', "line 3 holds no URI"),
+        ("l.jsonl", '{"url": null}\n', "line 1 holds no URI"),
+        ("l.jsonl", '{"id": "x"}\n', "line 1 holds no URI"),
+        ("l.csv", "url\n" + "x" * 200_000 + "\n", "line 2"),
+        ("l.txt", b"/a.jpg\n/\xff\xfe.jpg\n", "not UTF-8"),
+        ("l.csv", b"url\n/\xff\xfe.jpg\n", "not UTF-8"),
+        ("l.jsonl", b'"/\xff\xfe.jpg"\n', "not UTF-8"),
+        ("l.txt", "/a\0.jpg\n", "NUL"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, text: str | bytes, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        _list(tmp_path, name, text)
+
+
+def test_a_list_that_is_not_there() -> None:
+    with pytest.raises(ObjectMissing):
+        list(read_list("/absent/l.txt", None))
+
+
+def test_entries_are_relative_to_the_folder_of_a_list_with_a_query() -> None:
+    files = fsspec.filesystem("memory")
+    files.pipe("/lists/l.txt?sig=a/b", b"sub/1.jpg\n")
+    try:
+        assert list(read_list("memory://lists/l.txt?sig=a/b", None)) == ["memory://lists/sub/1.jpg"]
+    finally:
+        files.store.clear()
+        files.pseudo_dirs[:] = [""]
+
+
+def test_long_lists_are_streamed(tmp_path: Path) -> None:
+    path = tmp_path / "l.txt"
+    path.write_text("".join(f"/data/{number:07}.jpg\n" for number in range(100_000)))
+    found = read_list(str(path), None)
+    assert next(found) == "/data/0000000.jpg"
+    assert sum(1 for _ in found) == 99_999

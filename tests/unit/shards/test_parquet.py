@@ -1,0 +1,259 @@
+"""Parquet shards: whole, with holes, damaged; from any row; ids and image columns."""
+
+import io
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import MissingImage, StorageError, UsageError
+from pipeline.shards import parquet as parquet_module
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.parquet import image_column, is_image_type, read_parquet, read_row, row_group_starts
+from pipeline.storage.base import ObjectInfo
+from pipeline.storage.stream import RangeFile
+from tests.support.corpus import damaged_pages, parquet_bytes, parquets
+from tests.support.images import SEED, jpeg
+from tests.support.memory import MemoryStore
+
+CASES = parquets()
+TEN = [jpeg(SEED + number) for number in range(10)]
+URI = "memory/x.parquet"
+
+
+def _shard(data: bytes) -> Shard:
+    return Shard(uri=URI, kind="parquet", size=len(data), version=None)
+
+
+def _read(data: bytes, first: int = 0, **options: str) -> list[EncodedImage]:
+    return list(read_parquet(MemoryStore(data), _shard(data), Cursor(first), ReadOptions(**options)))  # type: ignore[arg-type]
+
+
+def _facts(image: EncodedImage) -> tuple[object, ...]:
+    error = None if image.error is None else (image.error.kind, image.error.message)
+    return (image.index, image.image_id, image.member, image.data, image.after, image.ends_part, image.breaks, error)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_corpus(name: str) -> None:
+    case = CASES[name]
+    found = _read(case.data)
+    if not case.footer:
+        (row,) = found
+        assert (row.breaks, row.index, row.image_id) == (True, 0, f"{URI}#0")
+        assert row.error is not None
+        assert (row.error.kind, row.error.stage) == ("BrokenShard", "read")
+        return
+    assert [image.index for image in found] == list(range(case.rows))
+    assert not any(image.breaks for image in found)
+    for image in found:
+        if image.index in case.missing:
+            assert isinstance(image.error, MissingImage)
+            assert image.data is None
+        elif image.index in case.unreadable:
+            assert image.error is not None
+            assert image.error.kind == "DamagedRowGroup"
+            assert "row group 1" in image.error.message
+        else:
+            assert image.error is None
+            assert image.data == TEN[image.index]
+            assert image.bytes_length == len(TEN[image.index])
+        assert (image.offset, image.length) == (None, None)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_reading_goes_on_at_any_row(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_module, "BATCH_ROWS", 3)  # so that batches begin and end inside row groups
+    data = CASES[name].data
+    whole = [_facts(image) for image in _read(data)]
+    for first in range(len(whole) if CASES[name].footer else 0):
+        assert [_facts(image) for image in _read(data, first)] == whole[first:]
+
+
+def test_parts_end_with_row_groups() -> None:
+    assert [image.index for image in _read(CASES["binary.parquet"].data) if image.ends_part] == [3, 7, 9]
+    assert [image.index for image in _read(CASES["damaged_pages.parquet"].data) if image.ends_part] == [3, 7, 9]
+    assert [image.index for image in _read(CASES["one_row_group.parquet"].data) if image.ends_part] == [9]
+
+
+def test_damage_in_a_later_batch_fails_the_rest_of_its_group_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_module, "BATCH_ROWS", 2)
+    column = pa.array(TEN, pa.binary())
+    buffer = io.BytesIO()
+    pq.write_table(
+        pa.table({"image": column}), buffer, row_group_size=6, compression="none", use_dictionary=False,
+        write_statistics=False, write_page_checksum=True, data_page_size=1, write_batch_size=1,
+    )  # fmt: skip
+    data = buffer.getvalue()
+    at = data.index(TEN[3]) + 100
+    found = _read(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+    kinds = [None if image.error is None else image.error.kind for image in found]
+    assert [image.index for image in found] == list(range(10))
+    assert kinds[6:] == [None] * 4
+    assert kinds[3:6] == ["DamagedRowGroup"] * 3
+    assert None in kinds[:2]
+
+
+def test_empty_row_groups_are_passed() -> None:
+    buffer = io.BytesIO()
+    table = pa.table({"image": pa.array(TEN[:2], pa.binary())})
+    with pq.ParquetWriter(buffer, table.schema) as writer:
+        for piece in (table.slice(0, 0), table.slice(0, 1), table.slice(0, 0), table.slice(1, 1)):
+            writer.write_table(piece)
+    data = buffer.getvalue()
+    assert [image.index for image in _read(data)] == [0, 1]
+    assert row_group_starts(MemoryStore(data), _shard(data)) == [Cursor(0), Cursor(1)]
+
+
+def test_ids() -> None:
+    data = CASES["ids.parquet"].data
+    assert [image.image_id for image in _read(data)] == [f"x.parquet#{row}" for row in range(10)]
+    assert [image.image_id for image in _read(data, id_column="id")] == [f"photo-{row}" for row in range(10)]
+    assert _read(data, 5, id_column="id")[0].image_id == "photo-5"
+
+
+def test_a_path_in_the_struct_is_the_member() -> None:
+    assert [image.member for image in _read(CASES["struct.parquet"].data)][:2] == ["0000.jpg", "0001.jpg"]
+    assert [image.member for image in _read(CASES["binary.parquet"].data)][:2] == [None, None]
+
+
+@pytest.mark.parametrize("options", [{"image_column": "nope"}, {"id_column": "nope"}, {"image_column": "id"}])
+def test_a_shard_without_the_column_is_broken(options: dict[str, str]) -> None:
+    (row,) = _read(CASES["ids.parquet"].data, 0, **options)
+    assert row.breaks
+    assert "column" in str(row.error)
+
+
+def test_too_many_bytes_are_a_failure_of_the_row() -> None:
+    data = parquet_bytes([b"x" * 10, b"y" * 11, b"z" * 10])
+    found = list(read_parquet(MemoryStore(data), _shard(data), Cursor(), ReadOptions(max_encoded_bytes=10)))
+    assert [None if image.error is None else image.error.kind for image in found] == [None, "ImageTooLarge", None]
+    assert (found[1].data, found[1].bytes_length) == (None, 11)
+
+
+def test_row_group_starts() -> None:
+    for name, starts in (("binary.parquet", [0, 4, 8]), ("no_rows.parquet", [0]), ("no_footer.parquet", [0])):
+        data = CASES[name].data
+        assert [start.index for start in row_group_starts(MemoryStore(data), _shard(data))] == starts
+
+
+def test_a_failing_store_is_no_damage() -> None:
+    """Neither in the pages of a row group nor in the footer."""
+    data = CASES["binary.parquet"].data
+    pages = pq.read_metadata(io.BytesIO(data)).row_group(1).column(0).data_page_offset
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parquet_module, "RangeFile", partial(RangeFile, chunk_bytes=512))
+        with pytest.raises(StorageError, match="reset"):
+            list(read_parquet(MemoryStore(data, range(pages, pages + 1)), _shard(data), Cursor(), ReadOptions()))
+        broken_footer = MemoryStore(data, range(len(data) - 10, len(data)))
+        with pytest.raises(StorageError, match="reset"):
+            list(read_parquet(broken_footer, _shard(data), Cursor(), ReadOptions()))
+        with pytest.raises(StorageError, match="reset"):
+            row_group_starts(broken_footer, _shard(data))
+
+
+def test_one_row_by_itself() -> None:
+    for name in ("binary.parquet", "struct.parquet", "one_row_group.parquet"):
+        data = CASES[name].data
+        info = ObjectInfo(URI, len(data), None)
+        assert [read_row(MemoryStore(data), info, row, None) for row in (0, 3, 4, 9)] == [TEN[row] for row in (0, 3, 4, 9)]
+        with pytest.raises(IndexError):
+            read_row(MemoryStore(data), info, 10, None)
+    data = CASES["nulls.parquet"].data
+    with pytest.raises(MissingImage):
+        read_row(MemoryStore(data), ObjectInfo(URI, len(data), None), 1, None)
+
+
+def test_rows_far_into_a_row_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_module, "BATCH_ROWS", 3)
+    data = CASES["one_row_group.parquet"].data
+    info = ObjectInfo(URI, len(data), None)
+    assert [read_row(MemoryStore(data), info, row, None) for row in range(10)] == TEN
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.struct([("bytes", pa.binary()), ("path", pa.string())])])
+def test_image_types(kind: pa.DataType) -> None:
+    assert is_image_type(kind)
+    assert image_column(pa.schema([("id", pa.string()), ("photo", kind)]), None) == "photo"
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.list_(pa.binary()), pa.struct([("path", pa.string())]), pa.int64()])
+def test_other_types(kind: pa.DataType) -> None:
+    assert not is_image_type(kind)
+    with pytest.raises(UsageError, match="none"):
+        image_column(pa.schema([("image", kind)]), None)
+
+
+def test_which_column() -> None:
+    two = pa.schema([("a", pa.binary()), ("b", pa.binary())])
+    with pytest.raises(UsageError, match=r"several.*a, b.*--image-column"):
+        image_column(two, None)
+    assert image_column(two, "b") == "b"
+    assert image_column(two.append(pa.field("image", pa.binary())), None) == "image"
+    with pytest.raises(UsageError, match=r"'c'.*a, b"):
+        image_column(two, "c")
+
+
+def test_checksums_are_what_finds_flipped_pixels() -> None:
+    """Without the check these bytes would be labelled as if they were sound."""
+    sound = CASES["binary.parquet"].data
+    assert damaged_pages(sound, 1) != sound
+    assert pq.read_table(io.BytesIO(damaged_pages(parquet_bytes(TEN, row_group_rows=4), 1))).num_rows == 10
+
+
+@given(at=st.integers(0), bits=st.integers(1, 255), in_footer=st.booleans())
+def test_any_flipped_byte_ends_in_rows_or_a_break(at: int, bits: int, in_footer: bool) -> None:
+    data = bytearray(parquet_bytes([b"one", b"two", None, b"four"], ids=["1", "2", "3", "4"], row_group_rows=2))
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    data[len(data) - 1 - at % (footer if in_footer else len(data))] ^= bits
+    found = _read(bytes(data), id_column="id")
+    assert [image.index for image in found] == list(range(len(found)))
+    row_group_starts(MemoryStore(bytes(data)), _shard(bytes(data)))
+
+
+def test_rows_that_a_damaged_page_header_hides_are_failures() -> None:
+    """Arrow reads fewer rows than the footer says, and finds nothing wrong with it."""
+    sound = parquet_bytes([b"one", b"two", None, b"four"], row_group_rows=2)
+    hidden = 0
+    for at in range(4, pq.read_metadata(io.BytesIO(sound)).row_group(1).column(0).data_page_offset):
+        for bits in (1, 2):
+            data = bytearray(sound)
+            data[at] ^= bits
+            found = _read(bytes(data))
+            assert [image.index for image in found] == [0, 1, 2, 3]
+            hidden += any("fewer than the footer says" in str(image.error) for image in found)
+    assert hidden
+
+
+def test_a_footer_whose_row_groups_do_not_add_up_is_broken() -> None:
+    class _Metadata:
+        num_row_groups, num_rows = 0, 4
+
+    class _Parquet:
+        metadata = _Metadata()
+
+    data = CASES["binary.parquet"].data
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pq, "ParquetFile", lambda *_, **__: _Parquet())
+        (row,) = _read(data)
+        assert row.breaks
+        assert row_group_starts(MemoryStore(data), _shard(data)) == [Cursor()]
+
+
+def test_ids_that_are_null_numbers_or_no_utf_8() -> None:
+    buffer = io.BytesIO()
+    names = pa.Array.from_buffers(pa.string(), 3, pa.array([b"caf\xe9", None, b"b"], pa.binary()).buffers())
+    pq.write_table(pa.table({"image": [b"1", b"2", b"3"], "name": names, "number": [7, None, 9]}), buffer)
+    assert [image.image_id for image in _read(buffer.getvalue(), id_column="name")] == ["caf\ufffd", "x.parquet#1", "b"]
+    assert [image.image_id for image in _read(buffer.getvalue(), id_column="number")] == ["7", "x.parquet#1", "9"]
+
+
+def test_paths_that_are_null_or_no_utf_8() -> None:
+    paths = pa.Array.from_buffers(pa.string(), 2, pa.array([b"caf\xe9", None], pa.binary()).buffers())
+    column = pa.StructArray.from_arrays([pa.array([b"1", b"2"], pa.binary()), paths], ["bytes", "path"])
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"image": column}), buffer)
+    assert [(image.member, image.data) for image in _read(buffer.getvalue())] == [("caf\ufffd", b"1"), (None, b"2")]

@@ -1,0 +1,160 @@
+"""Single images: fetched ahead, in order; what is gone, denied or too large; and whose fault a denial is."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, StorageError
+from pipeline.shards import single
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.single import FETCHES_AHEAD, read_images, store_root
+from pipeline.storage.base import ObjectInfo
+
+
+class _Store:
+    """Answers by URI with bytes or an error."""
+
+    def __init__(self, answers: dict[str, bytes | Exception]) -> None:
+        self.answers = answers
+        self.asked: list[tuple[str, str | None]] = []
+
+    def read(self, uri: str, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+        assert (start, length) == (0, None)
+        self.asked.append((uri, version))
+        answer = self.answers.get(uri, ObjectMissing("gone"))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def walk(self, prefix: str) -> Iterator[ObjectInfo]:
+        raise NotImplementedError
+
+    def stat(self, uri: str) -> ObjectInfo:
+        raise NotImplementedError
+
+
+def _image(uri: str, *, size: int | None = None, secret: str | None = None) -> Shard:
+    return Shard(uri=uri, kind="image", size=size, version="etag:1", image_id=None, secret=secret)
+
+
+def _read(monkeypatch: pytest.MonkeyPatch, answers: dict[str, bytes | Exception], *uris: str) -> list[EncodedImage]:
+    store = _Store(answers)
+    monkeypatch.setattr(single, "store_for", lambda _: store)
+    return list(read_images(enumerate(map(_image, uris)), ReadOptions()))
+
+
+def _kinds(images: list[EncodedImage]) -> list[str | None]:
+    return [None if image.error is None else image.error.kind for image in images]
+
+
+def test_in_order_with_the_row_of_the_plan_as_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    uris = [f"s3://b/{number}.jpg" for number in range(50)]
+    store = _Store({uri: uri.encode() for uri in uris})
+    monkeypatch.setattr(single, "store_for", lambda _: store)
+    found = list(read_images(((row * 2, _image(uri)) for row, uri in enumerate(uris)), ReadOptions()))
+    assert [image.data for image in found] == [uri.encode() for uri in uris]
+    assert [image.after for image in found] == [Cursor(row * 2 + 1) for row in range(50)]
+    assert {image.index for image in found} == {0}
+    assert [(image.shard, image.image_id) for image in found] == [(uri, uri) for uri in uris]
+    assert {(image.offset, image.length) for image in found[:1]} == {(0, len(uris[0]))}
+    assert {version for _, version in store.asked} == {"etag:1"}
+
+
+def test_the_secret_is_for_fetching_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = _Store({"https://h/x?token=1": b"data"})
+    monkeypatch.setattr(single, "store_for", lambda _: store)
+    (image,) = read_images([(0, _image("https://h/x", secret="https://h/x?token=1"))], ReadOptions())
+    assert image.data == b"data"
+    assert "token" not in repr(image)
+
+
+def test_what_is_gone_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _read(monkeypatch, {"s3://b/1": b"x"}, "s3://b/0", "s3://b/1")
+    assert _kinds(found) == ["MissingImage", None]
+    assert (found[0].data, found[0].offset, found[0].length) == (None, None, None)
+
+
+def test_too_large_ones_are_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = _Store({})
+    monkeypatch.setattr(single, "store_for", lambda _: store)
+    (image,) = read_images([(0, _image("s3://b/0", size=11))], ReadOptions(max_encoded_bytes=10))
+    assert _kinds([image]) == ["ImageTooLarge"]
+    assert image.bytes_length == 11
+    assert store.asked == []
+
+
+DENIED = ObjectDenied("access denied: s3://b/0")
+
+
+@pytest.mark.parametrize(
+    ("answers", "uris", "kinds"),
+    [
+        ({"s3://b/0": b"x", "s3://b/1": DENIED}, ["s3://b/0", "s3://b/1"], [None, "DeniedImage"]),
+        ({"s3://b/0": DENIED, "s3://b/1": b"x"}, ["s3://b/0", "s3://b/1"], ["DeniedImage", None]),
+        ({"s3://b/0": DENIED}, ["s3://b/0", "s3://b/gone"], ["DeniedImage", "MissingImage"]),
+        ({"/a": DENIED}, ["/a"], ["DeniedImage"]),  # file permissions are each file's own
+    ],
+)
+def test_a_denial_is_the_images_own_where_the_store_answers(
+    monkeypatch: pytest.MonkeyPatch, answers: dict[str, bytes | Exception], uris: list[str], kinds: list[str | None]
+) -> None:
+    assert _kinds(_read(monkeypatch, answers, *uris)) == kinds
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"s3://b/0": DENIED, "s3://b/1": DENIED},
+        {"s3://b/0": DENIED, "s3://other/1": b"x", "s3://b/1": DENIED},
+        {"s3://b/0": DENIED, "s3://b/1": StorageError("503")},
+    ],
+)
+def test_denials_everywhere_are_wrong_credentials(monkeypatch: pytest.MonkeyPatch, answers: dict[str, bytes | Exception]) -> None:
+    with pytest.raises(StorageError, match="credentials"):
+        _read(monkeypatch, answers, *answers)
+
+
+@pytest.mark.parametrize("error", [StorageError("503"), ObjectChanged("other")])
+def test_other_errors_of_the_store_are_raised(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        _read(monkeypatch, {"s3://b/0": b"x", "s3://b/1": error}, "s3://b/0", "s3://b/1")
+
+
+def test_several_are_fetched_at_once_but_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    together, taken = threading.Barrier(FETCHES_AHEAD), 0
+
+    class _Waits(_Store):
+        def read(self, uri: str, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+            together.wait(20)
+            return super().read(uri, start, length, version)
+
+    def rows() -> Iterator[tuple[int, Shard]]:
+        nonlocal taken
+        for row in range(FETCHES_AHEAD * 4):
+            taken += 1
+            yield row, _image(f"s3://b/{row}")
+
+    store = _Waits({f"s3://b/{row}": b"x" for row in range(FETCHES_AHEAD * 4)})
+    monkeypatch.setattr(single, "store_for", lambda _: store)
+    images = read_images(rows(), ReadOptions())
+    next(images)
+    assert taken == FETCHES_AHEAD + 1
+    together.abort()
+    images.close()  # type: ignore[attr-defined]
+
+
+def test_closing_early_ends_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = _Store({})
+    monkeypatch.setattr(single, "store_for", lambda _: store)
+    images = read_images(((row, _image(f"s3://b/{row}")) for row in range(1000)), ReadOptions())
+    next(images)
+    images.close()  # type: ignore[attr-defined]
+    assert len(store.asked) <= FETCHES_AHEAD + 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fetch")]
+
+
+def test_store_root() -> None:
+    assert store_root("s3://bucket/a/b") == "s3://bucket"
+    assert store_root("https://h:80/a") == "https://h:80"
+    assert store_root("/a/b") == "/"
