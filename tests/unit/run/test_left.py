@@ -1,5 +1,6 @@
 """What is left: gaps in chains of parts, spans that cover them exactly, and shards cut where parts begin."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,12 @@ def test_a_span_that_goes_on_is_cut_behind_what_is_committed(tar: Path) -> None:
 def test_the_last_part_is_left_whole(tar: Path) -> None:
     span = Span(source=_span(tar, "tar").source, digest=SOURCE, first=56, stop=None)
     assert cut(span, read=READ, part_images=4, pieces=8) == [span]
+
+
+def test_where_to_read_a_shard_is_for_reading_only(tar: Path, tmp_path: Path) -> None:
+    span = Span(source=replace(_span(tar, "tar").source, uri=str(tmp_path / "unsigned.tar")), digest=SOURCE, first=0, stop=None)
+    spans = cut(span, read=READ, part_images=4, pieces=2, fetch_uri=str(tar))
+    assert [piece.source for piece in spans] == [span.source] * 2
 
 
 def test_a_shard_that_cannot_be_opened_is_left_to_its_worker(tmp_path: Path) -> None:

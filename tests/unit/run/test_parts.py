@@ -46,8 +46,8 @@ def _footer(**changed: object) -> PartFooter:
     )
     values = {
         "fingerprint": "f" * 64, "source": SOURCE, "first": 4, "rows": 3, "last": True, "masks": 1, "broken": False,
-        "failures": failures, "histograms": histograms, "images_by_class": (0, 1, 0), "pixels_by_class": (0, 9, 0), "pixels": 12, "digest": "0" * 64,
-        "after": Cursor(7, 1024, "a/0006.jpg"), "versions": {"engine": "openvino 2026.2"},
+        "failures": failures, "histograms": histograms, "images_by_class": (0, 1, 0), "pixels_by_class": (0, 9, 0), "pixels": 12,
+        "digest": "0" * 64, "after": Cursor(7, 1024, "a/0006.jpg"), "versions": {"engine": "openvino 2026.2"},
     }  # fmt: skip
     return PartFooter(**(values | changed))  # type: ignore[arg-type]
 
@@ -197,8 +197,8 @@ FOOTER = json.loads(_footer().to_json())
           if left_out not in ("versions", "format")),
         *(json.dumps(FOOTER | {key: value}).encode() for key, value in [
             ("histograms", "!"), ("histograms", "AAAA"), ("histograms", 7), ("failures", [{}]), ("failures", 7),
-            ("failures", None), ("after", None), ("after", [1]), ("after", {"x": 1}), ("images_by_class", None), ("source", None), ("source", {}),
-            ("source", []), ("unknown", 1),
+            ("failures", None), ("after", None), ("after", [1]), ("after", {"x": 1}), ("images_by_class", None), ("source", None),
+            ("source", {}), ("source", []), ("unknown", 1),
         ]),
     ],
 )  # fmt: skip
