@@ -8,6 +8,7 @@ import click
 from jobs.command import flags_of, run_job, stop_on_signals, write_json
 from jobs.show import print_outcome, shown
 from pipeline.config import SegmentConfig, load_config
+from pipeline.errors import MaskfleetError
 from pipeline.run.progress import Progress
 from pipeline.run.segment import Attempt, Outcome, Stopped
 
@@ -44,14 +45,14 @@ def _segment(config_file: str | None, json_file: str | None, debug: bool, flags:
 
 
 def label(config: SegmentConfig, *, debug: bool) -> Outcome:
-    """One attempt, shown on stderr; a signal writes down how far it came."""
+    """One attempt, shown on stderr; where it ends early it writes down how far it came."""
     progress = Progress()
     attempt = Attempt(config, progress, debug=debug)
     try:
         stop_on_signals()
         with shown(progress):
             return attempt.run()
-    except (Stopped, KeyboardInterrupt):
+    except (Stopped, KeyboardInterrupt, MaskfleetError):
         attempt.interrupt()
         raise
 

@@ -1,6 +1,7 @@
 """Every error that maskfleet raises on purpose.
 
 - `MaskfleetError`: one line for the user, and the exit code of the job
+  - `Bug` (1): a fault of maskfleet in a worker
   - `UsageError` (2): wrong flags, config, weights or classes
     - `RunMismatch`: this OUT was made with other settings
     - `ShardChanged`: a planned shard has another size or ETag now
@@ -36,6 +37,10 @@ class MaskfleetError(Exception):
     """An error with a line for the user; `exit_code` is the job's."""
 
     exit_code = 1
+
+
+class Bug(MaskfleetError):
+    """A fault of maskfleet in a worker; the message is its traceback."""
 
 
 class UsageError(MaskfleetError):

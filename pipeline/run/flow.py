@@ -15,9 +15,15 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions
 
 from pipeline.model.engine import Prepared
 from pipeline.run.left import cut
+from pipeline.run.malloc import bound_malloc
 from pipeline.run.span import Receipt, Span
 from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.base import ReadOptions
+
+
+class PassFailed(Exception):
+    """A fault of Ray or of the cluster ended a pass; what is left can be sent again."""
+
 
 MAX_BLOCKS = 10_000  # of the list of spans: a block a span up to here
 _INIT_DEATHS = 10  # a worker may die while it starts, and be started again
@@ -98,6 +104,7 @@ class _Worker:
 
     def __call__(self, batch: dict[str, Any], shared: list["ray.ObjectRef[Shared]"]) -> Iterator[dict[str, list[str]]]:
         if self._segment is None:
+            bound_malloc()
             self._segment = SegmentSpan(self._config, *ray.get(shared[0]))
         for text in batch["span"]:
             for receipt in self._segment(Span.from_json(str(text))):
@@ -105,20 +112,36 @@ class _Worker:
 
 
 def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Shared]", workers: int) -> Iterator[Receipt]:
-    """Receipts as the parts are committed, in no order. Raises what Ray raises when a pass fails."""
+    """Receipts as the parts are committed, in no order. Raises `PassFailed` when Ray does: plan again what is left."""
     _configure(DataContext.get_current())
     rows = [{"span": span.to_json()} for span in spans]
-    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS)).map_batches(
-        _Worker,  # type: ignore[arg-type]
-        batch_size=1,
-        num_cpus=1,
-        fn_constructor_args=(config,),
-        fn_kwargs={"shared": [shared]},
-        compute=_pool(min(workers, len(spans))),
-    )
-    for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
+    try:
+        dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS)).map_batches(
+            _Worker,  # type: ignore[arg-type]
+            batch_size=1,
+            num_cpus=1,
+            fn_constructor_args=(config,),
+            fn_kwargs={"shared": [shared]},
+            compute=_pool(min(workers, len(spans))),
+        )
+        batches = iter(dataset.iter_batches(batch_size=None, prefetch_batches=0))
+    except Exception as error:
+        raise PassFailed(_first_line(error)) from error
+    while (batch := _next(batches)) is not None:
         for text in batch["receipt"]:
             yield Receipt.from_json(str(text))
+
+
+def _next(batches: Iterator[Any]) -> Any:
+    """The next batch, or None; whatever Ray makes of lost nodes and dead workers is a `PassFailed`."""
+    try:
+        return next(batches, None)
+    except Exception as error:
+        raise PassFailed(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
 def cut_spans(spans: Sequence[Span], read: ReadOptions, part_images: int, pieces: int, secrets: Mapping[str, str]) -> list[Span]:
@@ -132,7 +155,10 @@ def cut_spans(spans: Sequence[Span], read: ReadOptions, part_images: int, pieces
 
     rows = [{"span": span.to_json()} for span in spans]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(cut_row)
-    return [Span.from_json(row["span"]) for row in dataset.take_all()]
+    try:
+        return [Span.from_json(row["span"]) for row in dataset.take_all()]
+    except Exception as error:
+        raise PassFailed(_first_line(error)) from error
 
 
 def _pool(workers: int) -> ActorPoolStrategy:

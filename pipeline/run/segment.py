@@ -15,6 +15,8 @@ from pipeline.config import SegmentConfig
 from pipeline.errors import (
     AmbiguousImage,
     BudgetExceeded,
+    Bug,
+    Damaged,
     Incomplete,
     MaskfleetError,
     NotReachable,
@@ -114,6 +116,7 @@ class Attempt:
         self._totals: Totals | None = None
         self._previous: dict[str, Any] = {}
         self._refreshed = 0.0
+        self._fatal: MaskfleetError | None = None
 
     def run(self) -> Outcome:
         """List, plan, label, sum up. Raises a `MaskfleetError` where nothing could start."""
@@ -177,7 +180,7 @@ class Attempt:
             reason = self._pass(spans, workers, patient=idle > 0)
             before, committed = committed, self._list(plan)
             idle = idle + 1 if _count(committed) <= _count(before) else 0
-            if idle >= IDLE_PASSES:
+            if idle >= IDLE_PASSES or self._fatal is not None:
                 return reason or "passes that commit nothing"
             if idle:
                 time.sleep(_PAUSE_S * idle)
@@ -217,13 +220,11 @@ class Attempt:
             progress.labelling_since = progress.labelling_since or time.monotonic()
             for receipt in flow.label(spans, worker, shared, workers):
                 reason = self._take(receipt) or reason
-        except (Stopped, KeyboardInterrupt, MaskfleetError):
-            raise
-        except Exception as error:  # whatever Ray makes of a lost node or a dead worker: plan again what is left
+        except flow.PassFailed as error:
             log.warning("a pass failed, what is left is planned again: %s", error)
             if self._debug:
                 log.exception("the pass")
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+            reason = str(error)
         return reason
 
     def _take(self, receipt: Receipt) -> str | None:
@@ -232,6 +233,9 @@ class Attempt:
         progress.milliseconds.update({stage: round(spent) for stage, spent in receipt.milliseconds.items()})
         if receipt.error is not None:
             progress.errors.append(receipt.error)
+            for fatal in (Bug, Damaged):
+                if receipt.error_class == fatal.__name__:
+                    self._fatal = self._fatal or fatal(receipt.error)
             return receipt.error
         if receipt.committed and receipt.footer is not None:
             footer = PartFooter.from_json(receipt.footer)
@@ -259,7 +263,9 @@ class Attempt:
         totals = self._totals
         stopped = self._limited() and reason is None
         outcome = Outcome(run, classes=totals.class_stats(least).to_pylist())
-        if left and not stopped:
+        if self._fatal is not None:
+            outcome.error = self._fatal
+        elif left and not stopped:
             outcome.error = Incomplete(f"not all is labelled ({reason or 'more came in'}): run the same command again")
         elif totals.broken_shards > config.allow_broken_shards:
             found = f"{totals.broken_shards} shards break off, --allow-broken-shards is {config.allow_broken_shards}"

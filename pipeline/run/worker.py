@@ -3,13 +3,14 @@
 import json
 import os
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import numpy as np
 
-from pipeline.errors import BadImage, BrokenShard, Incomplete, ObjectDenied, ObjectMissing
+from pipeline.errors import BadImage, BrokenShard, Bug, Incomplete, MaskfleetError, ObjectDenied, ObjectMissing
 from pipeline.labels.labeller import Labeller, LabelOptions, Resized
 from pipeline.labels.statistics import LEVELS
 from pipeline.model.engine import Prepared, load_engine
@@ -75,8 +76,12 @@ class SegmentSpan:
         """One receipt a part, in order; the last may say why the rest of the span was left."""
         try:
             yield from self._parts(span)
-        except Incomplete as error:
+        except MaskfleetError as error:
             yield Receipt(error=str(error), error_class=type(error).__name__)
+        except MemoryError:
+            yield Receipt(error="a worker ran out of memory", error_class=Incomplete.__name__)
+        except Exception:  # noqa: BLE001 - one span must not end the others; the driver reports it and exits with 1
+            yield Receipt(error=traceback.format_exc(), error_class=Bug.__name__)
 
     def _parts(self, span: Span) -> Iterator[Receipt]:
         cursor = span.start

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,3 +150,16 @@ def test_three_kills_of_the_driver_and_the_same_command(reference: Reference, tm
     assert _finish(_start(reference.source, out, trace)).code == 0
     _assert_same(out, reference)
     assert _traced(trace) <= reference.images + kills * 2 * 2 * PART
+
+
+def test_a_cluster_of_one_cpu_labels_too(reference: Reference, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    script = (
+        "import ray; ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
+        "import sys; from jobs.segment import main; main(sys.argv[1:])"
+    )
+    flags = [flag for flag in map(str, FLAGS) if flag not in ("--workers", "2")]
+    command = [sys.executable, "-c", script, "--input", str(reference.source), "--output", str(out), *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done
+    _assert_same(out, reference)

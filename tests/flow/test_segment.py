@@ -1,12 +1,13 @@
 """The job on a real local Ray: whole runs, resumed runs, runs beside each other."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import BudgetExceeded, NotReachable, RunMismatch, ShardChanged, UsageError
+from pipeline.errors import BudgetExceeded, Bug, NotReachable, RunMismatch, ShardChanged, UsageError
 from pipeline.schema import masks_schema
 from tests.support.runs import part_files, read_rows, segment, write_tars
 from tests.support.tars import photos, tar_bytes
@@ -193,6 +194,24 @@ def test_the_budget_decides_the_exit_and_keeps_the_labels(tmp_path: Path) -> Non
     assert outcome.error.exit_code == 3
     assert outcome.run["state"] == "complete"
     assert segment(source, tmp_path / "out", failure_budget=0.25).error is None
+
+
+def test_a_bug_in_a_worker_is_exit_1_and_the_rest_is_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.run import flow
+    from pipeline.run.span import Receipt
+
+    real = flow.label
+
+    def with_a_bug(*arguments: object) -> Iterator[Receipt]:
+        yield from real(*arguments)  # type: ignore[arg-type]
+        yield Receipt(error="Traceback …", error_class="Bug")
+
+    source = write_tars(tmp_path / "in", 1, 8)
+    monkeypatch.setattr(flow, "label", with_a_bug)
+    outcome = segment(source, tmp_path / "out", limit=4)
+    assert isinstance(outcome.error, Bug)
+    assert outcome.error.exit_code == 1
+    assert outcome.run["counts"]["masks"] == 4
 
 
 def test_nothing_there_is_exit_4_and_bad_input_exit_2(tmp_path: Path) -> None:

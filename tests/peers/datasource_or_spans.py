@@ -50,13 +50,13 @@ class _Tars(Datasource):
     """A ReadTask a shard."""
 
     def __init__(self, shards: list[Shard]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._shards = shards
 
     def estimate_inmemory_data_size(self) -> int:
         return sum(shard.size or 0 for shard in self._shards)
 
-    def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
+    def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
         def task(shard: Shard) -> ReadTask:
             metadata = BlockMetadata(num_rows=None, size_bytes=shard.size, exec_stats=None, input_files=None)
             return ReadTask(lambda: _blocks(shard), metadata)
@@ -78,9 +78,8 @@ class _LabelBlock:
 
         if self._labeller is None:
             self._labeller = Labeller(load_engine(ray.get(network[0])), self._options)
-        rows = []
-        for data in block.column("data").to_pylist():
-            rows.append(self._labeller.label(self._labeller.read(data)).columns)
+        label = self._labeller
+        rows = [label.label(label.read(data)).columns for data in block.column("data").to_pylist()]
         pq.write_table(pa.Table.from_pylist(rows), self._out / f"{uuid.uuid4().hex}.parquet", compression="zstd")
         return {"rows": [len(rows)]}
 
@@ -91,7 +90,7 @@ def _datasource(network: Prepared, options: LabelOptions, *, fused: bool) -> Pas
         dataset = ray.data.read_datasource(
             _Tars(shards), override_num_blocks=len(shards), num_cpus=1 if fused else 0.1,
         ).map_batches(
-            _LabelBlock, batch_size=None, batch_format="pyarrow", num_cpus=1 if fused else 0.9,  # type: ignore[arg-type]
+            _LabelBlock, batch_size=None, batch_format="pyarrow", num_cpus=1 if fused else 0.9,
             fn_constructor_args=(options, str(out)), fn_kwargs={"network": [ray.put(network)]},
             compute=ActorPoolStrategy(size=2, max_tasks_in_flight_per_actor=2),
         )  # fmt: skip

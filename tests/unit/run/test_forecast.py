@@ -144,7 +144,7 @@ def test_broken_shards_and_images_count_as_failures_of_the_sample(tmp_path: Path
 @pytest.fixture
 def unlike_tars(tmp_path: Path) -> tuple[Path, int]:
     """Thirty tars of 20 to 60 images of different sizes."""
-    random_ = random.Random(7)  # noqa: S311 - the same on every run
+    random_ = random.Random(7)
     counts = [random_.randrange(20, 61) for _ in range(30)]
     first = 0
     for number, count in enumerate(counts):

@@ -285,6 +285,8 @@ def test_digests_add_up_in_any_order_and_grouping(digests: list[int], random: "o
     assert add_digests([add_digests(shuffled[:at]), add_digests(shuffled[at:])]) == whole
     assert len(whole) == 64
     assert add_digests([1, 2]) != add_digests([3, 1])
+    assert add_digests([(1 << 256) - 1]) == "f" * 64
+    assert add_digests(["f" * 64, 2]) == f"{1:064x}"
 
 
 def test_footers_can_be_replaced_field_by_field() -> None:

@@ -1,0 +1,20 @@
+"""Keep a worker's memory flat: tell glibc not to hoard."""
+
+import ctypes
+from contextlib import suppress
+
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of malloc.h
+ARENAS = 1
+MMAP_BYTES = 1 << 20
+
+
+def bound_malloc() -> None:
+    """One arena for all threads, and blocks of a megabyte and more given back as soon as they are free.
+
+    By default every read-ahead thread brings an arena of its own and the threshold grows with what is freed: a
+    worker grew from 320 to 440 MB of USS over 3,500 photographs. No effect where libc is not glibc.
+    """
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, ARENAS)
+        libc.mallopt(_M_MMAP_THRESHOLD, MMAP_BYTES)
