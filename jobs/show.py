@@ -75,7 +75,7 @@ def print_outcome(run: dict[str, Any], classes: list[dict[str, Any]]) -> None:
     counts, attempt = run["counts"], run["attempts"][-1]
     table = Table(show_header=False, box=None, padding=(0, 2))
     errors = ", ".join(f"{number} {name}" for name, number in run["errors"].items())
-    table.add_row("images", f"{counts['images']:,}  ({counts['inferred']:,} in this run, {counts['skipped']:,} before)")
+    table.add_row("images", f"{counts['images']:,}  ({counts['inferred']:,} labelled now, {counts['skipped']:,} there before)")
     table.add_row("failures", f"{counts['failures']:,}" + (f"  ({errors})" if errors else ""))
     table.add_row("images/s", f"{attempt['images_per_s']:.1f}" if counts["inferred"] else "-")
     found = [row for row in sorted(classes, key=lambda row: -row["pixels"]) if row["pixels"]]

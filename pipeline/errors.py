@@ -20,7 +20,7 @@ import re
 
 _ADDRESS = re.compile(r"\s*<[^<>]*\bat 0x[0-9a-f]+>")
 _PATH = re.compile(r"(?:[a-z][a-z0-9+.-]*://|(?<![\w.])/)[^\s'\"]*/[^\s'\"]*")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 MAX_MESSAGE_CHARS = 200
 
 

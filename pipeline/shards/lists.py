@@ -45,10 +45,10 @@ def _lines(uri: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedReader(RangeFile(store, info)), "utf-8-sig")
 
 
-def _pick(names: list[str], column: str | None, uri: str) -> str | None:
+def _pick(names: list[str], column: str | None, uri: str, line: int = 1) -> str | None:
     if column is not None:
         if column not in names:
-            raise UsageError(f"--input {uri}: no column {column!r}; there are {', '.join(names[:10])}")
+            raise UsageError(f"--input {uri}: line {line}: no column {column!r}; there are {', '.join(names[:10])}")
         return column
     return next((name for name in names if name.strip().lower() in COLUMNS), None)
 
@@ -79,7 +79,7 @@ def _jsonl(lines: io.TextIOWrapper, column: str | None, uri: str) -> Iterator[st
         except ValueError as error:
             raise UsageError(f"--input {uri}: line {number} is not JSON: {error}") from error
         if isinstance(value, dict):
-            name = _pick([str(key) for key in value], column, uri)
+            name = _pick([str(key) for key in value], column, uri, number)
             value = value.get(name) if name is not None else None
         if not isinstance(value, str):
             raise UsageError(

@@ -1,6 +1,7 @@
 """URI -> store. Paths without a scheme (and `file://`) are local; `s3://` is S3; the rest is fsspec's."""
 
 import os
+import re
 from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
@@ -46,13 +47,15 @@ def normalise(uri: str) -> str:
 
 
 def without_secrets(uri: str) -> str:
-    """The URI as it may be written down: no user, password, query or fragment (of `http`, `https`, …).
+    """The URI as it may be written down: without user, password, query and fragment.
 
-    S3 keys and paths may hold `?` and `#`; they are left alone.
+    Names in object stores may hold `?` and `#`, and `az://` a container before `@`: they lose `user:password@` only.
     """
     scheme = scheme_of(uri)
-    if scheme in ("file", "s3"):
+    if scheme == "file":
         return uri
+    if scheme not in ("http", "https"):
+        return _PASSWORD.sub("//", uri, count=1)
     try:
         parts = urlsplit(uri)
     except ValueError as error:
@@ -77,6 +80,9 @@ def arrow_filesystem(uri: str) -> tuple[Any, str]:
     if scheme_of(uri) == "file":
         return LocalFileSystem(), uri
     return PyFileSystem(FSSpecHandler(fsspec.filesystem(scheme_of(uri)))), uri.partition("://")[2]
+
+
+_PASSWORD = re.compile(r"//[^/@]*:[^/@]*@")
 
 
 @cache

@@ -9,6 +9,7 @@ from pipeline.errors import MAX_MESSAGE_CHARS, BadImage, CorruptImage, Maskfleet
 
 EXIT_CODES = {
     "MaskfleetError": 1,
+    "Bug": 1,
     "UsageError": 2,
     "RunMismatch": 2,
     "ShardChanged": 2,

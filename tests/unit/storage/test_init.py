@@ -70,7 +70,9 @@ def test_normalised_paths_are_absolute_and_stay_as_they_are(path: str) -> None:
     [
         ("https://user:secret@host:8080/a/b.jpg?X-Amz-Signature=1#f", "https://host:8080/a/b.jpg"),
         ("https://host/a%20b.jpg", "https://host/a%20b.jpg"),
-        ("ftp://user@host/x", "ftp://host/x"),
+        ("ftp://user:secret@host/x", "ftp://host/x"),
+        ("az://container@account/what?#not.jpg", "az://container@account/what?#not.jpg"),
+        ("gs://bucket/what?#not.jpg", "gs://bucket/what?#not.jpg"),
         ("memory:///a/b", "memory:///a/b"),
         ("s3://bucket/what?#not.jpg", "s3://bucket/what?#not.jpg"),
         ("/data/what?#not@a.jpg", "/data/what?#not@a.jpg"),
