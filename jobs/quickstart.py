@@ -29,8 +29,8 @@ def _quickstart() -> int:
         raise outcome.error
     picture = Path(PICTURE)
     contact_sheet(open_run(config.output)).save(picture)
-    click.echo(f"  masks      {config.output}/masks/*.parquet")
-    click.echo(f"  open this  {picture}  (photograph | labels | confidence)")
+    click.echo(f"  masks       {config.output}/masks/*.parquet")
+    click.echo(f"  open this   {picture}  (photograph | labels | confidence)")
     return 0
 
 

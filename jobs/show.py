@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -62,7 +62,7 @@ def _plain(progress: Progress, _console: Console, stop: threading.Event) -> None
 
 
 def _live(progress: Progress, console: Console, stop: threading.Event) -> None:
-    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), BarColumn(bar_width=12), TextColumn("{task.description}"))
     with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
         while not stop.wait(_BAR_EVERY_S):

@@ -33,7 +33,7 @@ class Progress:
 
     @property
     def images_per_s(self) -> float:
-        """Of this attempt since its first span was sent; 0 before the first part."""
+        """Of this attempt since its first image; 0 before the first part."""
         if self.labelling_since is None or not self.images:
             return 0.0
         return self.images / max(1e-9, self.last_part - self.labelling_since)

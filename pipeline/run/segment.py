@@ -173,7 +173,7 @@ class Attempt:
         while not self._limited() and (spans := self._left(plan, committed, workers=config.workers or 1)):
             from pipeline.run import flow
 
-            progress.phase = "labelling"
+            progress.phase = "starting workers"
             flow.start_ray(debug=self._debug)
             workers = config.workers or flow.cores()
             spans = self._left(plan, committed, workers)
@@ -217,7 +217,6 @@ class Attempt:
                 spans = [span for span in spans if span not in big] + pieces
             if config.limit is not None:
                 spans = limited(spans, config.limit - progress.done, config.part_images)
-            progress.labelling_since = progress.labelling_since or time.monotonic()
             for receipt in flow.label(spans, worker, shared, workers):
                 reason = self._take(receipt) or reason
         except flow.PassFailed as error:
@@ -245,7 +244,9 @@ class Attempt:
             progress.failures += len(footer.failures)
             progress.read_bytes += receipt.bytes
             progress.parts += 1
-            progress.last_part = time.monotonic()
+            progress.phase, progress.last_part = "labelling", time.monotonic()
+            began = progress.last_part - receipt.seconds
+            progress.labelling_since = min(began, progress.labelling_since or began)
         if time.monotonic() - self._refreshed > REFRESH_S:
             self._write("running")
         return None

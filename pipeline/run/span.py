@@ -46,7 +46,8 @@ class Receipt:
     """What a worker reports of one part, or (`error`) of a span that it had to leave.
 
     inferred: images that went through the network for it, whether or not the commit was won.
-    committed: this worker wrote it; else it was there. milliseconds: by stage, summed over the images.
+    committed: this worker wrote it; else it was there. seconds: from its first image to the commit.
+    milliseconds: by stage, summed over the images.
     footer: the part's footer as JSON where this worker made the part.
     """
 
@@ -56,6 +57,7 @@ class Receipt:
     bytes: int = 0
     inferred: int = 0
     committed: bool = False
+    seconds: float = 0.0
     error: str | None = None
     error_class: str | None = None
     footer: str | None = None

@@ -166,7 +166,7 @@ class SegmentSpan:
     ) -> tuple[Receipt, _Item | None, Cursor]:
         """Label one part and commit it -> its receipt, the first image of the next part, and where that lies."""
         draft = _Draft(self._config, self._versions, span, first, start)
-        before = dict(self._labeller.milliseconds)
+        before, began = dict(self._labeller.milliseconds), time.perf_counter()
         while item is not None and not draft.full and item.encoded.after.index <= draft.limit:
             self._add(draft, item)
             item = next(images, None)
@@ -180,7 +180,7 @@ class SegmentSpan:
         self._trace(footer, draft.inferred)
         receipt = Receipt(
             part=str(footer.name), rows=footer.rows, failures=len(footer.failures), bytes=draft.bytes, inferred=draft.inferred,
-            committed=committed,
+            committed=committed, seconds=time.perf_counter() - began,
             footer=footer.to_json() if committed else None, milliseconds=spent,
         )  # fmt: skip
         return receipt, item, footer.after
