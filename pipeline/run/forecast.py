@@ -19,9 +19,10 @@ from pipeline.run.identity import check_same, settings
 from pipeline.run.label_sample import Outcome, measure
 from pipeline.run.left import planned_sources, remaining_spans
 from pipeline.run.left_estimate import Left, Seen, with_secret
+from pipeline.run.options import check_head, label_options, network_request, read_options
 from pipeline.run.parts import list_parts
 from pipeline.run.plan import extend_plan, read_plan
-from pipeline.run.segment import REFRESH_S, check_head, label_options, network_request, read_options
+from pipeline.run.segment import REFRESH_S
 from pipeline.run.span import Span
 from pipeline.run.stale import remove_stale
 from pipeline.shards.listing import Listing, list_inputs

@@ -13,8 +13,8 @@ import pyarrow as pa
 from pipeline.config import SegmentConfig
 from pipeline.errors import BrokenShard, ObjectDenied, ObjectMissing, StorageError
 from pipeline.run.left import worth_cutting
+from pipeline.run.options import read_options
 from pipeline.run.parts import PART_BYTES
-from pipeline.run.segment import read_options
 from pipeline.run.span import Span
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.shards.listing import Listing

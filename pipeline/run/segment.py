@@ -2,9 +2,11 @@
 
 import logging
 import os
+import threading
 import time
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,21 +15,17 @@ from typing import Any
 
 from pipeline.config import SegmentConfig
 from pipeline.errors import (
-    AmbiguousImage,
     BudgetExceeded,
     Bug,
     Damaged,
     Incomplete,
     MaskfleetError,
     NotReachable,
-    ObjectMissing,
     StorageError,
-    UsageError,
 )  # fmt: skip
-from pipeline.labels.labeller import LabelOptions
 from pipeline.labels.statistics import least_confidence
 from pipeline.model.engine import Prepared
-from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.model.prepare import prepare
 from pipeline.run.identity import check_same, settings
 from pipeline.run.left import (
     SPANS_A_WORKER,
@@ -37,24 +35,20 @@ from pipeline.run.left import (
     remaining_spans,
     worth_cutting,
 )
+from pipeline.run.options import check_head, label_options, network_request, read_options
 from pipeline.run.parts import PartFooter, list_parts
 from pipeline.run.plan import Plan, extend_plan, read_plan
 from pipeline.run.progress import Progress
 from pipeline.run.span import Receipt, Span
 from pipeline.run.stale import remove_stale
-from pipeline.run.summary import Totals, read_run_json, write_derived, write_run_json
+from pipeline.run.summary import Totals, fill_failures, read_run_json, read_totals, write_derived, write_run_json
 from pipeline.run.worker import WorkerConfig
-from pipeline.shards.base import Cursor, ReadOptions, Shard
 from pipeline.shards.listing import Listing, list_inputs
-from pipeline.shards.parquet import image_column, open_parquet
-from pipeline.shards.tar import read_tar
-from pipeline.storage import ObjectInfo, WritableStore, store_for, without_secrets, writable_store_for
-from pipeline.storage.stream import RangeFile
+from pipeline.storage import WritableStore, without_secrets, writable_store_for
 
 IDLE_PASSES = 3  # that commit nothing, before the run gives up
 REFRESH_S = 10.0
 _RECORDED = ("ray", "openvino", "torch", "torchvision", "pyarrow", "pillow", "numba", "numpy")
-_HEAD_IMAGES = 16  # of the first shard, looked at before anything starts
 _PAUSE_S = 3.0
 
 log = logging.getLogger(__name__)
@@ -77,30 +71,6 @@ class Outcome:
     classes: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read_options(config: SegmentConfig) -> ReadOptions:
-    """The flags that readers of shards go by."""
-    return ReadOptions(
-        image_ext=config.image_ext, image_column=config.image_column, id_column=config.id_column,
-        max_encoded_bytes=config.max_encoded_bytes,
-    )  # fmt: skip
-
-
-def label_options(config: SegmentConfig, network: Prepared) -> LabelOptions:
-    """The flags that decide labels."""
-    return LabelOptions(
-        classes=network.classes, preset=network.preset, min_confidence=config.min_confidence, max_pixels=config.max_pixels,
-        max_source_pixels=config.max_source_pixels, confidence_map=config.confidence_map,
-    )  # fmt: skip
-
-
-def network_request(config: SegmentConfig) -> NetworkRequest:
-    """The flags that decide the network."""
-    return NetworkRequest(
-        model=config.model, weights=config.weights, engine=config.engine, precision=config.precision, classes=config.classes,
-        short_side=config.short_side,
-    )  # fmt: skip
-
-
 class Attempt:
     """One attempt at a run. `run()` does it all; `interrupt()` writes down how far it came."""
 
@@ -112,11 +82,11 @@ class Attempt:
         self._id = uuid.uuid4().hex[:12]
         self._network: Prepared | None = None
         self._settings: dict[str, Any] = {}
-        self._plan: Plan | None = None
         self._totals: Totals | None = None
         self._previous: dict[str, Any] = {}
         self._refreshed = 0.0
         self._fatal: MaskfleetError | None = None
+        self._counting: threading.Thread | None = None
 
     def run(self) -> Outcome:
         """List, plan, label, sum up. Raises a `MaskfleetError` where nothing could start."""
@@ -159,7 +129,6 @@ class Attempt:
         except StorageError as error:
             raise NotReachable(f"--output: {error}") from error
         check_same(plan.settings, self._settings, config.output)  # another attempt may have written the plan
-        self._plan = plan
         progress.planned_rows = sum(file.rows for file in plan.files if file.images)
         progress.planned_bytes = sum(shard.size or 0 for shard in plan.shards.values())
         return plan
@@ -169,6 +138,7 @@ class Attempt:
         config, progress = self.config, self.progress
         committed = self._list(plan)
         progress.skipped = sum(name.rows for names in committed.values() for name in names)
+        self._count_in_background(committed)
         idle, reason = 0, None
         while not self._limited() and (spans := self._left(plan, committed, workers=config.workers or 1)):
             from pipeline.run import flow
@@ -185,6 +155,19 @@ class Attempt:
             if idle:
                 time.sleep(_PAUSE_S * idle)
         return None
+
+    def _count_in_background(self, committed: Committed) -> None:
+        """Add up what earlier attempts committed while this one labels: `run.json` shows it, and the end needs it."""
+        names = [name for names in committed.values() for name in names]
+        totals, store, out = self._totals, self.store, self.config.output
+        assert totals is not None
+
+        def count() -> None:
+            with suppress(MaskfleetError):  # what cannot be read now is read at the end, and reported there
+                read_totals(store, out, names, totals, fill_failures(store, out))
+
+        self._counting = threading.Thread(target=count, name="count", daemon=True)
+        self._counting.start()
 
     def _limited(self) -> bool:
         return self.config.limit is not None and self.progress.done >= self.config.limit
@@ -248,13 +231,22 @@ class Attempt:
             began = progress.last_part - receipt.seconds
             progress.labelling_since = min(began, progress.labelling_since or began)
         if time.monotonic() - self._refreshed > REFRESH_S:
-            self._write("running")
+            self._refresh("running")
         return None
+
+    def _refresh(self, state: str) -> None:
+        """`run.json` for whoever looks; a store that refuses it now must not end the night."""
+        try:
+            self._write(state)
+        except StorageError as error:
+            log.warning("run.json could not be refreshed: %s", error)
 
     def _sum_up(self, plan: Plan, reason: str | None) -> Outcome:
         progress, config = self.progress, self.config
         progress.phase = "summing up"
         assert self._totals is not None
+        if self._counting is not None:
+            self._counting.join()
         least = least_confidence(config.min_confidence)
         committed = write_derived(self.store, config.output, planned_sources(plan), self._totals, least)
         left = self._left(plan, committed, workers=1)
@@ -279,7 +271,7 @@ class Attempt:
     def interrupt(self) -> None:
         """Write down that this attempt ended before its time; what is committed is committed."""
         if self._totals is not None:
-            self._write("incomplete")
+            self._refresh("incomplete")
 
     def _write(self, state: str) -> dict[str, Any]:
         """`run.json` as things stand."""
@@ -319,26 +311,3 @@ def _count(committed: Committed) -> int:
 
 def _utc(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-
-def check_head(entry: Shard, read: ReadOptions) -> None:
-    """Look at the head of the first shard, so that a wrong flag costs seconds. Raises `UsageError`."""
-    store = store_for(entry.fetch_uri)
-    try:
-        if entry.kind == "tar":
-            for image in islice(read_tar(store, entry, Cursor(), read), _HEAD_IMAGES):
-                if isinstance(image.error, AmbiguousImage):
-                    raise UsageError(f"{entry.uri}: {image.image_id}: {image.error}")
-        elif entry.kind == "parquet":
-            info = ObjectInfo(entry.fetch_uri, entry.size, entry.version)
-            with RangeFile(store, info, ahead=False) as file:
-                schema = open_parquet(file).schema_arrow
-            image_column(schema, read.image_column)
-            if read.id_column is not None and read.id_column not in schema.names:
-                raise UsageError(f"{entry.uri}: no column {read.id_column!r} (--id-column); there are {', '.join(schema.names)}")
-    except ObjectMissing:
-        return  # gone since it was listed: a broken shard, later
-    except StorageError as error:
-        raise NotReachable(str(error)) from error
-    except (OSError, ValueError):
-        return  # no Parquet footer: a broken shard, later

@@ -1,6 +1,7 @@
 """Parts -> run.json, failures/ and class_stats.parquet: derived, and can be made again at any time."""
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ class Totals:
     pixels: int = 0
     digest: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     histograms: npt.NDArray[np.int64] = field(init=False)
     images_by_class: npt.NDArray[np.int64] = field(init=False)
     pixels_by_class: npt.NDArray[np.int64] = field(init=False)
@@ -45,11 +47,14 @@ class Totals:
         self.pixels_by_class = np.zeros(count, np.int64)
 
     def add(self, footer: PartFooter) -> None:
-        """Take one part in; a part that is in already is not taken twice."""
+        """Take one part in; a part that is in already is not taken twice. Safe in threads."""
         name = str(footer.name)
-        if name in self.parts:
-            return
-        self.parts.add(name)
+        with self._lock:
+            if name not in self.parts:
+                self.parts.add(name)
+                self._add(footer)
+
+    def _add(self, footer: PartFooter) -> None:
         self.images += footer.masks + len(footer.failures)
         self.masks += footer.masks
         self.failures += len(footer.failures)
@@ -98,6 +103,17 @@ def read_totals(
     return totals
 
 
+def fill_failures(store: WritableStore, out: str) -> Callable[[PartFooter], None]:
+    """What makes `failures/<part>` again where a worker died between its part and that."""
+    have = set(store.names(join(out, "failures") + "/"))
+
+    def fill(footer: PartFooter) -> None:
+        if footer.failures and str(footer.name) not in have:
+            store.replace(join(out, "failures", str(footer.name)), failures_bytes(footer))
+
+    return fill
+
+
 def write_derived(store: WritableStore, out: str, sources: set[str], totals: Totals, least: int) -> dict[str, list[PartName]]:
     """Missing `failures/` and `class_stats.parquet`, until no part came in between; -> the parts that are in them.
 
@@ -106,13 +122,7 @@ def write_derived(store: WritableStore, out: str, sources: set[str], totals: Tot
     for _ in range(_ROUNDS):
         listed = {source: parts for source, parts in list_parts(store, out).items() if source in sources}
         names = [name for parts in listed.values() for name in parts]
-        have = set(store.names(join(out, "failures") + "/"))
-
-        def fill(footer: PartFooter, have: set[str] = have) -> None:
-            if footer.failures and str(footer.name) not in have:
-                store.replace(join(out, "failures", str(footer.name)), failures_bytes(footer))
-
-        read_totals(store, out, names, totals, fill)
+        read_totals(store, out, names, totals, fill_failures(store, out))
         sink = pa.BufferOutputStream()
         pq.write_table(totals.class_stats(least), sink, compression="zstd", write_page_checksum=True)
         store.replace(join(out, "class_stats.parquet"), bytes(sink.getvalue()))

@@ -223,3 +223,18 @@ def test_nothing_there_is_exit_4_and_bad_input_exit_2(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="gunzip"):
         segment(tmp_path / "empty", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_failures_are_made_again_where_a_worker_died_before_writing_them(tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "a.tar").write_bytes(tar_bytes([*photos(3), ("bad.jpg", b"<html>"), *photos(3, first=9)]))
+    segment(source, out, failure_budget=1)
+    (lost,) = (out / "failures").iterdir()
+    before = lost.read_bytes()
+    lost.unlink()
+    last = next(name for name in part_files(out) if name.endswith("-last.parquet"))
+    (out / "masks" / last).unlink()
+    outcome = segment(source, out, failure_budget=1)
+    assert lost.read_bytes() == before
+    assert outcome.run["counts"] == {"images": 7, "masks": 6, "failures": 1, "broken_shards": 0, "inferred": 3, "skipped": 4}

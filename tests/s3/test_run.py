@@ -64,10 +64,11 @@ def test_a_resume_in_the_middle_of_a_tar_does_not_read_its_beginning(s3: S3Serve
     from pipeline.config import SegmentConfig
     from pipeline.model.prepare import prepare
     from pipeline.run.left import remaining_spans
+    from pipeline.run.options import label_options, network_request, read_options
     from pipeline.run.parts import list_parts
     from pipeline.run.plan import read_plan
     from pipeline.run.progress import Progress
-    from pipeline.run.segment import Attempt, label_options, network_request, read_options
+    from pipeline.run.segment import Attempt
     from pipeline.run.worker import SegmentSpan, WorkerConfig
 
     s3.make_bucket("resume")

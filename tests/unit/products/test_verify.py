@@ -23,6 +23,7 @@ from pipeline.model.prepare import prepare
 from pipeline.products.verify import Finding, Verification, verify
 from pipeline.run.identity import fingerprint, settings
 from pipeline.run.left import planned_sources, remaining_spans
+from pipeline.run.options import label_options, network_request, read_options
 from pipeline.run.parts import (
     FOOTER_KEY,
     Failure,
@@ -34,7 +35,6 @@ from pipeline.run.parts import (
     row_digest,
 )  # fmt: skip
 from pipeline.run.plan import extend_plan, read_plan
-from pipeline.run.segment import label_options, network_request, read_options
 from pipeline.run.summary import Totals, write_derived, write_run_json
 from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.base import Cursor, Shard

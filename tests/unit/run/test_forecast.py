@@ -16,9 +16,9 @@ from pipeline.run import left_estimate as room
 from pipeline.run.forecast import Forecast, forecast
 from pipeline.run.identity import settings
 from pipeline.run.left import remaining_spans
+from pipeline.run.options import label_options, network_request, read_options
 from pipeline.run.parts import list_parts
 from pipeline.run.plan import extend_plan
-from pipeline.run.segment import label_options, network_request, read_options
 from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import writable_store_for

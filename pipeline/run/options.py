@@ -1,0 +1,63 @@
+"""Flags -> what readers, labels and the network are told; and a look at the first shard with them."""
+
+from itertools import islice
+
+from pipeline.config import SegmentConfig
+from pipeline.errors import AmbiguousImage, NotReachable, ObjectMissing, StorageError, UsageError
+from pipeline.labels.labeller import LabelOptions
+from pipeline.model.engine import Prepared
+from pipeline.model.prepare import NetworkRequest
+from pipeline.shards.base import Cursor, ReadOptions, Shard
+from pipeline.shards.parquet import image_column, open_parquet
+from pipeline.shards.tar import read_tar
+from pipeline.storage import ObjectInfo, store_for
+from pipeline.storage.stream import RangeFile
+
+_HEAD_IMAGES = 16  # of the first shard, looked at before anything starts
+
+
+def read_options(config: SegmentConfig) -> ReadOptions:
+    """The flags that readers of shards go by."""
+    return ReadOptions(
+        image_ext=config.image_ext, image_column=config.image_column, id_column=config.id_column,
+        max_encoded_bytes=config.max_encoded_bytes,
+    )  # fmt: skip
+
+
+def label_options(config: SegmentConfig, network: Prepared) -> LabelOptions:
+    """The flags that decide labels."""
+    return LabelOptions(
+        classes=network.classes, preset=network.preset, min_confidence=config.min_confidence, max_pixels=config.max_pixels,
+        max_source_pixels=config.max_source_pixels, confidence_map=config.confidence_map,
+    )  # fmt: skip
+
+
+def network_request(config: SegmentConfig) -> NetworkRequest:
+    """The flags that decide the network."""
+    return NetworkRequest(
+        model=config.model, weights=config.weights, engine=config.engine, precision=config.precision, classes=config.classes,
+        short_side=config.short_side,
+    )  # fmt: skip
+
+
+def check_head(entry: Shard, read: ReadOptions) -> None:
+    """Look at the head of the first shard, so that a wrong flag costs seconds. Raises `UsageError`."""
+    store = store_for(entry.fetch_uri)
+    try:
+        if entry.kind == "tar":
+            for image in islice(read_tar(store, entry, Cursor(), read), _HEAD_IMAGES):
+                if isinstance(image.error, AmbiguousImage):
+                    raise UsageError(f"{entry.uri}: {image.image_id}: {image.error}")
+        elif entry.kind == "parquet":
+            info = ObjectInfo(entry.fetch_uri, entry.size, entry.version)
+            with RangeFile(store, info, ahead=False) as file:
+                schema = open_parquet(file).schema_arrow
+            image_column(schema, read.image_column)
+            if read.id_column is not None and read.id_column not in schema.names:
+                raise UsageError(f"{entry.uri}: no column {read.id_column!r} (--id-column); there are {', '.join(schema.names)}")
+    except ObjectMissing:
+        return  # gone since it was listed: a broken shard, later
+    except StorageError as error:
+        raise NotReachable(str(error)) from error
+    except (OSError, ValueError):
+        return  # no Parquet footer: a broken shard, later
