@@ -171,13 +171,13 @@ class SegmentSpan:
             self._add(draft, item)
             item = next(images, None)
         footer, data = draft.finish(exhausted=item is None)
+        self._trace(footer, draft.inferred)  # before the commit: a put that is lost was work all the same
         started = time.perf_counter()
         committed = self._store.create(join(self._config.output, "masks", str(footer.name)), data)
         if footer.failures:
             self._store.replace(join(self._config.output, "failures", str(footer.name)), failures_bytes(footer))
         spent = {stage: total - before.get(stage, 0.0) for stage, total in self._labeller.milliseconds.items()}
         spent["commit"] = 1000 * (time.perf_counter() - started)
-        self._trace(footer, draft.inferred)
         receipt = Receipt(
             part=str(footer.name), rows=footer.rows, failures=len(footer.failures), bytes=draft.bytes, inferred=draft.inferred,
             committed=committed, seconds=time.perf_counter() - began,
