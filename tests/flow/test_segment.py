@@ -238,3 +238,24 @@ def test_failures_are_made_again_where_a_worker_died_before_writing_them(tmp_pat
     outcome = segment(source, out, failure_budget=1)
     assert lost.read_bytes() == before
     assert outcome.run["counts"] == {"images": 7, "masks": 6, "failures": 1, "broken_shards": 0, "inferred": 3, "skipped": 4}
+
+
+def test_a_pass_that_fails_is_planned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.run import flow
+
+    source, out = write_tars(tmp_path / "in", 2, 150), tmp_path / "out"
+    real = flow.label
+    passes: list[int] = []
+
+    def breaks_off(spans: list[object], *arguments: object) -> Iterator[object]:
+        passes.append(len(spans))
+        for number, receipt in enumerate(real(spans, *arguments)):  # type: ignore[arg-type]
+            yield receipt
+            if len(passes) == 1 and number == 0:
+                raise flow.PassFailed("a node is gone")
+
+    monkeypatch.setattr(flow, "label", breaks_off)
+    outcome = segment(source, out)
+    assert outcome.error is None
+    assert len(passes) == 2
+    assert read_rows(out).keys == [(str(source / f"shard-{shard:03d}.tar"), index) for shard in range(2) for index in range(150)]
