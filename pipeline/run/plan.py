@@ -3,8 +3,9 @@
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,13 @@ from pipeline.storage import Store, WritableStore, join, store_for
 from pipeline.storage.stream import RangeFile
 
 SETTINGS_KEY = b"maskfleet"
-ROWS_PER_FILE = 500_000
+ROWS_PER_FILE = 100_000
 _ROW_GROUP = 8_192
+_BATCH = 4_096  # entries of a listing that are looked up together
 _NAMED = 5  # changed shards that an error names
+
+
+Found = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,14 @@ class _Table:
     identity: npt.NDArray[np.uint64]
     row: npt.NDArray[np.uint32]
 
+    def at(self, start: int, high: int, low: int) -> Found | None:
+        """The row with these hashes, from `start`, the first with this `high`."""
+        while start < len(self.high) and int(self.high[start]) == high:
+            if int(self.low[start]) == low:
+                return self.file, int(self.row[start]), int(self.identity[start])
+            start += 1
+        return None
+
 
 class Known:
     """128-bit hashes of planned URIs and 64-bit hashes of their identities: 28 bytes an image."""
@@ -58,24 +71,26 @@ class Known:
 
     def add(self, file: int, uris: Iterable[str], identities: Iterable[int]) -> None:
         """The rows of one plan file."""
-        halves = [_halves(uri) for uri in uris]
-        high = np.array([half[0] for half in halves], np.uint64)
-        low = np.array([half[1] for half in halves], np.uint64)
+        high, low = _hashes(uris)
         order = np.argsort(high, kind="stable")
         self._tables.append(
             _Table(file, high[order], low[order], np.fromiter(identities, np.uint64)[order], order.astype(np.uint32))
         )
 
-    def find(self, uri: str) -> tuple[int, int, int] | None:
-        """File, row and identity hash of the latest row of a URI."""
-        high, low = _halves(uri)
-        for table in reversed(self._tables):
-            at = int(np.searchsorted(table.high, np.uint64(high)))
-            while at < len(table.high) and int(table.high[at]) == high:
-                if int(table.low[at]) == low:
-                    return table.file, int(table.row[at]), int(table.identity[at])
-                at += 1
-        return None
+    def find(self, uris: Sequence[str]) -> list[Found | None]:
+        """File, row and identity hash of the latest row of each URI; one search a table for all of them."""
+        found: list[Found | None] = [None] * len(uris)
+        high, low = _hashes(uris)
+        left = np.arange(len(uris))
+        for table in (table for table in reversed(self._tables) if table.high.size):
+            at = np.searchsorted(table.high, high[left])
+            same = np.take(table.high, at, mode="clip") == high[left]
+            for number, start in zip(left[same].tolist(), at[same].tolist(), strict=True):
+                found[number] = table.at(start, int(high[number]), int(low[number]))
+            left = left[[found[number] is None for number in left.tolist()]]
+            if not left.size:
+                break
+        return found
 
 
 @dataclass(slots=True)
@@ -94,9 +109,11 @@ class Plan:
     added: int = 0
 
 
-def _halves(uri: str) -> tuple[int, int]:
-    digest = xxhash.xxh3_128_intdigest(uri.encode("utf-8", "surrogatepass"))
-    return digest >> 64, digest & 0xFFFF_FFFF_FFFF_FFFF
+def _hashes(uris: Iterable[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """The halves of 128-bit hashes."""
+    digests = b"".join(xxhash.xxh3_128_digest(uri.encode("utf-8", "surrogatepass")) for uri in uris)
+    halves = np.frombuffer(digests, ">u8").astype(np.uint64)
+    return np.ascontiguousarray(halves[0::2]), np.ascontiguousarray(halves[1::2])
 
 
 def _identity(size: int | None, version: str | None) -> int:
@@ -149,8 +166,8 @@ def _include(plan: Plan, data: bytes) -> None:
     images = "image" in kinds
     uris = table.column("uri").to_pylist()
     sizes, versions = table.column("size").to_pylist(), table.column("version").to_pylist()
-    for uri in uris if plan.files else ():
-        if (earlier := plan.known.find(uri)) is not None and images:
+    for earlier in plan.known.find(uris) if images else ():
+        if earlier is not None:
             plan.superseded[earlier[0]].append(earlier[1])
     plan.known.add(number, uris, (_identity(size, version) for size, version in zip(sizes, versions, strict=True)))
     plan.files.append(PlanFile(number, images, table.num_rows))
@@ -175,8 +192,8 @@ def extend_plan(
     plan = plan or Plan(settings=settings)
     changed: list[str] = []
     pending: dict[bool, dict[str, Shard]] = {False: {}, True: {}}
-    for entry in listing:
-        state = _state(plan, entry)
+    batches = iter(lambda: list(islice(listing, _BATCH)), [])
+    for entry, state in ((entry, state) for batch in batches for entry, state in _states(plan, batch)):
         if state == "changed" and not relabel_changed:
             changed.append(entry.uri)
         elif state != "planned":
@@ -200,26 +217,28 @@ def _refuse(changed: list[str]) -> None:
         )
 
 
-def _state(plan: Plan, entry: Shard) -> str:
-    found = plan.known.find(entry.uri)
-    if found is None:
-        return "new"
-    mine = _identity(entry.size, entry.version)
-    return "changed" if mine and found[2] and mine != found[2] else "planned"
+def _states(plan: Plan, entries: list[Shard]) -> list[tuple[Shard, str]]:
+    """Each entry with `new`, `changed` or `planned`."""
+    states: list[tuple[Shard, str]] = []
+    for entry, found in zip(entries, plan.known.find([entry.uri for entry in entries]), strict=True):
+        mine = _identity(entry.size, entry.version)
+        changed = found is not None and mine and found[2] and mine != found[2]
+        states.append((entry, "new" if found is None else "changed" if changed else "planned"))
+    return states
 
 
 def _write_rows(
     store: WritableStore, out: str, plan: Plan, rows: dict[str, Shard], settings: dict[str, Any], *, relabel_changed: bool
 ) -> None:
     """Write rows as the next plan file; where another attempt was first, take its file and write what is still new."""
-    while left := [entry for entry in rows.values() if _state(plan, entry) != "planned"]:
+    while left := [entry for entry, state in _states(plan, list(rows.values())) if state != "planned"]:
         number = len(plan.files)
         data = _plan_bytes(left, settings)
         won = store.create(join(out, f"plan/{number:05d}.parquet"), data)
         plan.added += len(left) if won else 0
         _include(plan, data if won else _read_file(store, out, number) or b"")
         if not won and not relabel_changed:  # the other attempt may have seen another object under the same name
-            _refuse([entry.uri for entry in rows.values() if _state(plan, entry) == "changed"])
+            _refuse([entry.uri for entry, state in _states(plan, list(rows.values())) if state == "changed"])
 
 
 def _plan_bytes(rows: list[Shard], settings: dict[str, Any]) -> bytes:
