@@ -15,7 +15,7 @@ from pipeline.decode import Photograph, decode, upright
 from pipeline.errors import BadImage
 from pipeline.labels.labeller import Labeller, LabelOptions
 from pipeline.labels.png import overlay
-from pipeline.model.engine import load_engine
+from pipeline.model.loading import load_engine
 from pipeline.model.prepare import NetworkRequest, prepare
 from pipeline.schema import masks_schema
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from jobs.command import run_job
 from pipeline.decode import decode
-from pipeline.model.engine import load_engine
+from pipeline.model.loading import load_engine
 from pipeline.model.prepare import NetworkRequest, prepare
 from pipeline.model.preprocess import resize
 from pipeline.shards.base import Cursor, ReadOptions, Shard

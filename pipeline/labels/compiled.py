@@ -2,7 +2,7 @@
 
 import os
 
-from pipeline.model.prepare import cache_folder
+from pipeline.cache import cache_folder
 
 os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
 

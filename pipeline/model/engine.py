@@ -42,14 +42,3 @@ class Engine(Protocol):
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """Logits, bilinearly at height x width -> label map and confidence, uint8 (H, W) each."""
         ...
-
-
-def load_engine(prepared: Prepared) -> Engine:
-    """The engine of a prepared network; imports only the one that is asked for."""
-    if prepared.engine == "torch":
-        from pipeline.model.torch_engine import TorchEngine
-
-        return TorchEngine(prepared)
-    from pipeline.model.openvino_engine import OpenVINOEngine
-
-    return OpenVINOEngine(prepared)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import errors
+from pipeline.cache import cache_folder
 from pipeline.errors import MaskfleetError, UsageError
 from pipeline.model.engine import Prepared
 from pipeline.model.preprocess import Preset
@@ -37,22 +38,6 @@ class NetworkRequest:
     precision: str = "fp32"
     classes: str | None = None
     short_side: int | None = None
-
-
-def cache_folder() -> Path:
-    """`maskfleet` in the user's cache folder, or in a temporary one where that cannot be written."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maskfleet"
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        if os.access(base, os.W_OK):
-            return base
-    except OSError:
-        pass
-    fallback = Path(tempfile.gettempdir()) / f"maskfleet-{os.getuid()}"
-    fallback.mkdir(mode=0o700, exist_ok=True)
-    if fallback.stat().st_uid != os.getuid():
-        raise errors.NotReachable(f"no cache folder can be written: neither {base} nor {fallback}; set XDG_CACHE_HOME")
-    return fallback
 
 
 def prepare(request: NetworkRequest) -> Prepared:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from pipeline.errors import BadImage, Incomplete
 from pipeline.labels.labeller import Labeller, LabelOptions, Resized
 from pipeline.labels.statistics import LEVELS
-from pipeline.model.engine import Prepared, load_engine
+from pipeline.model.engine import Prepared
+from pipeline.model.loading import load_engine
 from pipeline.run.ahead import ReadAhead
 from pipeline.run.parts import PartFooter, add_digests, part_bytes, row_digest
 from pipeline.run.worker import IMAGES_AHEAD

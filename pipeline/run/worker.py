@@ -13,7 +13,8 @@ import numpy as np
 from pipeline.errors import BadImage, BrokenShard, Bug, Incomplete, MaskfleetError, ObjectDenied, ObjectMissing
 from pipeline.labels.labeller import Labeller, LabelOptions, Resized
 from pipeline.labels.statistics import LEVELS
-from pipeline.model.engine import Prepared, load_engine
+from pipeline.model.engine import Prepared
+from pipeline.model.loading import load_engine
 from pipeline.run.ahead import ReadAhead
 from pipeline.run.parts import (
     PART_BYTES,

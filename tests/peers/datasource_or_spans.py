@@ -20,7 +20,8 @@ from ray.data import ActorPoolStrategy, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from pipeline.labels.labeller import Labeller, LabelOptions
-from pipeline.model.engine import Prepared, load_engine
+from pipeline.model.engine import Prepared
+from pipeline.model.loading import load_engine
 from pipeline.model.prepare import NetworkRequest, prepare
 from pipeline.run import flow
 from pipeline.run.left import shard_digest

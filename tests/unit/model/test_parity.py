@@ -11,7 +11,8 @@ from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 from torchvision.transforms._presets import SemanticSegmentation
 
 from pipeline.decode import decode
-from pipeline.model.engine import Engine, load_engine
+from pipeline.model.engine import Engine
+from pipeline.model.loading import load_engine
 from pipeline.model.prepare import NetworkRequest, prepare
 from pipeline.model.preprocess import resize
 from tests.conftest import ROOT
