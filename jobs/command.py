@@ -12,7 +12,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from pipeline.errors import MaskfleetError, NotReachable, UsageError
+from pipeline.errors import MaskfleetError, UsageError
 from pipeline.run.segment import Stopped
 
 
@@ -76,9 +76,3 @@ def write_json(path: str | None, values: dict[str, Any]) -> None:
         Path(path).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--json {path}: {error.strerror}") from error
-
-
-def check_reachable(found: object, message: str) -> None:
-    """Raise `NotReachable` unless something was found."""
-    if not found:
-        raise NotReachable(message)

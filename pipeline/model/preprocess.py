@@ -1,6 +1,5 @@
 """Photograph -> what the network reads, as the checkpoint's own preset says."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,8 +44,3 @@ def resize(image: Image.Image, short_side: int, *, max_pixels: int) -> npt.NDArr
     if (width, height) != image.size:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image)
-
-
-def stride_size(width: int, height: int, stride: int = 8) -> tuple[int, int]:
-    """Size of the logits of an input: every stride-2 layer rounds up."""
-    return math.ceil(width / stride), math.ceil(height / stride)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-STRIDE: Final = 8  # of the logits: the last upsampling is left to the labels
 MAX_CLASSES: Final = 255  # 255 itself means ignore
 
 

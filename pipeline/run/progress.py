@@ -21,7 +21,6 @@ class Progress:
     planned_rows: int = 0
     planned_bytes: int = 0
     read_bytes: int = 0
-    errors: list[str] = field(default_factory=list)
     milliseconds: Counter[str] = field(default_factory=Counter)
     labelling_since: float | None = None
     last_part: float = field(default_factory=time.monotonic)

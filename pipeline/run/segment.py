@@ -214,7 +214,6 @@ class Attempt:
         progress.inferred += receipt.inferred
         progress.milliseconds.update({stage: round(spent) for stage, spent in receipt.milliseconds.items()})
         if receipt.error is not None:
-            progress.errors.append(receipt.error)
             for fatal in (Bug, Damaged):
                 if receipt.error_class == fatal.__name__:
                     self._fatal = self._fatal or fatal(receipt.error)

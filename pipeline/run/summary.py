@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import ObjectMissing
 from pipeline.labels.statistics import LEVELS
 from pipeline.run.parts import PartFooter, PartName, failures_bytes, list_parts, read_footer
 from pipeline.schema import CLASS_STATS
@@ -133,8 +134,6 @@ def write_derived(store: WritableStore, out: str, sources: set[str], totals: Tot
 
 def read_run_json(store: Store, out: str) -> dict[str, Any] | None:
     """What `run.json` says, or None where there is none, or half of one."""
-    from pipeline.errors import ObjectMissing
-
     try:
         found = json.loads(store.read(join(out, "run.json")))
     except (ObjectMissing, ValueError):

@@ -10,7 +10,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import _compute_resized_output_size
 
 from pipeline.errors import ImageTooLarge
-from pipeline.model.preprocess import resize, resized_size, stride_size
+from pipeline.model.preprocess import resize, resized_size
 from tests.support.images import scene
 
 SIDES = st.integers(1, 20_000)
@@ -51,13 +51,3 @@ def test_the_limit_is_inclusive_and_names_both_sizes() -> None:
     assert resize(image, 40, max_pixels=80 * 40).shape == (40, 80, 3)
     with pytest.raises(ImageTooLarge, match=r"20x10 becomes 80x40 at short side 40; --max-pixels is 3199"):
         resize(image, 40, max_pixels=80 * 40 - 1)
-
-
-@given(width=st.integers(1, 3000), height=st.integers(1, 3000))
-def test_stride_size_is_three_halvings_that_round_up(width: int, height: int) -> None:
-    def halved(side: int) -> int:
-        for _ in range(3):
-            side = (side - 1) // 2 + 1  # a convolution of kernel 3, padding 1, stride 2
-        return side
-
-    assert stride_size(width, height) == (halved(width), halved(height))
