@@ -16,12 +16,14 @@ LEVELS = 256
 class MaskStatistics:
     """Of one mask, C classes.
 
-    mask: uint8 (H, W), `IGNORE` below the threshold. histogram: int64 (C, 256), every pixel by argmax class
-    and confidence, before the threshold. pixels, confidence_sums: int64 (C,), of the mask as stored.
-    boxes: int32 (C, 4), x y width height of the stored pixels; zeros where there are none.
+    mask: uint8 (H, W), `IGNORE` below the threshold. confidence: uint8 (H, W), `round(255 * max softmax)`.
+    histogram: int64 (C, 256), every pixel by argmax class and confidence, before the threshold. pixels,
+    confidence_sums: int64 (C,), of the mask as stored. boxes: int32 (C, 4), x y width height of the stored
+    pixels; zeros where there are none.
     """
 
     mask: npt.NDArray[np.uint8]
+    confidence: npt.NDArray[np.uint8]
     histogram: npt.NDArray[np.int64]
     pixels: npt.NDArray[np.int64]
     confidence_sums: npt.NDArray[np.int64]
@@ -48,32 +50,58 @@ def mask_statistics(
     label_map: npt.NDArray[np.uint8], confidence: npt.NDArray[np.uint8], classes: int, threshold: float
 ) -> MaskStatistics:
     """The mask and what it holds, from label map and confidence, uint8 (H, W) each."""
-    mask = np.empty_like(label_map)
+    mask = label_map.copy()
     histogram = np.zeros((classes, LEVELS), np.int64)
-    extents = np.empty((classes, 4), np.int32)
+    extents = no_extents(classes, *label_map.shape)
     least = least_confidence(threshold)
-    _count(label_map, confidence, least, mask, histogram, extents)
+    _count(least, mask, confidence, histogram, extents)
+    return statistics_of(mask, confidence, histogram, extents, least)
+
+
+def no_extents(classes: int, height: int, width: int) -> npt.NDArray[np.int64]:
+    """First x, first y, last x and last y of each class, int64 (C, 4), before any pixel is seen."""
+    return np.tile(np.array([width, height, -1, -1], np.int64), (classes, 1))
+
+
+def statistics_of(
+    mask: npt.NDArray[np.uint8], confidence: npt.NDArray[np.uint8], histogram: npt.NDArray[np.int64],
+    extents: npt.NDArray[np.int64], least: int,
+) -> MaskStatistics:  # fmt: skip
+    """What follows from the histogram and the extents of a mask that keeps confidences from `least`."""
     kept = histogram[:, least:]
     pixels = kept.sum(axis=1)
     sums = (kept * np.arange(least, LEVELS)).sum(axis=1)
     boxes = np.column_stack([extents[:, 0], extents[:, 1], extents[:, 2] - extents[:, 0] + 1, extents[:, 3] - extents[:, 1] + 1])
     boxes[pixels == 0] = 0
-    return MaskStatistics(mask, histogram, pixels, sums, boxes.astype(np.int32))
+    return MaskStatistics(mask, confidence, histogram, pixels, sums, boxes.astype(np.int32))
 
 
 @jit
-def _count(label_map, confidence, least, mask, histogram, extents):  # type: ignore[no-untyped-def]
-    height, width = label_map.shape
-    extents[:, 0], extents[:, 1], extents[:, 2], extents[:, 3] = width, height, -1, -1
-    for y in range(height):
-        for x in range(width):
-            label, level = label_map[y, x], confidence[y, x]
-            histogram[label, level] += 1
-            if level >= least:
-                mask[y, x] = label
-                extents[label, 0] = min(extents[label, 0], x)
-                extents[label, 1] = min(extents[label, 1], y)
-                extents[label, 2] = max(extents[label, 2], x)
-                extents[label, 3] = max(extents[label, 3], y)
-            else:
-                mask[y, x] = IGNORE
+def see_run(y, x0, x1, least, mask, confidence, histogram, extents):  # type: ignore[no-untyped-def]
+    """Count pixels of a row whose labels lie in `mask`, and ignore there those below `least`."""
+    label, first = -1, x0
+    for x in range(x0, x1):
+        now, level = int(mask[y, x]), confidence[y, x]
+        histogram[now, level] += 1
+        if level < least:
+            mask[y, x] = IGNORE
+            now = -1
+        if now != label:
+            _extend(extents, label, y, first, x - 1)
+            label, first = now, x
+    _extend(extents, label, y, first, x1 - 1)
+
+
+@jit
+def _extend(extents, label, y, first, last):  # type: ignore[no-untyped-def]
+    if label >= 0:
+        extents[label, 0] = min(extents[label, 0], first)
+        extents[label, 1] = min(extents[label, 1], y)
+        extents[label, 2] = max(extents[label, 2], last)
+        extents[label, 3] = max(extents[label, 3], y)
+
+
+@jit
+def _count(least, mask, confidence, histogram, extents):  # type: ignore[no-untyped-def]
+    for y in range(mask.shape[0]):
+        see_run(y, 0, mask.shape[1], least, mask, confidence, histogram, extents)

@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.labels.statistics import MaskStatistics
 from pipeline.model.preprocess import Preset
 
 
@@ -34,11 +35,9 @@ class Engine(Protocol):
     instruction_set: str
 
     def logits(self, image_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Resized RGB image -> logits (C, h, w) at stride 8."""
+        """Resized RGB image -> logits (C, h, w) at the stride of the network, 8 or 16."""
         ...
 
-    def labels(
-        self, logits_CHW: npt.NDArray[np.float32], height: int, width: int
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """Logits, bilinearly at height x width -> label map and confidence, uint8 (H, W) each."""
+    def labels(self, logits_CHW: npt.NDArray[np.float32], height: int, width: int, threshold: float = 0.0) -> MaskStatistics:
+        """Logits, bilinearly at height x width -> mask (255 below the threshold, 0..1), confidence and what they hold."""
         ...

@@ -5,17 +5,21 @@ import numpy.typing as npt
 import openvino as ov
 from openvino.preprocess import PrePostProcessor
 
+from pipeline.errors import UsageError
+from pipeline.labels.statistics import MaskStatistics
 from pipeline.labels.upsample import upsample_labels
+from pipeline.model.cpu import cpu_name, instruction_set, require_precision
 from pipeline.model.engine import Prepared
 
 SHAPES_CACHED = 64  # kernels kept for as many input shapes; OpenVINO's own default of 5,000 grows without end
-_PRECISION = {"fp32": ov.Type.f32}
+_PRECISION = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
 
 
 class OpenVINOEngine:
     """A compiled IR with dynamic height and width; normalisation is part of the graph."""
 
     def __init__(self, prepared: Prepared) -> None:
+        require_precision(prepared.precision)
         core = ov.Core()
         model = core.read_model(model=prepared.graph, weights=prepared.tensors)
         steps = PrePostProcessor(model)
@@ -24,17 +28,7 @@ class OpenVINOEngine:
         scaled_mean = [255 * value for value in prepared.preset.mean]
         scaled_std = [255 * value for value in prepared.preset.std]
         steps.input().preprocess().convert_element_type(ov.Type.f32).mean(scaled_mean).scale(scaled_std)
-        compiled = core.compile_model(
-            steps.build(),
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": _PRECISION[prepared.precision],  # else bf16 where the CPU has it
-                "INFERENCE_NUM_THREADS": 1,
-                "NUM_STREAMS": 1,
-                "ENABLE_CPU_PINNING": False,  # else all workers of a machine pin to the same core
-                "CPU_RUNTIME_CACHE_CAPACITY": SHAPES_CACHED,
-            },
-        )
+        compiled = compile_at(core, steps.build(), prepared.precision)
         self._request = compiled.create_infer_request()
         self.version = "openvino " + ".".join(ov.__version__.split("-")[0].split(".")[:2])
         self.instruction_set = instruction_set()
@@ -45,21 +39,27 @@ class OpenVINOEngine:
         logits: npt.NDArray[np.float32] = output[0][0]
         return logits
 
-    def labels(
-        self, logits_CHW: npt.NDArray[np.float32], height: int, width: int
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """See `Engine.labels`: one pass in numba."""
-        return upsample_labels(logits_CHW, height, width)
+    def labels(self, logits_CHW: npt.NDArray[np.float32], height: int, width: int, threshold: float = 0.0) -> MaskStatistics:
+        """See `Engine.labels`: one pass of machine code."""
+        return upsample_labels(logits_CHW, height, width, threshold)
 
 
-def instruction_set() -> str:
-    """The widest vector instructions of this CPU that change how sums round: avx512, avx2 or the machine's name."""
-    import platform
-
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            flags = next((set(line.split()) for line in file if line.startswith(("flags", "Features"))), set())
-    except OSError:
-        flags = set()
-    found = [name for name in ("amx_tile", "avx512_bf16", "avx512f", "avx2") if name in flags]
-    return "+".join(found) or platform.machine()
+def compile_at(core: ov.Core, model: ov.Model, precision: str) -> ov.CompiledModel:
+    """Compile for one core at this precision. Raises `UsageError` where OpenVINO would take another one instead."""
+    wanted = _PRECISION[precision]
+    compiled = core.compile_model(
+        model,
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": wanted,  # else bf16 where the CPU has it
+            "INFERENCE_NUM_THREADS": 1,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # else all workers of a machine pin to the same core
+            "CPU_RUNTIME_CACHE_CAPACITY": SHAPES_CACHED,
+        },
+    )
+    able = precision == "fp32" or precision.upper() in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    got = compiled.get_property("INFERENCE_PRECISION_HINT")
+    if not able or got != wanted:
+        raise UsageError(f"--precision {precision}: OpenVINO has no {precision} on this CPU ({cpu_name()}); use fp32")
+    return compiled

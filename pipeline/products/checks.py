@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.errors import Damaged
 from pipeline.labels.labeller import class_rows
 from pipeline.labels.png import voc_palette
-from pipeline.labels.statistics import IGNORE, LEVELS, MaskStatistics, least_confidence, mask_statistics
+from pipeline.labels.statistics import IGNORE, LEVELS, least_confidence, mask_statistics
 from pipeline.run.identity import fingerprint
 from pipeline.run.parts import FOOTER_FORMAT, FOOTER_KEY, PartFooter, PartName, add_digests, row_digest
 from pipeline.run.plan import SETTINGS_KEY
@@ -224,7 +224,10 @@ def _check_row(row: dict[str, Any], rules: Rules) -> tuple[npt.NDArray[np.uint8]
     confidence = _decode(row["confidence"]["bytes"], size, _GRAY) if rules.confidence_map else np.zeros_like(mask)
     seen = mask_statistics(mask, confidence, LEVELS, 0.0)  # every id has its row, 255 too
     demand(not seen.pixels[count:IGNORE].any(), "the mask holds a class that the run does not have")
-    known = MaskStatistics(mask, seen.histogram[:count], seen.pixels[:count], seen.confidence_sums[:count], seen.boxes[:count])
+    known = replace(
+        seen, mask=mask, histogram=seen.histogram[:count], pixels=seen.pixels[:count],
+        confidence_sums=seen.confidence_sums[:count], boxes=seen.boxes[:count],
+    )  # fmt: skip
     counted, stored = class_rows(known, rules.classes), row["classes"]
     if rules.confidence_map:
         below = seen.histogram[:count, : rules.least].any() or seen.histogram[IGNORE, rules.least :].any()

@@ -8,7 +8,7 @@ from pipeline.config import SegmentConfig
 from pipeline.errors import RunMismatch
 from pipeline.model.engine import Prepared
 
-LABELS_VERSION = 1  # raise by hand when the code of the labels changes what it gives
+LABELS_VERSION = 2  # raise by hand when the code of the labels changes what it gives
 
 
 def settings(config: SegmentConfig, network: Prepared) -> dict[str, Any]:
@@ -22,6 +22,7 @@ def settings(config: SegmentConfig, network: Prepared) -> dict[str, Any]:
         "mean": list(network.preset.mean),
         "std": list(network.preset.std),
         "min_confidence": config.min_confidence,
+        "fast_decode": config.fast_decode,
         "classes": list(network.classes),
         "labels_version": LABELS_VERSION,
     }
