@@ -25,7 +25,7 @@ def test_masks(name: str) -> None:
     case = CASES[name]
     photograph = decode(case.data, max_source_pixels=LIMIT)
     assert photograph.image.mode == "RGB"
-    assert photograph.image.size == case.size
+    assert photograph.image.size == photograph.size == case.size
     assert photograph.orientation == case.orientation
 
 
