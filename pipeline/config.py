@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.errors import UsageError
+from pipeline.model.zoo import DEFAULT_MODEL, Model
 from pipeline.storage import normalise, scheme_of
 
 Engine = Literal["openvino", "torch"]
-Precision = Literal["fp32"]
+Precision = Literal["fp32", "bf16"]
 InputFormat = Literal["auto", "webdataset", "parquet", "images", "list"]
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow's own limit for a "possible decompression bomb"
 
@@ -24,9 +25,7 @@ class SegmentConfig(BaseModel):
 
     input: Annotated[tuple[str, ...], Field(min_length=1, description="Shards, images, globs or lists; repeat it.")]
     output: Annotated[str, Field(description="Where the run goes: a folder or s3:// prefix.")]
-    model: Annotated[Literal["lraspp_mobilenet_v3_large"], Field(description="The network, by torchvision's name.")] = (
-        "lraspp_mobilenet_v3_large"
-    )
+    model: Annotated[Model, Field(description="The network, by torchvision's name.")] = DEFAULT_MODEL
     weights: Annotated[
         str, Field(description="bundled, a torchvision enum member, or the URI of a .pth or .safetensors file.")
     ] = "COCO_WITH_VOC_LABELS_V1"
@@ -38,7 +37,7 @@ class SegmentConfig(BaseModel):
         Field(ge=16, le=8192, description="Resize the short side to this many pixels [default: what the weights say]."),
     ] = None
     engine: Annotated[Engine, Field(description="What runs the network.")] = "openvino"
-    precision: Annotated[Precision, Field(description="Arithmetic of the network.")] = "fp32"
+    precision: Annotated[Precision, Field(description="Arithmetic of the network; bf16 where the CPU has it.")] = "fp32"
     workers: Annotated[
         int | None, Field(ge=1, description="Worker processes, one core each [default: every core of the cluster].")
     ] = None
@@ -49,6 +48,13 @@ class SegmentConfig(BaseModel):
     allow_broken_shards: Annotated[int, Field(ge=0, description="Shards that may break off before exit code 3.")] = 0
     max_pixels: Annotated[int, Field(ge=1, description="Most pixels of a resized input.")] = 4_000_000
     max_source_pixels: Annotated[int, Field(ge=1, description="Most pixels of a photograph.")] = PILLOW_MAX_PIXELS
+    fast_decode: Annotated[
+        bool, Field(description="Decode large JPEGs at 1/2, 1/4 or 1/8 of their size: sooner, a few label pixels differ.")
+    ] = False
+    image_timeout_s: Annotated[
+        float, Field(gt=0, le=86400, description="Seconds that decoding or labelling one image may take.")
+    ] = 120.0
+    idle_minutes: Annotated[float, Field(gt=0, description="Give up (exit code 5) when no part is committed for so long.")] = 30.0
     input_format: Annotated[InputFormat, Field(description="What the inputs are, where their names do not say.")] = "auto"
     image_column: Annotated[str | None, Field(description="Column of the images (Parquet) or URIs (.csv, .jsonl).")] = None
     image_ext: Annotated[str | None, Field(description="Whole extension of the image members of a tar, such as jpg.")] = None

@@ -4,18 +4,14 @@
 holds `masks/<image_id>.png` (255 = void). Prints plain torchvision's figures beside the run's own.
 """
 
-from pathlib import Path
-
 import click
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
+from jobs.benchmarks.truth import confusion, mean_iou, pixel_accuracy, truth_of
 from jobs.command import run_job
+from pipeline.errors import UsageError
 from pipeline.labels.png import decode_png
 from pipeline.opened import Run, open_run
-
-Confusion = npt.NDArray[np.int64]
 
 
 @click.command()
@@ -42,7 +38,7 @@ def _parity(run: Run, folders: tuple[str, ...]) -> int:
     transforms = SemanticSegmentation(resize_size=labels["short_side"], mean=labels["mean"], std=labels["std"])
     count = len(labels["classes"])
     mine, theirs = np.zeros((count, count), np.int64), np.zeros((count, count), np.int64)
-    equal = pixels = images = 0
+    equal = seen = images = 0
     for batch in run.masks.to_batches(batch_size=16):
         for row in batch.to_pylist():
             mask = decode_png(row["mask"]["bytes"])
@@ -51,34 +47,17 @@ def _parity(run: Run, folders: tuple[str, ...]) -> int:
                 features = model.classifier(model.backbone(x_NCHW))  # one bilinear step, to the original size
                 logits = F.interpolate(features, size=mask.shape, mode="bilinear", align_corners=False)
             plain = logits[0].argmax(0).numpy().astype(np.uint8)
-            equal, pixels, images = equal + int((plain == mask).sum()), pixels + mask.size, images + 1
+            equal, seen, images = equal + int((plain == mask).sum()), seen + mask.size, images + 1
             if folders:
-                truth = _truth(row["image_id"], folders)
-                mine += _confusion(truth, mask, count)
-                theirs += _confusion(truth, plain, count)
-    click.echo(f"{images} images: {100 * equal / pixels:.5f} % of {pixels:,} pixels equal plain torchvision's")
-    for name, confusion in (("this run", mine), ("torchvision", theirs)) if folders else ():
-        click.echo(f"{name:12} mIoU {_miou(confusion):.5f}, pixel accuracy {np.trace(confusion) / confusion.sum():.5f}")
+                truth = truth_of(row["image_id"], folders)
+                if truth is None:
+                    raise UsageError(f"--truth: no masks/{row['image_id']}.png in {', '.join(folders)}")
+                mine += confusion(truth, mask, count)
+                theirs += confusion(truth, plain, count)
+    click.echo(f"{images} images: {100 * equal / seen:.5f} % of {seen:,} pixels equal plain torchvision's")
+    for name, pixels in (("this run", mine), ("torchvision", theirs)) if folders else ():
+        click.echo(f"{name:12} mIoU {mean_iou(pixels):.5f}, pixel accuracy {pixel_accuracy(pixels):.5f}")
     return 0
-
-
-def _truth(image_id: str, folders: tuple[str, ...]) -> npt.NDArray[np.uint8]:
-    path = next(file for folder in folders if (file := Path(folder) / "masks" / f"{image_id}.png").exists())
-    return np.asarray(Image.open(path))
-
-
-def _confusion(truth: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8], count: int) -> Confusion:
-    """Rows: truth, columns: found; void pixels are left out."""
-    valid = truth < count
-    pairs = truth[valid].astype(np.int64) * count + found[valid]
-    return np.bincount(pairs, minlength=count * count).reshape(count, count)
-
-
-def _miou(confusion: Confusion) -> float:
-    """Mean IoU of the classes that the ground truth holds."""
-    hit, truth, found = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    present = truth > 0
-    return float((hit[present] / (truth + found - hit)[present]).mean())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,8 @@ from pipeline.cache import cache_folder
 from pipeline.errors import MaskfleetError, UsageError
 from pipeline.model.engine import Prepared
 from pipeline.model.preprocess import Preset
-from pipeline.model.weights import BUNDLED, WeightsFile, class_names, load_weights
+from pipeline.model.weights import BUNDLED, class_names, load_weights
+from pipeline.model.zoo import ZOO
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +43,8 @@ class NetworkRequest:
 
 def prepare(request: NetworkRequest) -> Prepared:
     """The network, from the cache or made now. Raises `UsageError` or `NotReachable` with the ways out."""
+    if request.model not in ZOO:
+        raise UsageError(f"--model {request.model}: not one of {', '.join(ZOO)}")
     folder = cache_folder() / "networks"
     stem = _known_stem(request, folder)
     if stem is None or not (folder / f"{stem}.json").exists():
@@ -93,7 +96,7 @@ def _make_in_child(request: NetworkRequest, folder: Path) -> str:
 
 def _make(request: NetworkRequest, folder: Path) -> str:
     """In the child: convert, and write .json last, as its presence says that the rest is whole."""
-    from pipeline.model.weights import default_classes, state_dict
+    from pipeline.model.weights import default_classes, misfit, state_dict
     from pipeline.model.zoo import count_classes
 
     weights = load_weights(request.weights, request.model)
@@ -101,11 +104,15 @@ def _make(request: NetworkRequest, folder: Path) -> str:
     stem = _stem(request, weights.sha256)
     count = count_classes(request.model, tensors)
     described = {
-        "sha256": weights.sha256, "count": count, "classes": default_classes(count, weights, request.model),
+        "sha256": weights.sha256, "count": count, "classes": default_classes(count, weights),
         "short_side": weights.preset.short_side, "mean": weights.preset.mean, "std": weights.preset.std,
     }  # fmt: skip
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        _write_network(request, weights, tensors, Path(scratch))
+        try:
+            write_network(request.model, request.engine, tensors, Path(scratch))
+        except (KeyError, RuntimeError) as error:
+            reason = " ".join(" ".join(str(error).splitlines()[1:2]).split())[:200] or type(error).__name__
+            raise UsageError(misfit(weights.name, request.model, tensors, reason)) from error
         (Path(scratch) / "network.json").write_text(json.dumps(described))
         for suffix in (".xml", ".bin", ".json"):
             if (made := Path(scratch) / f"network{suffix}").exists():
@@ -115,25 +122,39 @@ def _make(request: NetworkRequest, folder: Path) -> str:
     return stem
 
 
-def _write_network(request: NetworkRequest, weights: WeightsFile, tensors: "Mapping[str, Tensor]", folder: Path) -> None:
+def write_network(model: str, engine: str, tensors: "dict[str, Tensor]", folder: Path) -> None:
+    """What an engine loads: `network.xml` and `network.bin` of OpenVINO, or for torch a safetensors file `network.bin`.
+
+    Imports torch. Raises `KeyError` or `RuntimeError` where the tensors are not this model's.
+    """
     import torch
 
     from pipeline.model.zoo import build
 
-    try:
-        network = build(request.model, tensors)
-    except (KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[:2]
-        raise UsageError(f"--weights {weights.name}: not the weights of {request.model}: {' '.join(reason)[:300]}") from error
-    if request.engine == "torch":
+    network = build(model, tensors)
+    if engine == "torch":
         from safetensors.torch import save_file
 
-        save_file(dict(tensors), folder / "network.bin")
+        save_file(tensors, folder / "network.bin")
         return
     import openvino as ov
 
-    model = ov.convert_model(network, example_input=torch.zeros(1, 3, 256, 320), input=[(1, 3, -1, -1)])
-    ov.save_model(model, folder / "network.xml", compress_to_fp16=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the converter traces with torch.jit, which torch means to give up
+        converted = ov.convert_model(network, example_input=torch.zeros(1, 3, 256, 320), input=[(1, 3, -1, -1)])
+    ov.save_model(converted, folder / "network.xml", compress_to_fp16=False)
+
+
+def _compile() -> None:
+    """Fill numba's cache, here and once, before every worker of this machine would."""
+    import numpy as np
+    from PIL import Image
+
+    from pipeline.labels.upsample import upsample_labels
+    from pipeline.model.preprocess import resize
+
+    resize(Image.new("RGB", (4, 4)), 2, max_pixels=4)
+    upsample_labels(np.zeros((1, 1, 1), np.float32), 1, 1)
 
 
 def _main(arguments: str) -> None:
@@ -141,6 +162,7 @@ def _main(arguments: str) -> None:
     request = NetworkRequest(model=model, weights=weights, engine=engine, precision=precision)
     try:
         answer = {"stem": _make(request, Path(folder))}
+        _compile()
     except MaskfleetError as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     print(json.dumps({"maskfleet": answer}))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import NotReachable, StorageError, UsageError
 from pipeline.model.preprocess import Preset
-from pipeline.model.zoo import MAX_CLASSES, ZOO, count_classes
+from pipeline.model.zoo import DEFAULT_MODEL, MAX_CLASSES, ZOO, count_classes, fitting
 from pipeline.storage import base_name, normalise, scheme_of, store_for
 
 if TYPE_CHECKING:
@@ -88,6 +88,10 @@ def _triple(text: str | None, default: tuple[float, float, float]) -> tuple[floa
 
 def _from_torchvision(member: str, model: str) -> WeightsFile:
     """A member of torchvision's weights enum, downloaded once into torch's own cache."""
+    if not ZOO[model].published:
+        raise UsageError(
+            f"--weights {member}: torchvision has no weights of {model}: pass a file (--weights FILE, .pth or .safetensors)"
+        )
     from torchvision.models import get_model_weights
 
     enum: Any = get_model_weights(model)
@@ -155,20 +159,29 @@ def state_dict(weights: WeightsFile, model: str) -> "dict[str, Tensor]":
         raise UsageError(f"--weights {weights.name}: holds no state dict")
     tensors = {name.removeprefix("module."): value for name, value in loaded.items()}
     tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-    if ZOO[model].classifier_key not in tensors:
-        raise UsageError(f"--weights {weights.name}: not the weights of {model} (no {ZOO[model].classifier_key})")
-    if (count := count_classes(model, tensors)) > MAX_CLASSES:
+    tensors = {name: value for name, value in tensors.items() if not name.startswith("aux_classifier.")}
+    try:
+        count = count_classes(model, tensors)
+    except KeyError as error:
+        raise UsageError(misfit(weights.name, model, tensors, f"no {ZOO[model].classifier_key}")) from error
+    if count > MAX_CLASSES:
         raise UsageError(f"--weights {weights.name}: {count} classes; at most {MAX_CLASSES} fit into a mask (255 is ignore)")
-    return {name: value for name, value in tensors.items() if not name.startswith("aux_classifier.")}
+    return tensors
 
 
-def default_classes(count: int, weights: WeightsFile, model: str) -> tuple[str, ...] | None:
-    """The names that the weights bring, else those of torchvision's own weights where the number is theirs."""
+def misfit(file: str, model: str, tensors: "dict[str, Tensor]", reason: str) -> str:
+    """The line for weights that are not this model's, with the model whose they are if there is one."""
+    other = fitting(tensors)
+    return f"--weights {file}: not the weights of {model}" + (f" but of {other}: --model {other}" if other else f" ({reason})")
+
+
+def default_classes(count: int, weights: WeightsFile) -> tuple[str, ...] | None:
+    """The names that the weights bring, else those of torchvision's weights, PASCAL VOC's, where the number is theirs."""
     if weights.classes is not None:
         return weights.classes
     from torchvision.models import get_model_weights
 
-    enum: Any = get_model_weights(model)
+    enum: Any = get_model_weights(DEFAULT_MODEL)  # all of its segmentation weights have these
     categories = tuple(enum.DEFAULT.meta["categories"])
     return categories if len(categories) == count else None
 

@@ -13,6 +13,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions
 
+from pipeline.errors import MaskfleetError
 from pipeline.model.engine import Prepared
 from pipeline.run.left import cut
 from pipeline.run.malloc import bound_malloc
@@ -30,23 +31,27 @@ _INIT_DEATHS = 10  # a worker may die while it starts, and be started again
 _LOCAL_OBJECT_STORE_BYTES = 256 << 20  # spans and receipts are small; images never enter it
 
 
-def start_ray(*, debug: bool) -> None:
-    """Join the cluster that `RAY_ADDRESS` or this machine names, else start Ray here (`RAY_ADDRESS=local`: always here)."""
+def start_ray(*, debug: bool) -> bool:
+    """Join the cluster that `RAY_ADDRESS` or this machine names, else start Ray here (`RAY_ADDRESS=local`: always here).
+
+    Returns whether it was started here, so that workers run on this machine alone.
+    """
     if ray.is_initialized():
-        return
+        return False
     if not debug:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a FutureWarning
     quiet: dict[str, Any] = {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     if debug:
-        _join_or_start(quiet)
+        started = _join_or_start(quiet)
     else:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else an error line for every actor pool, about its arguments
         with _held_stderr():  # Ray's C++ side says there that it obeys the line above
-            _join_or_start(quiet)
+            started = _join_or_start(quiet)
     for number, handler in before.items():  # ray.init replaces SIGTERM's by sys.exit(15)
         signal.signal(number, handler)
+    return started
 
 
 @contextmanager
@@ -67,16 +72,17 @@ def _held_stderr() -> Iterator[None]:
             os.close(real)
 
 
-def _join_or_start(quiet: dict[str, Any]) -> None:
+def _join_or_start(quiet: dict[str, Any]) -> bool:
     address = os.environ.get("RAY_ADDRESS")
     if address != "local":
         try:
             ray.init(address=address or "auto", **quiet)
-            return
+            return False
         except ConnectionError:
             if address:
                 raise
     ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **quiet)
+    return True
 
 
 def cores() -> int:
@@ -105,7 +111,11 @@ class _Worker:
     def __call__(self, batch: dict[str, Any], shared: list["ray.ObjectRef[Shared]"]) -> Iterator[dict[str, list[str]]]:
         if self._segment is None:
             bound_malloc()
-            self._segment = SegmentSpan(self._config, *ray.get(shared[0]))
+            try:
+                self._segment = SegmentSpan(self._config, *ray.get(shared[0]))
+            except MaskfleetError as refused:  # a precision that this worker's CPU has not: as a value, else Ray tries again
+                yield {"receipt": [Receipt(error=str(refused), error_class=type(refused).__name__).to_json()]}
+                return
         for text in batch["span"]:
             for receipt in self._segment(Span.from_json(str(text))):
                 yield {"receipt": [receipt.to_json()]}

@@ -89,8 +89,17 @@ def test_a_pickle_is_never_executed(tmp_path: Path) -> None:
 
 def test_weights_of_another_network(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(UsageError, match="not the weights of lraspp"):
+    with pytest.raises(UsageError, match=r"not the weights of lraspp_mobilenet_v3_large \(no classifier"):
         prepare(_request(tmp_path / "other.pth"))
+    small = NetworkRequest(model="lraspp_mobilenet_v3_small", weights="bundled", engine="torch")
+    with pytest.raises(UsageError) as raised:
+        prepare(small)
+    assert str(raised.value) == f"--weights bundled.safetensors: not the weights of {small.model} but of {MODEL}: --model {MODEL}"
+
+
+def test_unknown_networks() -> None:
+    with pytest.raises(UsageError, match="--model resnet18: not one of lraspp_mobilenet_v3_large, "):
+        prepare(NetworkRequest(model="resnet18", weights="bundled", engine="torch"))
 
 
 def test_absent_files_and_unknown_names(tmp_path: Path) -> None:
