@@ -7,6 +7,11 @@ from pathlib import Path
 from pipeline.errors import NotReachable
 
 
+def scratch_folder() -> Path:
+    """A folder of this node and user for what need not outlive a reboot."""
+    return _own_temporary()
+
+
 def cache_folder() -> Path:
     """`maskfleet` in the user's cache folder, or in a temporary one where that cannot be written."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maskfleet"
@@ -16,8 +21,15 @@ def cache_folder() -> Path:
             return base
     except OSError:
         pass
-    fallback = Path(tempfile.gettempdir()) / f"maskfleet-{os.getuid()}"
-    fallback.mkdir(mode=0o700, exist_ok=True)
-    if fallback.stat().st_uid != os.getuid():
-        raise NotReachable(f"no cache folder can be written: neither {base} nor {fallback}; set XDG_CACHE_HOME")
-    return fallback
+    return _own_temporary()
+
+
+def _own_temporary() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"maskfleet-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise NotReachable(f"{folder} cannot be made ({error.strerror}): set TMPDIR") from error
+    if folder.stat().st_uid != os.getuid():
+        raise NotReachable(f"{folder} belongs to somebody else: set TMPDIR")
+    return folder

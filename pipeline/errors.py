@@ -165,6 +165,14 @@ class ImageTooLarge(BadImage):
     """More pixels or bytes than allowed."""
 
 
+class ImageTimeout(BadImage):
+    """Decoding and labelling take longer than `--image-timeout-s`."""
+
+
+class KillsItsProcess(BadImage):
+    """Its decoder or network ends the process, also one that has nothing else to do."""
+
+
 class InferenceFailed(BadImage):
     """The network refused this image."""
 

@@ -22,14 +22,17 @@ from pipeline.errors import (
     MaskfleetError,
     NotReachable,
     StorageError,
+    UsageError,
 )  # fmt: skip
 from pipeline.labels.statistics import least_confidence
+from pipeline.model.cpu import require_precision
 from pipeline.model.engine import Prepared
 from pipeline.model.prepare import prepare
 from pipeline.run.identity import check_same, settings
 from pipeline.run.left import (
     SPANS_A_WORKER,
     Committed,
+    is_left,
     limited,
     planned_sources,
     remaining_spans,
@@ -41,6 +44,7 @@ from pipeline.run.plan import Plan, extend_plan, read_plan
 from pipeline.run.progress import Progress
 from pipeline.run.span import Receipt, Span
 from pipeline.run.stale import remove_stale
+from pipeline.run.stall import gives_up_after
 from pipeline.run.summary import Totals, fill_failures, read_run_json, read_totals, write_derived, write_run_json
 from pipeline.run.worker import WorkerConfig
 from pipeline.shards.listing import Listing, list_inputs
@@ -116,7 +120,11 @@ class Attempt:
             check_head(replace(head[0], secret=self.listing.secrets.get(head[0].uri)), read_options(config))
             from pipeline.run import flow
 
-            flow.start_ray(debug=self._debug)  # takes seconds, in which the network is prepared
+            # Workers on this machine alone: what they would refuse is refused before there is a plan.
+            if os.environ.get("RAY_ADDRESS") == "local":
+                require_precision(config.precision)
+            if flow.start_ray(debug=self._debug):  # takes seconds, in which the network is prepared
+                require_precision(config.precision)
         progress.phase = "preparing the network"
         self._settings = settings(config, preparing.result())
         if plan is not None:
@@ -140,14 +148,13 @@ class Attempt:
         progress.skipped = sum(name.rows for names in committed.values() for name in names)
         self._count_in_background(committed)
         idle, reason = 0, None
-        while not self._limited() and (spans := self._left(plan, committed, workers=config.workers or 1)):
+        while not self._limited() and is_left(plan, committed):
             from pipeline.run import flow
 
             progress.phase = "starting workers"
             flow.start_ray(debug=self._debug)
             workers = config.workers or flow.cores()
-            spans = self._left(plan, committed, workers)
-            reason = self._pass(spans, workers, patient=idle > 0)
+            reason = self._pass(self._left(plan, committed, workers), workers, patient=idle > 0)
             before, committed = committed, self._list(plan)
             idle = idle + 1 if _count(committed) <= _count(before) else 0
             if idle >= IDLE_PASSES or self._fatal is not None:
@@ -173,8 +180,8 @@ class Attempt:
         return self.config.limit is not None and self.progress.done >= self.config.limit
 
     def _list(self, plan: Plan) -> Committed:
-        sources = planned_sources(plan)
         listed = list_parts(self.store, self.config.output)
+        sources = planned_sources(plan) if listed else ()  # of a million shards: seconds
         return {source: names for source, names in listed.items() if source in sources}
 
     def _left(self, plan: Plan, committed: Committed, workers: int) -> list[Span]:
@@ -189,7 +196,7 @@ class Attempt:
         read = read_options(config)
         worker = WorkerConfig(
             output=config.output, fingerprint=self._settings["fingerprint"], part_images=config.part_images, read=read,
-            labels=label_options(config, self._network), patient=patient,
+            labels=label_options(config, self._network), patient=patient, image_timeout_s=config.image_timeout_s,
         )  # fmt: skip
         reason = None
         try:
@@ -200,8 +207,9 @@ class Attempt:
                 spans = [span for span in spans if span not in big] + pieces
             if config.limit is not None:
                 spans = limited(spans, config.limit - progress.done, config.part_images)
-            for receipt in flow.label(spans, worker, shared, workers):
-                reason = self._take(receipt) or reason
+            with gives_up_after(config.idle_minutes, progress):
+                for receipt in flow.label(spans, worker, shared, workers):
+                    reason = self._take(receipt) or reason
         except flow.PassFailed as error:
             log.warning("a pass failed, what is left is planned again: %s", error)
             if self._debug:
@@ -214,7 +222,7 @@ class Attempt:
         progress.inferred += receipt.inferred
         progress.milliseconds.update({stage: round(spent) for stage, spent in receipt.milliseconds.items()})
         if receipt.error is not None:
-            for fatal in (Bug, Damaged):
+            for fatal in (Bug, UsageError, Damaged):
                 if receipt.error_class == fatal.__name__:
                     self._fatal = self._fatal or fatal(receipt.error)
             return receipt.error
@@ -248,7 +256,7 @@ class Attempt:
             self._counting.join()
         least = least_confidence(config.min_confidence)
         committed = write_derived(self.store, config.output, planned_sources(plan), self._totals, least)
-        left = self._left(plan, committed, workers=1)
+        left = is_left(plan, committed)
         run = self._write("incomplete" if left else "complete")
         if not left:
             self.store.sweep(config.output)

@@ -1,5 +1,6 @@
 """`SegmentSpan`: one span in, one receipt a committed part out. A plain callable; Ray is not needed to run it."""
 
+import hashlib
 import json
 import os
 import time
@@ -10,12 +11,14 @@ from importlib.metadata import version
 
 import numpy as np
 
+from pipeline.cache import scratch_folder
 from pipeline.errors import BadImage, BrokenShard, Bug, Incomplete, MaskfleetError, ObjectDenied, ObjectMissing
-from pipeline.labels.labeller import Labeller, LabelOptions, Resized
+from pipeline.labels.labeller import Labelled, Labeller, LabelOptions, Resized
 from pipeline.labels.statistics import LEVELS
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
 from pipeline.run.ahead import ReadAhead
+from pipeline.run.guard import Guard, Watch
 from pipeline.run.parts import (
     PART_BYTES,
     Failure,
@@ -49,15 +52,15 @@ class WorkerConfig:
     read: ReadOptions
     labels: LabelOptions
     patient: bool = False
+    image_timeout_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """An image on its way to the network: read and resized, or failed."""
+    """An image on its way: to the network, resized; or labelled already, by itself; or failed."""
 
     encoded: EncodedImage
-    resized: Resized | None
-    error: BadImage | None
+    found: Resized | Labelled | BadImage
 
 
 class SegmentSpan:
@@ -67,6 +70,9 @@ class SegmentSpan:
         self._config, self._secrets = config, secrets or {}
         self._store = writable_store_for(config.output)
         self._labeller = Labeller(load_engine(network), config.labels)
+        output = hashlib.sha256(f"{config.output} {config.fingerprint}".encode()).hexdigest()[:24]
+        self._guard = Guard(scratch_folder() / "begun" / output, network, config.labels, config.image_timeout_s)
+        self._milliseconds = {"read": 0.0, "commit": 0.0}  # CPU time, as the labeller's
         engine = self._labeller.engine
         self._versions = {
             "engine": engine.version, "instruction_set": engine.instruction_set,
@@ -97,12 +103,14 @@ class SegmentSpan:
             if there.last or there.stop == span.stop:
                 return
             cursor = read_footer(self._store, self._config.output, there).after
-        images = self._items(span, cursor)
+        watch = self._guard.watch(span.digest, cursor.index)
+        images = ReadAhead(self._prepared(span, cursor, watch), IMAGES_AHEAD)
         try:
             item = next(images, None)
             first, parts = cursor.index, 0
             while True:
-                receipt, item, cursor = self._part(span, first, cursor, item, images)
+                receipt, item, cursor = self._part(span, first, cursor, item, images, watch)
+                watch.committed(cursor.index)
                 yield receipt
                 assert receipt.part is not None
                 name = PartName.parse(receipt.part)
@@ -115,6 +123,7 @@ class SegmentSpan:
                     return  # another attempt is at work right here: leave it the span, a later pass looks again
         finally:
             images.close()
+            watch.close()
 
     def _committed(self, span: Span, first: int) -> PartName | None:
         """The part that begins at this index, if somebody has committed it."""
@@ -124,19 +133,28 @@ class SegmentSpan:
                 return part
         return None
 
-    def _items(self, span: Span, cursor: Cursor) -> ReadAhead[_Item]:
-        """Images decoded and resized ahead, by one thread."""
-        return ReadAhead(self._prepared(span, cursor), IMAGES_AHEAD)
+    def _prepared(self, span: Span, cursor: Cursor, watch: Watch) -> Iterator[_Item]:
+        """Images decoded and resized, ahead of the network, in a thread of their own."""
+        images = self._encoded(span, cursor)
+        while True:
+            started = time.thread_time()
+            encoded = next(images, None)
+            self._milliseconds["read"] += 1000 * (time.thread_time() - started)
+            if encoded is None:
+                return
+            yield _Item(replace(encoded, data=None), self._read(encoded, watch))
 
-    def _prepared(self, span: Span, cursor: Cursor) -> Iterator[_Item]:
-        for encoded in self._encoded(span, cursor):
-            resized, error = None, encoded.error
-            if encoded.data is not None and error is None:
-                try:
-                    resized = self._labeller.read(encoded.data)
-                except BadImage as bad:
-                    error = bad
-            yield _Item(replace(encoded, data=None), resized, error)
+    def _read(self, encoded: EncodedImage, watch: Watch) -> Resized | Labelled | BadImage:
+        if encoded.error is not None:
+            return encoded.error
+        assert encoded.data is not None
+        if watch.suspect(encoded.position):
+            return watch.judge(encoded.position, encoded.data)
+        try:
+            with watch.decoding(encoded.position):
+                return self._labeller.read(encoded.data)
+        except BadImage as error:
+            return error
 
     def _encoded(self, span: Span, cursor: Cursor) -> Iterator[EncodedImage]:
         source = replace(span.source, secret=self._secrets.get(span.source.uri))
@@ -163,22 +181,24 @@ class SegmentSpan:
             )  # fmt: skip
 
     def _part(
-        self, span: Span, first: int, start: Cursor, item: _Item | None, images: Iterator[_Item]
+        self, span: Span, first: int, start: Cursor, item: _Item | None, images: Iterator[_Item], watch: Watch
     ) -> tuple[Receipt, _Item | None, Cursor]:
         """Label one part and commit it -> its receipt, the first image of the next part, and where that lies."""
         draft = _Draft(self._config, self._versions, span, first, start)
-        before, began = dict(self._labeller.milliseconds), time.perf_counter()
+        before, began = self._spent(), time.perf_counter()
         while item is not None and not draft.full and item.encoded.after.index <= draft.limit:
-            self._add(draft, item)
+            self._add(draft, item, watch)
             item = next(images, None)
+        packing = time.thread_time()
         footer, data = draft.finish(exhausted=item is None)
         self._trace(footer, draft.inferred)  # before the commit: a put that is lost was work all the same
         started = time.perf_counter()
         committed = self._store.create(join(self._config.output, "masks", str(footer.name)), data)
         if footer.failures:
             self._store.replace(join(self._config.output, "failures", str(footer.name)), failures_bytes(footer))
-        spent = {stage: total - before.get(stage, 0.0) for stage, total in self._labeller.milliseconds.items()}
-        spent["commit"] = 1000 * (time.perf_counter() - started)
+        self._milliseconds["commit"] += 1000 * (time.thread_time() - packing)
+        spent = {stage: total - before.get(stage, 0.0) for stage, total in self._spent().items()}
+        spent["commit"] = 1000 * (time.perf_counter() - started)  # wall time: the store's, too
         receipt = Receipt(
             part=str(footer.name), rows=footer.rows, failures=len(footer.failures), bytes=draft.bytes, inferred=draft.inferred,
             committed=committed, seconds=time.perf_counter() - began,
@@ -186,16 +206,23 @@ class SegmentSpan:
         )  # fmt: skip
         return receipt, item, footer.after
 
-    def _add(self, draft: "_Draft", item: _Item) -> None:
-        if item.error is not None:
-            draft.fail(item.encoded, item.error)
-            return
-        assert item.resized is not None
-        try:
+    def _add(self, draft: "_Draft", item: _Item, watch: Watch) -> None:
+        found = item.found
+        if isinstance(found, Resized):
             draft.inferred += 1
-            draft.add(item.encoded, self._labeller, item.resized)
-        except BadImage as error:
-            draft.fail(item.encoded, error)
+            try:
+                with watch.labelling(item.encoded.position):
+                    found = self._labeller.label(found)
+            except BadImage as error:
+                found = error
+        if isinstance(found, BadImage):
+            draft.fail(item.encoded, found)
+        else:
+            draft.add(item.encoded, found)
+
+    def _spent(self) -> dict[str, float]:
+        """CPU milliseconds of this worker so far, by stage."""
+        return self._labeller.milliseconds | self._milliseconds
 
     def _trace(self, footer: PartFooter, inferred: int) -> None:
         if path := os.environ.get(TRACE):
@@ -205,6 +232,9 @@ class SegmentSpan:
                 "rows": footer.rows,
                 "inferred": inferred,
                 "pid": os.getpid(),
+                "unix_s": time.time(),
+                "cpu_s": time.process_time(),
+                "milliseconds": self._spent(),
             }
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -249,9 +279,8 @@ class _Draft:
         self._ended = image.ends_part or image.breaks
         self._broken = image.breaks
 
-    def add(self, image: EncodedImage, labeller: Labeller, resized: Resized) -> None:
-        """Label an image and add its row."""
-        labelled = labeller.label(resized)
+    def add(self, image: EncodedImage, labelled: Labelled) -> None:
+        """Add the row of an image that is labelled."""
         statistics = labelled.statistics
         self._take(image)
         self._histograms += statistics.histogram

@@ -72,3 +72,8 @@ class EncodedImage:
     error: BadImage | None = None
     ends_part: bool = False
     breaks: bool = False
+
+    @property
+    def position(self) -> int:
+        """In its source: of a shard the index, of single images the row of the plan file."""
+        return self.after.index - 1

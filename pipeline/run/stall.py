@@ -1,0 +1,54 @@
+"""The end of a run that does not get on: no part for so long, and the main thread is told, whatever it waits for."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.errors import Incomplete
+from pipeline.run.progress import Progress
+
+_LOOKS_A_LIMIT = 20
+
+
+class _Stalled(BaseException):
+    """Not an `Exception`, so that nothing on the way takes it for a fault of Ray."""
+
+
+@contextmanager
+def gives_up_after(minutes: float, progress: Progress) -> Iterator[None]:
+    """Raise `Incomplete`, with where it stood, in the body when no part has come in for so many minutes.
+
+    By SIGALRM, as the body waits inside Ray; so only in the main thread (elsewhere nothing is watched).
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    over, main, limit_s = threading.Event(), threading.main_thread().ident, 60 * minutes
+    assert main is not None
+    began = time.monotonic()
+
+    def watch() -> None:
+        while not over.wait(limit_s / _LOOKS_A_LIMIT):
+            if time.monotonic() - max(began, progress.last_part) > limit_s:
+                signal.pthread_kill(main, signal.SIGALRM)
+                return
+
+    def stop(_number: int, _frame: object) -> None:
+        raise _Stalled
+
+    before = signal.signal(signal.SIGALRM, stop)
+    thread = threading.Thread(target=watch, name="stall", daemon=True)
+    thread.start()
+    try:
+        yield
+    except _Stalled:
+        raise Incomplete(
+            f"no part was committed for {minutes:g} minutes (--idle-minutes); this attempt stood at {progress.parts:,} parts, "
+            f"the run at {progress.done:,} images: run the same command again"
+        ) from None
+    finally:
+        over.set()
+        thread.join()
+        signal.signal(signal.SIGALRM, before)

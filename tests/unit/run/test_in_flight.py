@@ -1,0 +1,52 @@
+"""What a worker had in hand survives its kill -9, and only that."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.run.in_flight import DECODING, LABELLING, InFlight, left_behind
+
+_DIES = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.run.in_flight import DECODING, LABELLING, InFlight
+mine = InFlight(Path(sys.argv[1]), "source")
+with mine.hold(DECODING, 6):
+    pass
+with mine.hold(DECODING, 7), mine.hold(LABELLING, 3):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_is_in_hand_at_the_kill_is_left_behind(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", _DIES, str(tmp_path)], check=False)
+    ((path, held),) = left_behind(tmp_path, "source")
+    assert held == {3, 7}
+    assert list(left_behind(tmp_path, "other")) == []
+    path.unlink()
+
+
+def test_who_lives_has_left_nothing(tmp_path: Path) -> None:
+    mine = InFlight(tmp_path, "source")
+    with mine.hold(DECODING, 1), mine.hold(LABELLING, 0):
+        assert list(left_behind(tmp_path, "source")) == []
+    mine.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_that_fails_is_let_go(tmp_path: Path) -> None:
+    mine = InFlight(tmp_path, "source")
+    with pytest.raises(ValueError, match="bad"), mine.hold(LABELLING, 4):
+        raise ValueError("bad")
+    mine._file.close()  # as a death does: the lock goes
+    mine._map.close()
+    ((_, held),) = left_behind(tmp_path, "source")
+    assert held == frozenset()
+
+
+def test_a_file_that_was_cut_short_names_nothing(tmp_path: Path) -> None:
+    (tmp_path / "source-x.images").write_bytes(b"\0\0")
+    ((_, held),) = left_behind(tmp_path, "source")
+    assert held == frozenset()

@@ -1,0 +1,53 @@
+"""A run that does not get on is told so, whatever its main thread waits for."""
+
+import queue
+import signal
+import threading
+import time
+
+import pytest
+
+from pipeline.errors import Incomplete
+from pipeline.run.progress import Progress
+from pipeline.run.stall import gives_up_after
+
+
+def test_a_wait_without_parts_is_ended() -> None:
+    progress = Progress(images=12, parts=3, skipped=4)
+    started = time.monotonic()
+    with (
+        pytest.raises(Incomplete, match=r"0\.01 minutes .* stood at 3 parts, the run at 16 images"),
+        gives_up_after(0.01, progress),
+    ):
+        queue.Queue[int]().get()
+    assert 0.6 <= time.monotonic() - started < 20
+
+
+def test_parts_that_come_in_keep_it_going() -> None:
+    progress = Progress()
+    with gives_up_after(0.01, progress):
+        for _ in range(10):
+            time.sleep(0.1)
+            progress.last_part = time.monotonic()
+
+
+def test_the_handler_that_was_there_is_put_back() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    with gives_up_after(1, Progress()):
+        assert signal.getsignal(signal.SIGALRM) is not before
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert not [thread for thread in threading.enumerate() if thread.name == "stall"]
+
+
+def test_outside_the_main_thread_nothing_is_watched() -> None:
+    seen: list[str] = []
+
+    def body() -> None:
+        with gives_up_after(0.001, Progress()):
+            time.sleep(0.3)
+            seen.append("done")
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert seen == ["done"]
