@@ -4,32 +4,40 @@ import io
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.errors import UsageError
 from pipeline.shards.base import Cursor, ReadOptions, Shard
 from pipeline.shards.tar import read_tar
 from pipeline.storage import store_for
 
+T = TypeVar("T")
 SAMPLE = Path(__file__).parents[1] / "sample"
 IMAGES_A_TAR = 500
 
 
 def photographs(folders: Sequence[str] = ()) -> list[bytes]:
     """The JPEGs of these folders by name, else the bundled ones: encoded. Raises `UsageError` where there are none."""
+    return [data for _, data in named_photographs(folders)]
+
+
+def named_photographs(folders: Sequence[str] = ()) -> list[tuple[str, bytes]]:
+    """The same as (stem of the file's name or key in the tar, encoded image)."""
     if not folders:
         return _bundled()
-    found = [file.read_bytes() for folder in folders for file in sorted(Path(folder).glob("*.jp*g"))]
+    found = [(file.stem, file.read_bytes()) for folder in folders for file in sorted(Path(folder).glob("*.jp*g"))]
     if not found:
         raise UsageError(f"--photos: no .jpg in {', '.join(folders)}")
     return found
 
 
-def _bundled() -> list[bytes]:
-    found: list[bytes] = []
+def _bundled() -> list[tuple[str, bytes]]:
+    found: list[tuple[str, bytes]] = []
     for path in sorted(SAMPLE.glob("*.tar")):
         info = store_for(str(path.absolute())).stat(str(path.absolute()))
         shard = Shard(uri=info.uri, kind="tar", size=info.size, version=info.version)
-        found += [image.data for image in read_tar(store_for(info.uri), shard, Cursor(), ReadOptions()) if image.data]
+        images = read_tar(store_for(info.uri), shard, Cursor(), ReadOptions())
+        found += [(image.image_id, image.data) for image in images if image.data]
     return found
 
 
@@ -52,6 +60,6 @@ def tar_bytes(data: Sequence[bytes], first: int, stop: int) -> bytes:
     return buffer.getvalue()
 
 
-def spread(data: Sequence[bytes], most: int) -> list[bytes]:
+def spread(data: Sequence[T], most: int) -> list[T]:
     """At most so many of them, evenly spread over their order."""
     return list(data[:: max(1, len(data) // most)])[:most]
