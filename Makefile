@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
+CONSTRAINTS := constraints.txt
 # TORCH=cpu takes torch's CPU build, about 200 MB instead of 3 GB, through uv.
 TORCH ?=
 
-.PHONY: quickstart test slow check clean help
+.PHONY: quickstart test slow check peers clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +15,7 @@ help:
 	@echo "make test        install the test extra, run every test but the slow ones"
 	@echo "make slow        the rest"
 	@echo "make check       format, lint, types, import contracts"
+	@echo "make peers       the benchmark against Ray Data, Daft and a DataLoader, installed into $(PEERS) (15 minutes)"
 
 quickstart: $(VENV)/installed
 	@echo "== labelling the bundled photographs into out/quickstart/"
@@ -30,10 +33,13 @@ check: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-$(VENV)/bin/python:
+peers: $(PEERS)/installed
+	$(PEERS)/bin/python -m jobs.bench peers
+
+$(VENV)/bin/python $(PEERS)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "maskfleet needs Python 3.11 or newer: make quickstart PYTHON=python3.11")'
-	@echo "== making $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@echo "== making $(@:/bin/python=)"
+	@$(PYTHON) -m venv $(@:/bin/python=)
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "== installing maskfleet and what it needs (once; about 3 GB to download unless TORCH=cpu, 2 to 10 minutes)"
@@ -45,16 +51,25 @@ $(VENV)/installed-test: $(VENV)/installed
 	@$(call install,.[test$(,)check])
 	@touch $@
 
+# An environment of its own: daft wants an older pyarrow. What tests/peers/constraints.txt pins comes before constraints.txt.
+$(PEERS)/installed: BIN := $(PEERS)/bin
+$(PEERS)/installed: CONSTRAINTS := $(PEERS)/constraints.txt
+$(PEERS)/installed: $(PEERS)/bin/python pyproject.toml constraints.txt tests/peers/constraints.txt
+	@echo "== installing maskfleet and its peers into $(PEERS) (once; as large as $(VENV))"
+	@awk -F== '!/^#/ && !pinned[$$1]++' tests/peers/constraints.txt constraints.txt > $(CONSTRAINTS)
+	@$(call install,.[bench$(,)peers])
+	@touch $@
+
 , := ,
 ifeq ($(TORCH),cpu)
 define install
-$(BIN)/python -m pip install --quiet --disable-pip-version-check uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend=cpu --constraint constraints.txt --editable "$(1)"
+$(BIN)/python -m pip install --quiet --disable-pip-version-check uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend=cpu --constraint $(CONSTRAINTS) --editable "$(1)"
 endef
 else
 define install
-$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable "$(1)"
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable "$(1)"
 endef
 endif
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) $(PEERS) out

@@ -1,0 +1,82 @@
+"""The fair fight: maskfleet's own worker, photograph to PNG on OpenVINO, under somebody else's scheduler.
+
+The photograph keeps its aspect (short side 520), the mask has its size; the row of `masks/` is made whole, with its
+statistics, although only the PNG is stored here.
+"""
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+from pipeline.labels.labeller import Labeller, LabelOptions
+from pipeline.model.loading import load_engine
+from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.run.malloc import bound_malloc
+from tests.peers.task import Task, image_id
+
+_MODEL = "lraspp_mobilenet_v3_large"
+_loaded: tuple[Labeller, Task] | None = None  # of a process of the pool
+
+
+def load(task: Task) -> Labeller:
+    """What a worker of the job loads, set up as there."""
+    bound_malloc()
+    network = prepare(network_request(task.short_side, task.precision))
+    return Labeller(load_engine(network), LabelOptions(classes=network.classes, preset=network.preset))
+
+
+def network_request(short_side: int, precision: str) -> NetworkRequest:
+    """The network of all contenders that run on OpenVINO."""
+    return NetworkRequest(model=_MODEL, weights="bundled", engine="openvino", short_side=short_side, precision=precision)
+
+
+def label(labeller: Labeller, data: bytes) -> bytes:
+    """An encoded photograph -> its mask, PNG. Raises a `BadImage`."""
+    mask: Any = labeller.label(labeller.read(data)).columns["mask"]
+    encoded: bytes = mask["bytes"]
+    return encoded
+
+
+def run_pool(task: Task) -> None:
+    """Under `multiprocessing.Pool`: a path at a time, whoever is free takes the next; masks become files."""
+    with multiprocessing.get_context("spawn").Pool(task.workers, _load_in_pool, (task,)) as pool:
+        for _ in pool.imap_unordered(_label_in_pool, task.paths()):
+            pass
+
+
+def _load_in_pool(task: Task) -> None:
+    global _loaded  # noqa: PLW0603 - how a Pool's initializer hands something over
+    _loaded = load(task), task
+
+
+def _label_in_pool(path: str) -> None:
+    assert _loaded is not None
+    labeller, task = _loaded
+    (Path(task.out) / f"{image_id(path)}.png").write_bytes(label(labeller, Path(path).read_bytes()))
+    task.finished(1)
+
+
+class DaftWorker:
+    """Under Daft: a batch of encoded photographs in, their masks out; a process each."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._labeller = task, load(task)
+
+    def masks(self, images: Any, _paths: Any) -> list[bytes]:
+        found = []
+        for data in images.to_pylist():
+            found.append(label(self._labeller, data))
+            self._task.finished(1)
+        return found
+
+
+def run_daft(task: Task) -> None:
+    """Under Daft's scheduler: files -> `download` -> class UDF -> Parquet."""
+    import daft
+    from daft import col
+
+    from tests.peers.daft_udf import class_udf
+
+    images = daft.from_glob_path(f"{task.photos}/*.jpg").select("path").with_column("image", col("path").download())
+    worker = class_udf(DaftWorker, task)
+    images.select("path", worker.masks(col("image"), col("path")).alias("mask")).write_parquet(task.out)
