@@ -18,7 +18,7 @@ def dry_run(config: SegmentConfig, json_file: str | None, *, debug: bool) -> int
     """Forecast, print, write `--json`; `debug` adds where the time of an image goes. Returns exit code 0."""
     stop_on_signals()
     errors = Console(stderr=True)
-    with errors.status("listing, counting, labelling 32 images") if errors.is_terminal else nullcontext():
+    with errors.status("listing, counting, labelling 64 images, rehearsing") if errors.is_terminal else nullcontext():
         found = forecast(config)
     console = Console(width=None if sys.stdout.isatty() else 100)
     console.print(_table(found, stages=debug))

@@ -67,7 +67,7 @@ class SegmentConfig(BaseModel):
         bool, Field(description="Label shards again whose size or ETag changed.", json_schema_extra=_ONCE)
     ] = False
     dry_run: Annotated[
-        bool, Field(description="Commit nothing: list, label 32 images, forecast time, size and price.", json_schema_extra=_ONCE)
+        bool, Field(description="Commit nothing: list, label 64 images, forecast time, size and price.", json_schema_extra=_ONCE)
     ] = False
     usd_per_core_hour: Annotated[float | None, Field(ge=0, description="Price of a core hour, for the forecast.")] = None
 

@@ -1,5 +1,6 @@
-"""What a run would take, before it is paid for: `forecast(config)` lists, counts, labels 32 images, and writes nothing."""
+"""What a run would take, before it is paid for: `forecast(config)` lists, counts, labels 64 images, and writes nothing."""
 
+import heapq
 import math
 import os
 import time
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import SegmentConfig
-from pipeline.errors import NotReachable, StorageError
+from pipeline.decode import decode
+from pipeline.errors import BadImage, NotReachable, StorageError
 from pipeline.model.prepare import prepare
 from pipeline.run.identity import check_same, settings
 from pipeline.run.label_sample import Outcome, measure
@@ -22,17 +24,18 @@ from pipeline.run.left_estimate import Left, Seen, with_secret
 from pipeline.run.options import check_head, label_options, network_request, read_options
 from pipeline.run.parts import list_parts
 from pipeline.run.plan import extend_plan, read_plan
+from pipeline.run.rehearsal import NOTHING, rehearse
 from pipeline.run.segment import REFRESH_S
 from pipeline.run.span import Span
 from pipeline.run.stale import remove_stale
+from pipeline.shards.base import EncodedImage
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import ObjectInfo, WritableStore, scheme_of, writable_store_for
 
-# What a job takes besides labelling: Python and Ray start, workers load the network, Ray ends. The wall time of
-# `python -m jobs.segment` less the milliseconds of its stages / workers was 10.6 s on 2 cores, for 214 images in 8 tars.
-# The network is not in it: preparing it takes some 10 s once, and the forecast has left it in the cache.
-START_S = 10.0
+_BUSY = 1.2  # seconds / CPU seconds of labelling, above which this machine is busy with something else
+_DECODING_S = 2.0
 _PAGE = 1000  # objects a LIST request
+_SIMULATED = 100_000  # spans; of more, none is long against the whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +52,9 @@ class Forecast:
     """What this run is expected to do: all of it for what is left, and `skipped` are the images committed before.
 
     tars, parquet_files, single_images: planned. exact: were the images counted, not estimated? bytes: to read.
-    labelled, failures, errors, classes, milliseconds (an image, by stage): of the sample. seconds: of the job, from start
-    to end. seconds_per_image: of one worker while all are at work. core_hours: all workers for `seconds`.
+    labelled, failures, errors, classes, milliseconds (an image, by stage): of the sample. seconds_per_image: of one worker
+    while all are at work. seconds: of the job, from start to end: listing, `start_seconds` and `labelling_seconds`.
+    core_hours: all workers for `seconds`.
     """
 
     tars: int
@@ -70,7 +74,9 @@ class Forecast:
     milliseconds: dict[str, float]
     seconds_per_image: float
     labelling_seconds: float
+    start_seconds: float
     seconds: float
+    output_objects: int
     output_bytes: int
     requests: Requests
     core_hours: float
@@ -93,11 +99,11 @@ class Forecast:
 
 
 def forecast(config: SegmentConfig) -> Forecast:
-    """What a run would take for what its OUT does not hold yet. Nothing is written there, and Ray is not started.
+    """What a run would take for what its OUT does not hold yet. Nothing is written there; a rehearsal writes elsewhere.
 
     Raises what the run would raise before it starts.
     """
-    started, store, listing = time.perf_counter(), _Rehearsal(writable_store_for(config.output)), Listing()
+    started, store, listing = time.perf_counter(), _Noted(writable_store_for(config.output)), Listing()
     try:
         plan = read_plan(store, config.output)
     except StorageError as error:
@@ -120,7 +126,7 @@ def forecast(config: SegmentConfig) -> Forecast:
         )
     except StorageError as error:
         raise NotReachable(f"--output: {error}") from error
-    remove_stale(store, config.output, plan, config.redo)  # the rehearsal only notes it
+    remove_stale(store, config.output, plan, config.redo)  # only noted
     sources = planned_sources(plan)
     committed = {source: names for source, names in list_parts(store, config.output).items() if source in sources}
     skipped = sum(name.rows for names in committed.values() for name in names)
@@ -136,22 +142,34 @@ def forecast(config: SegmentConfig) -> Forecast:
         raise NotReachable(str(error)) from error
     share = 1.0 if config.limit is None or not left.images else min(1.0, max(0, config.limit - skipped) / left.images)
     images, parts = round(left.images * share), math.ceil(left.parts * share)
-    sample = measure(network, label_options(config, network), left.sample() if parts else [], min(workers, cores))
+    chosen, processes = left.sample() if parts else [], min(workers, cores)
+    sample = measure(network, label_options(config, network), chosen, processes)
     failures = Counter(outcome for outcome in sample.outcomes if isinstance(outcome, str))
-    sound = 1 - failures.total() / max(1, len(sample.outcomes))
-    # Workers take whole parts, and the last round of them takes as long as the others, also where it is not full.
-    labelling_s = math.ceil(parts / workers) * images / parts * sample.seconds_per_image if parts else 0.0
-    seconds = listing_s + (START_S + sample.warming_s + labelling_s if parts else 0.0)
+    more, damaged = _decoded(left.spare(chosen), config)
+    sound = 1 - (failures.total() + damaged) / max(1, len(sample.outcomes) + more)
+    trial = rehearse(config, chosen, processes, cuts=left.cuts) if chosen else NOTHING
+    # What the run takes besides labelling, on this machine: Python and Ray start, workers load the network, meet the first
+    # shapes, Ray ends. The network is in the cache by now, so that its preparation is not in it.
+    busy = sample.seconds_per_image > _BUSY * sample.cpu_s_per_image
+    image_s = sample.cpu_s_per_image if busy else sample.seconds_per_image
+    start_s = max(0.0, trial.seconds - trial.images * sample.seconds_per_image)
+    labelling_s = share * (_busiest(left.tasks, workers) * image_s + _read_s(left, workers, cores))
+    seconds = listing_s + (start_s + left.cut_s + labelling_s if parts else 0.0)
     core_hours = workers * seconds / 3600
     done = sum(map(len, committed.values()))
+    failing = round(parts * (1 - sound ** (images / max(1, parts))))  # parts with a failure
     requests = Requests(
         # The plan and the file that is not behind it, run.json, the head of the first shard; footers (HEAD, GET); the input.
         get=planned_files + 2 + (planned_files == 0) + 2 * done + round(left.gets * share),
         # The plan; masks; failures of the parts that have some; class_stats; run.json at the start, at the end, in between.
-        put=len(store.created) + parts + round(parts * (1 - sound ** (images / max(1, parts)))) + 3 + int(seconds / REFRESH_S),
+        put=len(store.created) + parts + failing + 3 + int(seconds / REFRESH_S),
         # The input; for each part, is it there?; masks/ before, behind the pass and in the summing up, failures/.
         list=len(config.input) + (seen.entries + listing.ignored) // _PAGE + parts + 6 + 5 * ((done + parts) // _PAGE),
     )
+    output_bytes = round(
+        sum(store.created) + parts * sample.part_bytes + images * sample.image_bytes + failing * sample.failures_bytes
+        + trial.run_json_bytes + trial.class_stats_bytes
+    )  # fmt: skip
     kinds = Counter(shard.kind for shard in plan.shards.values())
     single = sum(file.rows - len(plan.superseded.get(file.number, ())) for file in plan.files if file.images)
     return Forecast(
@@ -159,15 +177,16 @@ def forecast(config: SegmentConfig) -> Forecast:
         images=images, exact=left.exact, skipped=skipped, bytes=round(left.bytes * share), parts=parts, workers=workers,
         labelled=len(sample.outcomes), failures=failures.total(), errors=dict(failures.most_common()),
         classes=_classes(sample.outcomes, network.classes), milliseconds=sample.milliseconds,
-        seconds_per_image=sample.seconds_per_image, labelling_seconds=labelling_s, seconds=seconds,
-        output_bytes=round(sum(store.created) + parts * sample.part_bytes + images * sample.image_bytes),
-        requests=requests, core_hours=core_hours,
-        usd=None if config.usd_per_core_hour is None else core_hours * config.usd_per_core_hour,
-        notes=tuple(_notes(config, cores, left, spans)),
+        seconds_per_image=image_s, labelling_seconds=labelling_s, start_seconds=start_s, seconds=seconds,
+        output_objects=len(store.created) + parts + failing + (2 if parts else 0), output_bytes=output_bytes, requests=requests,
+        core_hours=core_hours, usd=None if config.usd_per_core_hour is None else core_hours * config.usd_per_core_hour,
+        notes=tuple(_notes(config, cores, left, spans, busy=busy)),
     )  # fmt: skip
 
 
-def _notes(config: SegmentConfig, cores: int, left: Left, spans: Sequence[Span]) -> Iterator[str]:
+def _notes(config: SegmentConfig, cores: int, left: Left, spans: Sequence[Span], *, busy: bool) -> Iterator[str]:
+    if busy:
+        yield "other programs took much of the cores while the sample was labelled: labelling is forecast for when they are gone"
     if config.workers is None and os.environ.get("RAY_ADDRESS", "local") != "local":
         yield f"the {cores} cores of this machine were counted, not those of the cluster at RAY_ADDRESS: give --workers"
     yield from left.notes
@@ -175,6 +194,37 @@ def _notes(config: SegmentConfig, cores: int, left: Left, spans: Sequence[Span])
         yield f"--limit {config.limit}: the run stops there, at the end of the parts that are begun"
     if all(scheme_of(uri) == "file" for uri in (config.output, *config.input, *(span.source.uri for span in spans))):
         yield "input and output are local: the requests are what an object store would get"
+
+
+def _decoded(images: Iterable[EncodedImage], config: SegmentConfig) -> tuple[int, int]:
+    """As many as two seconds allow -> how many, and how many cannot be: of rare damage 64 images say little."""
+    started, count, damaged = time.perf_counter(), 0, 0
+    for image in images:
+        if time.perf_counter() - started > _DECODING_S:
+            break
+        count += 1
+        try:
+            if image.error is not None or image.data is None:
+                raise image.error or BadImage("no data")
+            decode(image.data, max_source_pixels=config.max_source_pixels)
+        except BadImage:
+            damaged += 1
+    return count, damaged
+
+
+def _busiest(tasks: Sequence[float], workers: int) -> float:
+    """Images of the worker that ends last: each takes the next span when it is done with one."""
+    if len(tasks) > _SIMULATED:
+        return sum(tasks) / workers
+    done = [0.0] * workers
+    for images in tasks:
+        heapq.heapreplace(done, done[0] + images)
+    return max(done)
+
+
+def _read_s(left: Left, workers: int, cores: int) -> float:
+    """Seconds of a worker that reading costs: where every core has its worker, the thread that reads ahead takes of it."""
+    return left.read_s / workers if workers >= cores else 0.0
 
 
 def _cores() -> int:
@@ -187,7 +237,7 @@ def _cores() -> int:
         return count
 
 
-class _Rehearsal:
+class _Noted:
     """A store whose writes are only noted, so that the code of a real run can be asked what it would do."""
 
     def __init__(self, store: WritableStore) -> None:

@@ -20,7 +20,7 @@ from pipeline.labels.statistics import LEVELS
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
 from pipeline.run.ahead import ReadAhead
-from pipeline.run.parts import PartFooter, add_digests, part_bytes, row_digest
+from pipeline.run.parts import Failure, PartFooter, add_digests, failures_bytes, part_bytes, row_digest
 from pipeline.run.worker import IMAGES_AHEAD
 from pipeline.shards.base import Cursor, EncodedImage
 
@@ -33,27 +33,31 @@ Outcome = str | npt.NDArray[np.int64]  # of an image: the class of its error, or
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What labelling the sample showed. image_bytes, part_bytes: of the output, for each image and part.
+    """What labelling the sample showed. *_bytes: of the output, for each image, part and file of failures.
 
-    warming_s: what the first pass over it took longer than the second: kernels for each shape of input, loaded code.
+    cpu_s_per_image: beside `seconds_per_image` it says what other programs took.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
     seconds_per_image: float = 0.0
-    warming_s: float = 0.0
+    cpu_s_per_image: float = 0.0
     image_bytes: float = 0.0
     part_bytes: float = 0.0
+    failures_bytes: float = 0.0
     milliseconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pass:
-    """One process, its share of the sample once."""
+    """One process, some of its share of the sample."""
 
+    images: int
     outcomes: dict[int, Outcome]
     seconds: float
+    cpu_s: float
     row_bytes: float
     part_bytes: float
+    failures_bytes: int
     milliseconds: dict[str, float]
 
 
@@ -73,18 +77,20 @@ def measure(network: Prepared, options: LabelOptions, images: Sequence[EncodedIm
                 passes = list(pool.map(_label_twice, [network] * processes, [options] * processes, shares))
             except BrokenProcessPool as error:
                 raise Incomplete("a process died while it labelled the sample: is there memory for --workers?") from error
-    warm = [second for _, second in passes]
-    count = size * processes
+    both = [each for pair in passes for each in pair]
+    timed = [second for _, second in passes]
     stages = Counter[str]()
-    for each in warm:
+    for each in timed:
         stages.update(each.milliseconds)
-    outcomes = {number: outcome for each in warm for number, outcome in each.outcomes.items()}
+    outcomes = {number: outcome for each in both for number, outcome in each.outcomes.items()}
+    count = sum(each.images for each in timed)
     return Sample(
         outcomes=[outcomes[number] for number in sorted(outcomes)],
-        seconds_per_image=sum(each.seconds for each in warm) / count,
-        warming_s=sum(max(0.0, first.seconds - second.seconds) for first, second in passes) / processes,
-        image_bytes=sum(each.row_bytes for each in warm) / count,
-        part_bytes=sum(each.part_bytes for each in warm) / processes,
+        seconds_per_image=sum(each.seconds for each in timed) / count,
+        cpu_s_per_image=sum(each.cpu_s for each in timed) / count,
+        image_bytes=sum(each.row_bytes for each in both) / sum(each.images for each in both),
+        part_bytes=sum(each.part_bytes for each in both) / len(both),
+        failures_bytes=max(each.failures_bytes for each in both),
         milliseconds={stage: round(spent / count, 2) for stage, spent in stages.items()},
     )
 
@@ -98,19 +104,22 @@ def _begin(barrier: Barrier) -> None:
 
 
 def _label_twice(network: Prepared, options: LabelOptions, share: Sequence[tuple[int, EncodedImage]]) -> tuple[_Pass, _Pass]:
+    """The first half warms up, the second is timed: it meets new shapes about as often as the run will."""
     labeller = Labeller(load_engine(network), options)
-    first = _label(labeller, share)
+    half = len(share) // 2 if len(share) >= 2 * _LEAST_SHARE else 0
+    first = _label(labeller, share[:half] or share)
     for barrier in _barriers:
         barrier.wait(_BARRIER_S)
     labeller.milliseconds.clear()
-    return first, _label(labeller, share)
+    return first, _label(labeller, share[half:])
 
 
 def _label(labeller: Labeller, share: Sequence[tuple[int, EncodedImage]]) -> _Pass:
     """As a worker does it: images read ahead in a thread, rows made, a part packed."""
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     outcomes: dict[int, Outcome] = {}
     rows: list[dict[str, object]] = []
+    failures: list[Failure] = []
     histograms = np.zeros((len(labeller.options.classes), LEVELS), np.int64)
     digest = 0
     for number, image, resized in ReadAhead(_resized(labeller, share), IMAGES_AHEAD):
@@ -120,6 +129,9 @@ def _label(labeller: Labeller, share: Sequence[tuple[int, EncodedImage]]) -> _Pa
             labelled = labeller.label(resized)
         except BadImage as error:
             outcomes[number] = error.kind
+            failures.append(
+                Failure(image.image_id, image.shard, image.index, error.stage, error.kind, error.message, image.bytes_length)
+            )
             continue
         statistics = labelled.statistics
         outcomes[number] = statistics.pixels
@@ -131,17 +143,18 @@ def _label(labeller: Labeller, share: Sequence[tuple[int, EncodedImage]]) -> _Pa
     counts = tuple(histograms.sum(axis=1).tolist())
     footer = PartFooter(
         fingerprint="0" * 64, source={"uri": share[0][1].shard, "size": 1, "version": ""}, first=0, rows=len(share), last=False,
-        masks=len(rows), broken=False, failures=(), histograms=histograms, images_by_class=counts, pixels_by_class=counts,
-        pixels=sum(counts), digest=add_digests([digest]), after=Cursor(), versions={},
+        masks=len(rows), broken=False, failures=tuple(failures), histograms=histograms, images_by_class=counts,
+        pixels_by_class=counts, pixels=sum(counts), digest=add_digests([digest]), after=Cursor(), versions={},
     )  # fmt: skip
     data = part_bytes(rows, footer, confidence_map=labeller.options.confidence_map)
-    seconds = time.perf_counter() - started
+    seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu
     # A file has a fixed part and one a row: files of one row, and the file of all, say both.
     single = [len(part_bytes([row], footer, confidence_map=labeller.options.confidence_map)) for row in rows]
     row_bytes = (len(data) - sum(single) / len(rows)) / (len(rows) - 1) if len(rows) > 1 else 0.0
     return _Pass(
-        outcomes=outcomes, seconds=seconds, row_bytes=row_bytes * len(rows), part_bytes=len(data) - row_bytes * len(rows),
-        milliseconds=dict(labeller.milliseconds),
+        images=len(share), outcomes=outcomes, seconds=seconds, cpu_s=cpu_s, row_bytes=row_bytes * len(rows),
+        part_bytes=len(data) - row_bytes * len(rows),
+        failures_bytes=len(failures_bytes(footer)) if failures else 0, milliseconds=dict(labeller.milliseconds),
     )  # fmt: skip
 
 

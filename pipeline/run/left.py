@@ -55,17 +55,24 @@ def planned_sources(plan: Plan) -> set[str]:
 
 def remaining_spans(plan: Plan, committed: Committed, *, part_images: int, workers: int) -> list[Span]:
     """All that is left, in the order of the plan."""
-    spans: list[Span] = []
+    return list(_spans(plan, committed, part_images, workers))
+
+
+def is_left(plan: Plan, committed: Committed) -> bool:
+    """Is anything? A million spans are 200 MB, and seconds to make."""
+    return any(True for _ in _spans(plan, committed, 1, 1))
+
+
+def _spans(plan: Plan, committed: Committed, part_images: int, workers: int) -> Iterator[Span]:
     for shard in plan.shards.values():
         digest = shard_digest(shard)
         for gap in gaps(committed.get(digest, ())):
             after = None if gap.after is None else str(gap.after)
-            spans.append(Span(source=shard, digest=digest, first=gap.first, stop=gap.stop, after=after))
+            yield Span(source=shard, digest=digest, first=gap.first, stop=gap.stop, after=after)
     images = [file for file in plan.files if file.images]
     parts_a_span = max(1, sum(file.rows for file in images) // part_images // (workers * SPANS_A_WORKER))
     for file in images:
-        spans.extend(_image_spans(file, plan, committed, parts_a_span * part_images))
-    return spans
+        yield from _image_spans(file, plan, committed, parts_a_span * part_images)
 
 
 def _image_spans(file: PlanFile, plan: Plan, committed: Committed, rows_a_span: int) -> Iterator[Span]:

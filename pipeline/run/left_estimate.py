@@ -2,17 +2,20 @@
 
 import math
 import random
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from itertools import chain, islice, pairwise, zip_longest
+from itertools import accumulate, chain, islice, pairwise, zip_longest
+from statistics import median
+from typing import TypeVar
 
 import pyarrow as pa
 
 from pipeline.config import SegmentConfig
 from pipeline.errors import BrokenShard, ObjectDenied, ObjectMissing, StorageError
-from pipeline.run.left import worth_cutting
+from pipeline.run.left import SPANS_A_WORKER, worth_cutting
 from pipeline.run.options import read_options
 from pipeline.run.parts import PART_BYTES
 from pipeline.run.span import Span
@@ -20,17 +23,19 @@ from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.shards.listing import Listing
 from pipeline.shards.parquet import open_parquet, read_parquet
 from pipeline.shards.single import read_images
-from pipeline.shards.tar import part_starts, read_tar
+from pipeline.shards.tar import HEADER_CHUNK_BYTES, part_starts, read_tar
 from pipeline.storage import ObjectInfo, scheme_of, store_for
 from pipeline.storage.stream import CHUNK_BYTES, RangeFile
 
-SAMPLE_IMAGES = 32
-SAMPLED_SHARDS = 8  # of a kind, whose first images are read
+T = TypeVar("T")
+SAMPLE_IMAGES = 64
+SAMPLED_SHARDS = 8  # of a kind, whose first images are read; of Parquet, as many row groups
 SAMPLED_FOOTERS = 16
 EXACT_TAR_BYTES = 64 << 20  # up to here a tar is counted to its end ...
 EXACT_TARS = 64  # ... while there are no more than this: the headers of a local tar are walked in milliseconds
 EXACT_TARS_REMOTE = 8  # these are read whole, as a request for each header would take longer
 HEAD_BYTES = CHUNK_BYTES  # of a sampled tar: what its first request brings anyway
+_TIMED_GETS = 5
 _SEED = 0
 _BEGINNING = Cursor()
 
@@ -72,7 +77,11 @@ class Seen:
 
 
 class Left:
-    """What is left of the plan: images, bytes, parts and GETs, counted or estimated, and some of the images."""
+    """What is left of the plan: images, bytes, parts and GETs, counted or estimated, and some of the images.
+
+    tasks: the images of each span, as they go to the workers. read_s: CPU seconds that reading takes, all workers together.
+    cuts: are tars cut into spans before the workers start? cut_s: what their headers take, one request each.
+    """
 
     def __init__(self, config: SegmentConfig, listing: Listing) -> None:
         self._config, self._listing, self._read = config, listing, read_options(config)
@@ -80,7 +89,11 @@ class Left:
         self._shards: dict[str, tuple[float, float]] = {}  # images and parts of each
         self._heads: dict[str, list[list[EncodedImage]]] = {"tar": [], "parquet": [], "image": []}
         self._by_kind: Counter[str] = Counter()
-        self.images = self.bytes = self.parts = self.gets = 0.0
+        self.images = self.bytes = self.parts = self.gets = self.read_s = 0.0
+        self.tasks: list[float] = []
+        self.cuts, self.cut_s = False, 0.0
+        self._cpu_s: dict[str, float] = defaultdict(float)  # of reading the heads, by kind; and their bytes
+        self._cpu_bytes = Counter[str]()
         self.exact = True
         self.notes: list[str] = []
 
@@ -91,25 +104,43 @@ class Left:
         self._parquets([shard for shard in shards.values() if shard.kind == "parquet"])
         if any(span.source.kind == "image" for span in spans):
             chosen = ((row, with_secret(image, self._listing)) for row, image in enumerate(seen.reservoir))
-            self._heads["image"] = [[image] for image in read_images(chosen, self._read)]
+            with self._reading("image"):
+                self._heads["image"] = [[image] for image in read_images(chosen, self._read)]
         lengths = [image.bytes_length or 0 for image in chain(*self._heads["image"])]
         image_bytes = seen.image_bytes or sum(lengths) / max(1, len(lengths))
+        self._cpu_bytes["image"] = round(image_bytes * len(self._heads["image"]))
+        pieces = {span.source.uri: workers * SPANS_A_WORKER for span in worth_cutting(spans, workers)}
         for span in spans:
             if span.source.kind == "image":
                 self._add_images(span, image_bytes)
             else:
-                self._add_shard(span)
-        for span in worth_cutting(spans, workers):
-            if span.source.kind == "tar":
-                self.gets += self._shards[span.source.uri][0]  # every header is read, to find where parts begin
+                self._add_shard(span, pieces.get(span.source.uri, 1))
+        self._cut([shards[uri] for uri in pieces], workers)
+
+    def _cut(self, big: Sequence[Shard], workers: int) -> None:
+        """Every header of a big tar is read, to find where parts begin."""
+        self.cuts = bool(big)
+        tars = [shard for shard in big if shard.kind == "tar"]
+        headers = sum(min(self._shards[tar.uri][0], math.ceil((tar.size or 0) / HEADER_CHUNK_BYTES)) for tar in tars)
+        self.gets += headers
+        if any(scheme_of(tar.uri) != "file" for tar in tars):
+            self.cut_s = headers * _seconds_a_get(tars[0]) / min(workers, len(tars))
 
     def sample(self) -> list[EncodedImage]:
-        """32 images: of each kind as many as its share, of each of its sampled shards the first ones."""
+        """64 images: of each kind as many as its share, of each of its sampled shards alike."""
         chosen: list[EncodedImage] = []
         for kind, images in self._by_kind.items():
             in_turn = (image for turn in zip_longest(*self._heads[kind]) for image in turn if image is not None)
             chosen += islice(in_turn, max(1, round(SAMPLE_IMAGES * images / max(1, self.images))))
         return chosen[:SAMPLE_IMAGES]
+
+    def spare(self, sample: Sequence[EncodedImage]) -> list[EncodedImage]:
+        """What was read and is not in the sample, in no order."""
+        taken = set(map(id, sample))
+        found = [image for image in chain(*chain(*self._heads.values())) if id(image) not in taken]
+        spare = [image for image in found if image.data is not None or image.error is not None]
+        self._random.shuffle(spare)
+        return spare
 
     def _add_images(self, span: Span, image_bytes: float) -> None:
         assert span.stop is not None
@@ -117,25 +148,38 @@ class Left:
         images = rows - len(span.superseded)
         gets = images + 3  # the rows of the plan file: HEAD, footer, row group
         self._add("image", images, images * image_bytes, math.ceil(rows / self._config.part_images), gets)
+        self.tasks.append(images)
 
-    def _add_shard(self, span: Span) -> None:
+    def _add_shard(self, span: Span, pieces: int) -> None:
         shard, (whole, parts) = span.source, self._shards[span.source.uri]
         images = max(0.0, (whole if span.stop is None else span.stop) - span.first)
         share = images / whole if whole else 1.0
         size = (shard.size or 0) * share
         gets = max(1, math.ceil(size / CHUNK_BYTES)) + (2 if shard.kind == "parquet" else 0)
-        self._add(shard.kind, images, size, parts if share == 1 else max(1, math.ceil(parts * share)), gets)
+        parts = parts if share == 1 else max(1, math.ceil(parts * share))
+        self._add(shard.kind, images, size, parts, gets)
+        pieces = min(pieces, math.ceil(parts))
+        edges = [number * math.ceil(parts) // pieces for number in range(pieces + 1)]  # as `cut` does
+        self.tasks += [images * (stop - first) / math.ceil(parts) for first, stop in pairwise(edges)]
 
     def _add(self, kind: str, images: float, size: float, parts: float, gets: float) -> None:
         self._by_kind[kind] += round(images)
+        self.read_s += size * self._cpu_s[kind] / max(1, self._cpu_bytes[kind])
         self.images, self.bytes, self.parts, self.gets = (
             self.images + images, self.bytes + size, self.parts + parts, self.gets + gets,
         )  # fmt: skip
 
-    def _spread(self, shards: Sequence[Shard], count: int) -> list[Shard]:
+    @contextmanager
+    def _reading(self, kind: str) -> Iterator[None]:
+        """Workers share their core with the thread that reads ahead: what it takes there is no network."""
+        started = time.process_time()
+        yield
+        self._cpu_s[kind] += time.process_time() - started
+
+    def _spread(self, found: Sequence[T], count: int) -> list[T]:
         """`count` of them, one of each stretch of the listing."""
-        edges = [len(shards) * number // count for number in range(count + 1)]
-        return [shards[self._random.randrange(first, stop)] for first, stop in pairwise(edges) if first < stop]
+        edges = [len(found) * number // count for number in range(count + 1)]
+        return [found[self._random.randrange(first, stop)] for first, stop in pairwise(edges) if first < stop]
 
     def _rows_a_part(self, image_bytes: float) -> int:
         return min(self._config.part_images, max(1, math.ceil(PART_BYTES / image_bytes)))
@@ -146,7 +190,9 @@ class Left:
         known: dict[str, int] = {}
         rows = size = 0
         for tar in sampled:
-            images, offset, whole = self._head(tar, math.ceil(SAMPLE_IMAGES / len(sampled)))
+            with self._reading("tar"):
+                images, offset, whole = self._head(tar, math.ceil(SAMPLE_IMAGES / len(sampled)))
+            self._cpu_bytes["tar"] += offset
             rows, size = rows + len(images), size + offset
             self._heads["tar"].append(images)
             if whole:
@@ -165,16 +211,18 @@ class Left:
             )
 
     def _head(self, tar: Shard, least: int) -> tuple[list[EncodedImage], int, bool]:
-        """The first rows of a tar, the offset behind them, and whether that is all."""
+        """The first rows of a tar, shuffled, the offset behind them, and whether that is all."""
         found: list[EncodedImage] = []
-        offset = 0
+        offset, whole = 0, True
         with closing(_rows(tar, self._read)) as images:
             for image in images:
-                found.append(image if len(found) < SAMPLE_IMAGES else replace(image, data=None))
+                found.append(image)
                 offset = image.after.offset or 0
                 if len(found) >= least and offset >= HEAD_BYTES:
-                    return found, offset, False
-        return found, offset, True
+                    whole = False
+                    break
+        self._random.shuffle(found)  # neighbours are alike
+        return [*found[:SAMPLE_IMAGES], *(replace(image, data=None) for image in found[SAMPLE_IMAGES:])], offset, whole
 
     def _count_tar(self, tar: Shard) -> int:
         """Rows of a tar, that of a break too."""
@@ -198,9 +246,17 @@ class Left:
         if len(groups) < len(files):
             self.exact = False
             self.notes.append(f"images of {len(files) - len(groups):,} of {len(files):,} Parquet files: by {len(groups)} footers")
-        for file in (chosen := self._spread(sampled, SAMPLED_SHARDS)):
-            with closing(_rows(file, self._read)) as images:
-                self._heads["parquet"].append(list(islice(images, math.ceil(SAMPLE_IMAGES / len(chosen)))))
+        begins = [
+            (file, first, count)
+            for file in sampled
+            for first, count in zip(accumulate(groups[file.uri], initial=0), groups[file.uri], strict=False)
+            if count
+        ]
+        few = math.ceil(SAMPLE_IMAGES * len(begins) / max(1, rows))  # groups that hold as many together
+        for file, first, count in (chosen := self._spread(begins, max(SAMPLED_SHARDS, few))):
+            with self._reading("parquet"), closing(_rows(file, self._read, Cursor(first))) as images:
+                self._heads["parquet"].append(list(islice(images, min(count, math.ceil(SAMPLE_IMAGES / len(chosen))))))
+            self._cpu_bytes["parquet"] += sum(image.bytes_length or 0 for image in self._heads["parquet"][-1])
 
 
 def _rows(shard: Shard, read: ReadOptions, start: Cursor = _BEGINNING) -> Generator[EncodedImage, None, None]:
@@ -211,6 +267,17 @@ def _rows(shard: Shard, read: ReadOptions, start: Cursor = _BEGINNING) -> Genera
     except (ObjectMissing, ObjectDenied) as gone:
         error = BrokenShard("the shard is gone" if isinstance(gone, ObjectMissing) else "access to the shard is denied")
         yield EncodedImage(shard=shard.uri, index=start.index, image_id=shard.uri, after=start, error=error, breaks=True)
+
+
+def _seconds_a_get(tar: Shard) -> float:
+    """Of one small range; 0 where the tar is gone."""
+    store, seconds = store_for(tar.fetch_uri), list[float]()
+    with suppress(ObjectMissing, ObjectDenied):
+        for number in range(_TIMED_GETS):
+            started = time.perf_counter()
+            store.read(tar.fetch_uri, number * HEADER_CHUNK_BYTES, HEADER_CHUNK_BYTES, tar.version)
+            seconds.append(time.perf_counter() - started)
+    return median(seconds) if seconds else 0.0
 
 
 def _row_groups(file: Shard) -> list[int]:

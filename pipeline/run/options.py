@@ -28,7 +28,7 @@ def label_options(config: SegmentConfig, network: Prepared) -> LabelOptions:
     """The flags that decide labels."""
     return LabelOptions(
         classes=network.classes, preset=network.preset, min_confidence=config.min_confidence, max_pixels=config.max_pixels,
-        max_source_pixels=config.max_source_pixels, confidence_map=config.confidence_map,
+        max_source_pixels=config.max_source_pixels, confidence_map=config.confidence_map, fast_decode=config.fast_decode,
     )  # fmt: skip
 
 

@@ -162,18 +162,22 @@ def _include(plan: Plan, data: bytes) -> None:
         raise Damaged(f"plan/{number:05d}.parquet cannot be read: {error}") from error
     if number == 0:
         plan.settings = _settings(data)
-    kinds = set(table.column("kind").unique().to_pylist())
-    images = "image" in kinds
+    images = "image" in set(table.column("kind").unique().to_pylist())
     uris = table.column("uri").to_pylist()
     sizes, versions = table.column("size").to_pylist(), table.column("version").to_pylist()
-    for earlier in plan.known.find(uris) if images else ():
+    identities = [_identity(size, version) for size, version in zip(sizes, versions, strict=True)]
+    _take(plan, uris, identities, None if images else [Shard(**row) for row in table.to_pylist()])
+
+
+def _take(plan: Plan, uris: Sequence[str], identities: Sequence[int], shards: Sequence[Shard] | None) -> None:
+    """The rows of the next plan file; `shards`: None where they are single images."""
+    number = len(plan.files)
+    for earlier in plan.known.find(uris) if shards is None else ():
         if earlier is not None:
             plan.superseded[earlier[0]].append(earlier[1])
-    plan.known.add(number, uris, (_identity(size, version) for size, version in zip(sizes, versions, strict=True)))
-    plan.files.append(PlanFile(number, images, table.num_rows))
-    if not images:
-        for row in table.to_pylist():
-            plan.shards[row["uri"]] = Shard(**row)
+    plan.known.add(number, uris, identities)
+    plan.files.append(PlanFile(number, shards is None, len(uris)))
+    plan.shards.update((shard.uri, shard) for shard in shards or ())
 
 
 def extend_plan(
@@ -236,7 +240,11 @@ def _write_rows(
         data = _plan_bytes(left, settings)
         won = store.create(join(out, f"plan/{number:05d}.parquet"), data)
         plan.added += len(left) if won else 0
-        _include(plan, data if won else _read_file(store, out, number) or b"")
+        if won:  # the rows as they were listed: half the time and memory of reading a million of them back
+            images = left[0].kind == "image"
+            _take(plan, [row.uri for row in left], [_identity(row.size, row.version) for row in left], None if images else left)
+        else:
+            _include(plan, _read_file(store, out, number) or b"")
         if not won and not relabel_changed:  # the other attempt may have seen another object under the same name
             _refuse([entry.uri for entry, state in _states(plan, list(rows.values())) if state == "changed"])
 

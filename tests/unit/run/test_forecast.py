@@ -2,6 +2,8 @@
 
 import json
 import random
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,18 @@ import pytest
 
 from jobs.dry_run import dry_run, size
 from pipeline.config import SegmentConfig
-from pipeline.errors import NotReachable, RunMismatch, ShardChanged, UsageError
+from pipeline.errors import Incomplete, NotReachable, RunMismatch, ShardChanged, UsageError
 from pipeline.model.prepare import prepare
 from pipeline.run import forecast as story
 from pipeline.run import left_estimate as room
 from pipeline.run.forecast import Forecast, forecast
 from pipeline.run.identity import settings
+from pipeline.run.label_sample import measure
 from pipeline.run.left import remaining_spans
 from pipeline.run.options import label_options, network_request, read_options
 from pipeline.run.parts import list_parts
 from pipeline.run.plan import extend_plan
+from pipeline.run.rehearsal import Rehearsal, rehearse
 from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import writable_store_for
@@ -50,6 +54,19 @@ def run_spans(config: SegmentConfig, spans: int | None = None) -> int:
     segment = SegmentSpan(worker, network)
     left = remaining_spans(plan, list_parts(store, config.output), part_images=config.part_images, workers=1)
     return sum(receipt.rows for span in left[:spans] for receipt in segment(span))
+
+
+@pytest.fixture(autouse=True)
+def no_rehearsal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would be started for each test; the tests of the rehearsal itself start it."""
+    if "rehearsed" not in request.fixturenames:
+        known = Rehearsal(seconds=20.0, images=0, run_json_bytes=2000, class_stats_bytes=9000)
+        monkeypatch.setattr(story, "rehearse", lambda *_, **__: known)
+
+
+@pytest.fixture
+def rehearsed() -> None:
+    """This test rehearses for real."""
 
 
 def snapshot(out: Path) -> dict[str, tuple[int, bytes]]:
@@ -90,7 +107,8 @@ def test_parts_rows_and_output_size_are_those_of_the_run(mixed: Path, tmp_path: 
     assert run_spans(config) == found.images
     written = [file.stat().st_size for file in (tmp_path / "out").rglob("*.parquet")]
     assert len(written) == found.parts + 2  # two plan files: of shards, of single images
-    assert found.output_bytes == pytest.approx(sum(written), rel=0.1)
+    assert found.output_objects == len(written) + 2  # class_stats.parquet and run.json come at the end of a whole run
+    assert found.output_bytes - 11_000 == pytest.approx(sum(written), rel=0.1)
     after = forecast(config)
     assert (after.images, after.parts, after.labelled, after.skipped) == (0, 0, 0, 26)
     assert after.seconds < 5
@@ -139,6 +157,11 @@ def test_broken_shards_and_images_count_as_failures_of_the_sample(tmp_path: Path
     assert found.errors == {"BrokenShard": 2, "CorruptImage": 2}
     assert found.failures == 4
     assert run_spans(config) == found.images
+    failures = [file.stat().st_size for file in (tmp_path / "out" / "failures").iterdir()]
+    written = [file.stat().st_size for file in (tmp_path / "out").rglob("*.parquet")]
+    assert len(failures) == 3
+    assert found.output_objects - 2 == pytest.approx(len(written), abs=1)
+    assert found.output_bytes - 11_000 == pytest.approx(sum(written), rel=0.5)  # two parts hold no mask at all
 
 
 @pytest.fixture
@@ -165,7 +188,7 @@ def test_sampled_tars_are_within_ten_percent(
     found = forecast(config_of(source, tmp_path / "out", part_images=16))
     assert not found.exact
     assert found.images == pytest.approx(count, rel=0.1)
-    assert found.labelled == 32
+    assert found.labelled == 64
     assert "tars" in found.notes[0]
     monkeypatch.setattr(room, "EXACT_TARS", 30)
     assert forecast(config_of(source, tmp_path / "out", part_images=16)).images == count
@@ -191,11 +214,16 @@ def test_sampled_footers_are_within_ten_percent(tmp_path: Path, monkeypatch: pyt
     assert found.parts == pytest.approx(sum(-(-count // 4) for count in counts), rel=0.15)
 
 
-def test_the_price_is_core_hours_times_usd(mixed: Path, tmp_path: Path) -> None:
+def test_the_price_is_core_hours_times_usd(mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(story, "_cores", lambda: 1)
     found = forecast(config_of(mixed, tmp_path / "out", usd_per_core_hour=0.04))
     assert found.core_hours == pytest.approx(found.workers * found.seconds / 3600)
     assert found.usd == pytest.approx(0.04 * found.core_hours)
-    assert found.labelling_seconds == pytest.approx(found.images * found.seconds_per_image)
+    least = found.images * found.seconds_per_image
+    assert found.labelling_seconds == pytest.approx(least, rel=0.5)
+    assert found.labelling_seconds > least  # reading takes its part of the only core
+    assert found.start_seconds == 20
+    assert found.seconds > found.labelling_seconds + 20
     assert forecast(config_of(mixed, tmp_path / "out")).usd is None
 
 
@@ -254,6 +282,73 @@ def test_a_shard_that_goes_while_it_is_forecast_is_a_failure(mixed: Path, tmp_pa
     found = forecast(config)
     assert found.images == 5 + 1 + 1 + 3
     assert found.errors == {"BrokenShard": 2}
+
+
+def test_the_rehearsal_is_a_real_run_that_leaves_nothing(
+    rehearsed: None, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cuts its tars too, where the run will: tars of 9 MB, labelled by two workers."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    big = write(tmp_path / "big", {"a.tar": tar_bytes([*photos(12), ("b.jpg", b"no image"), ("c.txt", bytes(9 << 20))])})
+    found = forecast(config_of(big, tmp_path / "out", workers=2))
+    assert not (tmp_path / "out").exists()
+    assert not list(scratch.iterdir())
+    assert found.images == 13
+    assert found.start_seconds > 2  # Ray alone takes longer
+    assert found.seconds == pytest.approx(found.start_seconds + found.labelling_seconds, abs=2)
+
+
+def test_a_rehearsal_that_fails_says_why(rehearsed: None, mixed: Path, tmp_path: Path) -> None:
+    config = config_of(mixed, tmp_path / "out").model_copy(update={"part_images": 0})
+    with pytest.raises(Incomplete, match="rehearsal of the run failed: "):
+        rehearse(config, [], 1, cuts=False)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "workers", "images"),
+    [([10, 10, 10, 10, 10], 2, 30), ([40, 5, 5, 5], 2, 40), ([7], 4, 7), ([], 2, 0), ([1] * 2_000, 8, 250)],
+)
+def test_the_last_worker_counts(tasks: list[float], workers: int, images: float) -> None:
+    assert story._busiest(tasks, workers) == images
+    whole = story._busiest([1.0] * (story._SIMULATED + 8), 8)
+    assert whole == pytest.approx((story._SIMULATED + 8) / 8)
+
+
+def test_big_tars_are_pieces_for_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tar of four parts, big enough to be cut: two workers share it."""
+    monkeypatch.setattr(story, "_read_s", lambda *_: 0.0)
+    monkeypatch.setattr(story, "_cores", lambda: 1)  # the sample in one process, in half the time
+    big = write(tmp_path / "big", {"a.tar": tar_bytes([*photos(16), ("z.txt", bytes(9 << 20))])})
+    shared = forecast(config_of(big, tmp_path / "out", workers=2))
+    assert shared.labelling_seconds == pytest.approx(8 * shared.seconds_per_image)
+    assert shared.requests.get >= 3 + 2 + 16  # plan, run.json and the head; the tar; a header an image
+    alone = forecast(config_of(big, tmp_path / "out", workers=1))
+    assert alone.labelling_seconds == pytest.approx(16 * alone.seconds_per_image)
+    assert alone.requests.get < shared.requests.get - 10
+
+
+@pytest.mark.parametrize(("seconds", "expected", "told"), [(0.11, 0.11, False), (0.3, 0.1, True)])
+def test_a_busy_machine_is_told_and_not_extrapolated(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, expected: float, told: bool
+) -> None:
+    real = measure
+    monkeypatch.setattr(story, "measure", lambda *given: replace(real(*given), seconds_per_image=seconds, cpu_s_per_image=0.1))
+    found = forecast(config_of(mixed, tmp_path / "out"))
+    assert found.seconds_per_image == expected
+    assert any("other programs" in note for note in found.notes) is told
+
+
+def test_rare_damage_is_looked_for_beyond_the_sample(tmp_path: Path) -> None:
+    """Four in a hundred, in parts of eight: with 64 labelled, none or six of them are seen."""
+    members = [(name, data[: len(data) // 2] if number % 25 == 7 else data) for number, (name, data) in enumerate(photos(200))]
+    files = {f"{number}.tar": tar_bytes(members[number * 50 : number * 50 + 50]) for number in range(4)}
+    config = config_of(write(tmp_path / "in", files), tmp_path / "out", part_images=8)
+    found = forecast(config)
+    run_spans(config)
+    real = len(list((tmp_path / "out").rglob("*.parquet")))
+    assert found.output_objects - 2 == pytest.approx(real, abs=1)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pipeline.run.left import (
     Gap,
     cut,
     gaps,
+    is_left,
     limited,
     plan_file_digest,
     planned_sources,
@@ -46,6 +47,16 @@ def chains(draw: st.DrawFn, source: str = SOURCE) -> tuple[list[PartName], list[
     ]
     kept = draw(st.lists(st.booleans(), min_size=len(whole), max_size=len(whole)))
     return whole, sorted(part for part, there in zip(whole, kept, strict=True) if there)
+
+
+@pytest.mark.parametrize(("rows", "left"), [((4, 2), False), ((4,), True), ((), True)])
+def test_anything_left_is_what_spans_would_say(rows: tuple[int, ...], left: bool) -> None:
+    shard = Shard(uri="/in/a.tar", kind="tar", size=10, version="etag:1")
+    parts = [PartName(shard_digest(shard), 4 * number, count, count == 2) for number, count in enumerate(rows)]
+    plan, committed = Plan(settings={}, shards={shard.uri: shard}), {shard_digest(shard): parts}
+    assert is_left(plan, committed) is left
+    assert bool(remaining_spans(plan, committed, part_images=4, workers=1)) is left
+    assert not is_left(Plan(settings={}), {})
 
 
 @given(chains())

@@ -1,0 +1,90 @@
+"""`bench scale`, small: shards of a listing that is made up, planned for real; tables of runs of known speed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from jobs.benchmarks import scale
+from jobs.benchmarks.generated_s3 import page
+from jobs.benchmarks.million import million
+from jobs.benchmarks.steady import Stamp
+from jobs.benchmarks.watched_run import Watched
+
+
+def run_of(images: int, ms: float, *, parts: int = 10, start_s: float = 10.0) -> Watched:
+    """Two workers that take `ms` an image; the second ends a part later, and memory grows by a MiB a second."""
+    each = images // parts // 2
+    stamps = {
+        worker: [Stamp(unix_s=start_s + worker + number * each * ms / 1000, images=each, cpu_s=0.0) for number in range(parts)]
+        for worker in (0, 1)
+    }
+    seconds = start_s + 1 + images * ms / 2000
+    memory = [(float(at), name, 100.0 + at) for at in range(round(seconds)) for name in ("driver", "worker 1", "worker 2")]
+    return Watched(began=0.0, seconds=seconds, images=images, stamps=stamps, memory=memory, run={})
+
+
+def test_a_thousand_shards_are_planned_until_a_worker_asks_for_the_first(tmp_path: Path) -> None:
+    found = million(2500, tmp_path)
+    assert (found["shards"], found["plan_files"]) == (2500, 1)
+    assert found["plan_bytes"] > 2500 * 10
+    assert found["planned_s"] == pytest.approx(found["listing_s"] + found["planning_s"])
+    assert found["listing_s"] > 0
+    assert found["planning_s"] > 0
+    assert 0 < found["dispatched_s"] <= found["first_part_s"] + 0.1
+    assert 50 < found["planned_peak_mib"] <= found["dispatched_peak_mib"] <= found["peak_mib"] < 600
+    first = next((tmp_path / "planned" / "masks").iterdir())
+    assert "-00001-last" in first.name  # a shard that is gone is one failure
+
+
+def test_pages_follow_each_other_and_end() -> None:
+    first, last = page(1500, 0), page(1500, 1000)
+    assert first.count("<Contents>") == 1000
+    assert "<NextContinuationToken>1000<" in first
+    assert last.count("<Contents>") == 500
+    assert "<IsTruncated>false<" in last
+
+
+def test_growth_compares_a_hundredfold_with_tenfold() -> None:
+    runs = [run_of(100, 50.0), run_of(1000, 40.0), run_of(1000, 42.0), run_of(10_000, 45.1)]
+    assert scale.growth(runs) == pytest.approx(0.1)
+    assert "+10.0% (at most 5% more: no)" in scale._growth_note(runs)
+    assert "yes" in scale._growth_note([*runs[:3], run_of(10_000, 42.0)])
+    short = run_of(2, 50.0, parts=1)
+    assert scale.growth([short, short, short, short]) is None
+    rows = [list(row) for row in scale._growth_grid(runs).rows]
+    assert rows[-1][0:2] == ["10,000", "200"]
+    assert float(rows[-1][-1]) == pytest.approx(45.1)
+    assert rows[0][-1] == "50.00"
+
+
+def test_memory_is_read_at_a_minute_and_at_the_last_part() -> None:
+    run = run_of(10_000, 40.0)
+    rows = {row[0]: row[1:] for row in scale._memory_grid(run).rows}
+    assert rows.keys() == {"driver", "worker 1", "worker 2"}
+    assert rows["driver"] == ["160", f"{100 + round(run.last_part_s):.0f}", f"{100 + round(run.seconds) - 1}"]
+    assert run.tail_s == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("seconds", "mib", "met"), [(50.0, 900.0, "yes"), (61.0, 900.0, "no"), (50.0, 960.0, "no")])
+def test_the_goal_of_a_million_is_judged(seconds: float, mib: float, met: str) -> None:
+    planned: dict[str, Any] = {
+        "shards": 1_000_000, "planned_s": seconds, "dispatched_peak_mib": mib, "plan_bytes": 23_000_000,
+    }  # fmt: skip
+    assert scale._planned_note(planned).endswith(f"1 GB: {met}")
+
+
+@pytest.mark.slow
+def test_all_of_it_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    flags = ["--shards", "2000", "--images", "400", "--pairs", "1", "--short-side", "64", "--out", str(tmp_path)]
+    answer = CliRunner().invoke(scale.main, flags)
+    assert answer.exit_code == 0, answer.output
+    values = json.loads((tmp_path / "scale.json").read_text())
+    assert [run["images"] for run in values["growth"]] == [4, 40, 40, 400]
+    assert values["planned"]["shards"] == 2000
+    assert {name for _, name, _ in values["memory"]} == {"driver", "worker 1", "worker 2"}
+    assert "efficiency" in (tmp_path / "scale.md").read_text()
+    assert "<svg" in (tmp_path / "scale-memory.svg").read_text()

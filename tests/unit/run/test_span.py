@@ -1,0 +1,22 @@
+"""Spans and receipts survive their way through Ray."""
+
+import pytest
+
+from pipeline.run.span import Span
+from pipeline.shards.base import Cursor, Shard
+
+TAR = Shard(uri="s3://bucket/a.tar", kind="tar", size=10, version="etag:1")
+FILE = Shard(uri="plan/00001.parquet", kind="image", size=None, version=None)
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        Span(source=TAR, digest="d", first=0, stop=None),
+        Span(source=TAR, digest="d", first=4, stop=8, start=Cursor(4, 2048, "b.jpg")),
+        Span(source=TAR, digest="d", first=4, stop=0, after="d-0000000000-00004.parquet", max_parts=1),
+        Span(source=FILE, digest="e", first=0, stop=9, ends=True, start=Cursor(0), superseded=(3, 5)),
+    ],
+)
+def test_a_span_is_the_same_at_the_other_end(span: Span) -> None:
+    assert Span.from_json(span.to_json()) == span
