@@ -34,6 +34,8 @@ STAGES = {
     "CorruptImage": "decode",
     "UnsupportedFormat": "decode",
     "ImageTooLarge": "decode",
+    "ImageTimeout": "decode",
+    "KillsItsProcess": "decode",
     "InferenceFailed": "infer",
 }
 
