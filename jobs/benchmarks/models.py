@@ -1,8 +1,8 @@
 """`bench models`: every network of the zoo on every engine: size, speed, agreement, and mIoU where there is ground truth.
 
-Networks alone, one thread, interleaved rounds, images of one size. torch runs torchvision's modules on tensors that are ready:
-contiguous, as users write it, and channels_last beside it, each at its best batch. OpenVINO runs as in the job: image by
-image, from uint8, its normalisation included.
+One thread, interleaved rounds, images of one size, torch at its best batch, contiguous and channels_last; OpenVINO runs as in
+the job, image by image. Twice over: from the resized image to its label map, in torch as its users write it; and the network
+alone, in torch without the last interpolation and on tensors that are ready.
 """
 
 import time
@@ -18,7 +18,7 @@ from PIL import Image
 from jobs.benchmarks.agreement import Agreement, Judged, agreement, judge
 from jobs.benchmarks.machine import machine
 from jobs.benchmarks.models_report import Measured, Way, report_of, speed_chart
-from jobs.benchmarks.networks import CLASSES, Tensors, prepared, torch_call, weights_of
+from jobs.benchmarks.networks import CLASSES, Tensors, prepared, torch_as_written, torch_call, weights_of
 from jobs.benchmarks.pairs import interleaved
 from jobs.benchmarks.photographs import named_photographs, spread
 from jobs.benchmarks.report import OUT, need_altair, publish
@@ -102,9 +102,15 @@ def _prepare(name: str, pixels_HWC: npt.NDArray[np.uint8], photographs: Sequence
     ways = _torch_ways(name, tensors, pixels_HWC, options.stretch_s)
     converted = prepared(name, "openvino", tensors)
     engines = {precision: load_engine(replace(converted, precision=precision)) for precision in _precisions()}
+    height, width = pixels_HWC.shape[:2]
     for precision, engine in engines.items():
         run = _calls(lambda engine=engine: engine.logits(pixels_HWC), 1, options.stretch_s)  # type: ignore[misc]
         ways[f"openvino {precision}"] = Way(run, 1)
+        labelled = _calls(
+            lambda engine=engine: engine.labels(engine.logits(pixels_HWC), height, width),  # type: ignore[misc]
+            1, options.stretch_s,
+        )  # fmt: skip
+        ways[f"openvino {precision} labels"] = Way(labelled, 1)
     reference = load_engine(prepared(name, "torch", tensors))
     heavy = _timed_warm(lambda: engines["fp32"].logits(pixels_HWC)) > HEAVY_S
     images = [image for _, image in spread(photographs, 1 if heavy else options.images)]
@@ -120,18 +126,24 @@ def _precisions() -> tuple[str, ...]:
 
 
 def _torch_ways(name: str, tensors: Tensors, pixels_HWC: npt.NDArray[np.uint8], stretch_s: float) -> dict[str, Way]:
-    layouts = [("contiguous", "fp32"), ("channels_last", "fp32")] + [("channels_last", "bf16")] * has_bf16()
     ways: dict[str, Way] = {}
-    for layout, precision in layouts:
-        call = torch_call(name, tensors, pixels_HWC, channels_last=layout == "channels_last", precision=precision)
-        tries = {1: _timed_warm(lambda call=call: call(1))}  # type: ignore[misc]
-        for batch in BATCHES[1:]:
-            if batch * tries[1] <= TRY_S:
-                tries[batch] = _timed(lambda call=call, batch=batch: call(batch)) / batch  # type: ignore[misc]
-        best = min(tries, key=lambda batch: tries[batch])
-        run = _calls(lambda call=call, best=best: call(best), best, stretch_s)  # type: ignore[misc]
-        ways[f"torch {precision} {layout}"] = Way(run, best, tries)
+    for layout in ("contiguous", "channels_last"):
+        last = layout == "channels_last"
+        written = torch_as_written(name, tensors, pixels_HWC, channels_last=last)
+        ways[f"torch fp32 {layout} labels"] = _at_best_batch(written, stretch_s)
+        for precision in _precisions() if last else ("fp32",):
+            call = torch_call(name, tensors, pixels_HWC, channels_last=last, precision=precision)
+            ways[f"torch {precision} {layout}"] = _at_best_batch(call, stretch_s)
     return ways
+
+
+def _at_best_batch(call: Callable[[int], object], stretch_s: float) -> Way:
+    tries = {1: _timed_warm(lambda: call(1))}
+    for batch in BATCHES[1:]:
+        if batch * tries[1] <= TRY_S:
+            tries[batch] = _timed(lambda batch=batch: call(batch)) / batch  # type: ignore[misc]
+    best = min(tries, key=lambda batch: tries[batch])
+    return Way(_calls(lambda: call(best), best, stretch_s), best, tries)
 
 
 def _calls(call: Callable[[], object], images: int, stretch_s: float) -> Callable[[], float]:

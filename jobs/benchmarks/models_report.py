@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import altair as alt
 
 EAGER, CHANNELS_LAST, BASE = "torch fp32 contiguous", "torch fp32 channels_last", "openvino fp32"
+LABELS = " labels"  # the same, from the image to its label map
+GOALS = {"openvino fp32": 1.9, "openvino bf16": 4.0}  # times torch as its users write it, for the default model
 NOTHING = "-"
 NO_BF16 = "no bf16 here"
 
@@ -44,11 +46,11 @@ def report_of(
 ) -> Report:  # fmt: skip
     """`rounds`: seconds an image by "<network> <way>". `size`: (width, height) of the images that were timed."""
     networks = {one.name: _values(one, rounds, size) for one in measured}
-    grids = [_speed_grid(networks), _ratio_grid(networks)]
+    grids = [_labels_grid(networks), _speed_grid(networks), _ratio_grid(networks)]
     if judged:
         grids.append(_truth_grid(judged))
     return Report(
-        name="models", title=f"Networks alone, one thread, {size[0]}x{size[1]}, {len(rounds)} interleaved rounds", machine=found,
+        name="models", title=f"Networks, one thread, {size[0]}x{size[1]}, {len(rounds)} interleaved rounds", machine=found,
         grids=tuple(grids), notes=tuple(_notes(networks, judged, short_side)),
         values={
             "short_side": short_side, "size": list(size), "rounds": len(rounds), "networks": networks,
@@ -71,23 +73,49 @@ def _values(one: Measured, rounds: list[dict[str, float]], size: tuple[int, int]
         }
         for name, way in one.ways.items()
     }  # fmt: skip
+    ours = [name for name in ways if name.startswith("openvino")]
     return {
         "parameters": parameters(one.name),
         "multiply_adds": multiply_adds(one.name, size[1], size[0]),
         "published": asdict(published) if published else None,
         "ways": ways,
-        "faster_than_eager": {
-            name: against(f"{one.name} {EAGER}", f"{one.name} {name}") for name in ways if name.startswith("openvino")
-        },
+        "faster_than_eager": {name: against(f"{one.name} {_like(EAGER, name)}", f"{one.name} {name}") for name in ours},
         "faster_than_channels_last": {
-            name: against(f"{one.name} {CHANNELS_LAST}", f"{one.name} {name}") for name in ways if name.startswith("openvino")
+            name: against(f"{one.name} {_like(CHANNELS_LAST, name)}", f"{one.name} {name}") for name in ours
         },
         "agreement": {name: {**asdict(found), "percent": found.percent} for name, found in one.agreements.items()},
     }
 
 
+def _like(base: str, way: str) -> str:
+    """The way of torch that a way of ours is to be compared with: to label maps, or the network alone."""
+    return base + LABELS if way.endswith(LABELS) else base
+
+
+def _labels_grid(networks: Mapping[str, dict[str, Any]]) -> Grid:
+    """From the resized image to its label map."""
+    columns = (
+        "from image to label map, images/s a core", "torch as written (batch)", "channels_last", "maskfleet fp32", "/ as written",
+        "/ channels_last", "maskfleet bf16", "/ as written in fp32",
+    )  # fmt: skip
+    rows = []
+    for name, values in networks.items():
+        ways, fast, bf16 = values["ways"], BASE + LABELS, "openvino bf16" + LABELS
+        row = [name, *(f"{_per_s(ways[way + LABELS])} ({ways[way + LABELS]['batch']})" for way in (EAGER, CHANNELS_LAST))]
+        row += [
+            _per_s(ways[fast]),
+            *(str(Ratio(**values[than][fast])) for than in ("faster_than_eager", "faster_than_channels_last")),
+        ]
+        have = bf16 in ways
+        row += [_per_s(ways[bf16]), str(Ratio(**values["faster_than_eager"][bf16]))] if have else [NO_BF16, NOTHING]
+        rows.append(row)
+    return Grid(columns, rows)
+
+
 def _speed_grid(networks: Mapping[str, dict[str, Any]]) -> Grid:
-    columns = ("network", "M parameters", "GMAC", "torch eager, images/s a core (batch)", "torch channels_last", "OpenVINO fp32")
+    columns = (
+        "network alone, images/s a core", "M parameters", "GMAC", "torch eager (batch)", "torch channels_last", "OpenVINO fp32",
+    )  # fmt: skip
     rows = []
     for name, values in networks.items():
         ways = values["ways"]
@@ -139,13 +167,17 @@ def _truth_grid(judged: Mapping[str, Judged]) -> Grid:
 
 def _notes(networks: Mapping[str, dict[str, Any]], judged: Mapping[str, Judged], short_side: int) -> list[str]:
     notes = [
-        "torch: torchvision's modules on tensors that are ready, at the best batch of 1, 4 and 16 (a batch that would take over "
-        "12 s is not tried). OpenVINO: one image a call, from uint8, normalisation included.",
+        "As written: the preset's transforms, torchvision's whole model and `argmax`, eager, contiguous, no gradients. "
+        "maskfleet: the same label map, with confidence and statistics besides. Both from the resized uint8 image, torch at "
+        "the best batch of 1, 4 and 16 (a batch that would take over 12 s is not tried).",
+        "Network alone: torch on normalised tensors that are ready, to logits at the network's stride, without torchvision's "
+        "last interpolation; OpenVINO from uint8, normalisation included.",
         "Ratios are medians of interleaved pairs, with a bootstrapped 95 % interval. Published: CPU seconds an image, mIoU and "
         "pixel accuracy of torchvision's pull requests and documentation.",
         f"{DEFAULT_MODEL} has the bundled weights, the others seeded random ones: speed does not depend on the values. Labels "
         "are compared at the photographs' own size; random weights leave more pixels near a tie than trained ones.",
     ]
+    notes += _goals(networks[DEFAULT_MODEL])
     if not has_bf16():
         notes.append("bf16 was not measured: this processor has no bf16 instructions.")
     if judged:
@@ -154,6 +186,17 @@ def _notes(networks: Mapping[str, dict[str, Any]], judged: Mapping[str, Judged],
     if few:
         notes.append(f"Only one class was seen in the photographs by {', '.join(few)}: their agreement says little.")
     return notes
+
+
+def _goals(values: Mapping[str, Any]) -> list[str]:
+    """What was asked of the default model, and whether it was met."""
+    found = {way: values["faster_than_eager"].get(way + LABELS) for way in GOALS}
+    return [
+        f"{DEFAULT_MODEL}, {way}: {Ratio(**found[way])} times torch as written in fp32, asked {goal}: "
+        + ("met." if found[way]["median"] >= goal else "not met.")
+        for way, goal in GOALS.items()
+        if found[way] is not None
+    ]
 
 
 def speed_chart(report: Report) -> "alt.LayerChart":

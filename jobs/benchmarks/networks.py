@@ -122,6 +122,34 @@ def torch_call(
     return call
 
 
+def torch_as_written(
+    name: str, tensors: Tensors, pixels_HWC: npt.NDArray[np.uint8], *, channels_last: bool
+) -> Callable[[int], "Tensor"]:
+    """What torchvision's documentation writes, in eager float32: the preset's transforms, the whole model, `argmax`.
+
+    A function from a batch of so many copies of this image to its label maps (N, H, W).
+    """
+    import torch
+    from torchvision.transforms._presets import SemanticSegmentation
+
+    torch.set_num_threads(1)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = architecture(name, count_classes(name, tensors))
+    model.load_state_dict(tensors)
+    model.eval().to(memory_format=layout)
+    height, width = pixels_HWC.shape[:2]
+    preprocess = SemanticSegmentation(resize_size=min(height, width), mean=TORCHVISION_PRESET.mean, std=TORCHVISION_PRESET.std)
+    image_CHW = torch.from_numpy(pixels_HWC.copy()).permute(2, 0, 1).contiguous()
+
+    @torch.inference_mode()
+    def call(batch: int) -> torch.Tensor:
+        x_NCHW = preprocess(image_CHW.repeat(batch, 1, 1, 1)).contiguous(memory_format=layout)
+        labels: torch.Tensor = model(x_NCHW)["out"].argmax(1)
+        return labels
+
+    return call
+
+
 def parameters(name: str) -> int:
     """Parameters at inference: without an auxiliary head."""
     import torch

@@ -4,7 +4,6 @@
 the image is decoded, and then what was found, pickled.
 """
 
-import faulthandler
 import os
 import pickle
 import signal
@@ -16,10 +15,10 @@ from pipeline.errors import BadImage, ImageTimeout, KillsItsProcess
 from pipeline.labels.labeller import Labelled, Labeller, LabelOptions
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
+from pipeline.run.watchdog import Watchdog
 
 _START_S = 120.0  # that it may take to load the network, on a busy machine
 _TRIES = 2  # a kill from outside does not come twice
-_TIMED_OUT = b"Timeout ("  # faulthandler's first word
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +57,11 @@ def _in_child(task: Task) -> Labelled | BadImage:
     if child.returncode == 0:
         found: Labelled | BadImage = pickle.loads(child.stdout.lstrip(b"LD"))  # noqa: S301 - our own process wrote it
         return found
+    if child.returncode == -signal.SIGALRM:
+        return _timeout(task, child.stdout)
     if child.returncode < 0:
         stage = "its network" if b"D" in child.stdout[:2] else "its decoder"
         return KillsItsProcess(f"{stage} ended the process: {signal.Signals(-child.returncode).name}")
-    if _TIMED_OUT in child.stderr:
-        return _timeout(task, child.stdout)
     raise RuntimeError(child.stderr.decode(errors="replace")[-3000:])
 
 
@@ -77,14 +76,13 @@ def _main() -> None:
     task: Task = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own process wrote it
     labeller = Labeller(load_engine(task.network), task.options)
     answers.write(b"L")
-    faulthandler.dump_traceback_later(task.timeout_s, exit=True)
-    try:
-        resized = labeller.read(task.data)
-        answers.write(b"D")
-        found: Labelled | BadImage = labeller.label(resized)
-    except BadImage as error:
-        found = error
-    faulthandler.cancel_dump_traceback_later()
+    with Watchdog(task.timeout_s).limit():
+        try:
+            resized = labeller.read(task.data)
+            answers.write(b"D")
+            found: Labelled | BadImage = labeller.label(resized)
+        except BadImage as error:
+            found = error
     answers.write(pickle.dumps(found))
 
 

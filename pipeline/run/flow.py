@@ -81,6 +81,7 @@ def _join_or_start(quiet: dict[str, Any]) -> bool:
         except ConnectionError:
             if address:
                 raise
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")  # nobody scrapes them here, and each process makes them
     ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **quiet)
     return True
 

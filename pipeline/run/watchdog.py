@@ -1,43 +1,46 @@
-"""A time limit that also holds inside C code: the process ends itself."""
+"""A time limit that also holds inside C code: the process ends."""
 
-import faulthandler
-import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_SLACK = 0.25  # of the limit: a timer is set anew only when it is older, as setting one starts a thread
+_SOON_S = 1e-3  # a timer of 0 would be none
 
 
 class Watchdog:
-    """Ends this process when what is done inside `limit()` takes longer than `timeout_s` (at most a quarter more).
+    """Ends this process when what is done inside one `limit()` takes longer than `timeout_s`.
 
-    faulthandler's timer is a thread of C that needs no interpreter, so that it fires while a decoder holds the lock of Python.
-    Several threads may be inside `limit()`; waiting for storage belongs outside.
+    A timer of the kernel, whose signal (SIGALRM) ends a process that does not handle it: it fires while a decoder holds
+    the lock of Python, and setting it takes a microsecond. Several threads may be inside `limit()`; the timer is that of
+    the one that has been there longest. Waiting for storage belongs outside. A process has one such timer.
     """
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._inside = 0
-        self._set_at = float("-inf")
-        self._nowhere = open(os.devnull, "w")  # noqa: SIM115 - the timer writes a traceback as long as the process lives
+        self._begun: dict[object, float] = {}  # in the order of beginning
 
     @contextmanager
     def limit(self) -> Iterator[None]:
         """What the body does must not take longer."""
+        mine = object()
         with self._lock:
-            self._inside += 1
-            now = time.monotonic()
-            if now - self._set_at > _SLACK * self._timeout_s:
-                faulthandler.dump_traceback_later((1 + _SLACK) * self._timeout_s, exit=True, file=self._nowhere)
-                self._set_at = now
+            self._begun[mine] = time.monotonic()
+            if len(self._begun) == 1:
+                self._set()
         try:
             yield
         finally:
             with self._lock:
-                self._inside -= 1
-                if not self._inside:
-                    faulthandler.cancel_dump_traceback_later()
-                    self._set_at = float("-inf")
+                longest = next(iter(self._begun)) is mine
+                del self._begun[mine]
+                if longest:
+                    self._set()
+
+    def _set(self) -> None:
+        """The timer to what is left to the one that has been inside longest; none where nobody is."""
+        begun = next(iter(self._begun.values()), None)
+        left = 0.0 if begun is None else max(_SOON_S, begun + self._timeout_s - time.monotonic())
+        signal.setitimer(signal.ITIMER_REAL, left)

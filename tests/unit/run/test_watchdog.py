@@ -1,5 +1,6 @@
 """The time limit ends a process also where C code keeps Python's lock."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ def _run(body: str) -> tuple[int, float]:
 @pytest.mark.parametrize("body", [f"with dog.limit(): {_HANG}", "with dog.limit(): time.sleep(60)"])
 def test_what_takes_too_long_ends_the_process(body: str) -> None:
     code, seconds = _run(body)
-    assert code == 1
+    assert code == -signal.SIGALRM
     assert 1 <= seconds < 30
 
 
@@ -33,12 +34,31 @@ def hang():
     with dog.limit():
         time.sleep(60)
 threading.Thread(target=hang, daemon=True).start()
-for _ in range(5):
+until = time.monotonic() + 20
+while time.monotonic() < until:
     with dog.limit():
         time.sleep(0.01)
-time.sleep(10)
 """
-    assert _run(body)[0] == 1
+    code, seconds = _run(body)
+    assert code == -signal.SIGALRM
+    assert seconds < 15
+
+
+def test_whoever_leaves_first_does_not_end_the_limit_of_the_other() -> None:
+    body = """
+first, second = dog.limit(), dog.limit()
+first.__enter__()
+time.sleep(0.6)
+second.__enter__()
+first.__exit__(None, None, None)
+time.sleep(0.6)  # more than a second since the first began, less since the second did
+print("alive", flush=True)
+time.sleep(20)
+"""
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", _BEGIN + body], capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (-signal.SIGALRM, b"alive\n")
+    assert time.monotonic() - started < 15
 
 
 def test_waiting_outside_the_limit_is_free() -> None:

@@ -10,7 +10,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from jobs.benchmarks.models import main
+from jobs.benchmarks.networks import prepared, torch_as_written, weights_of
+from jobs.benchmarks.photographs import photographs
 from jobs.benchmarks.truth import confusion, mean_iou, pixel_accuracy, truth_of
+from pipeline.decode import decode
+from pipeline.model.loading import load_engine
+from pipeline.model.preprocess import resize
 from pipeline.model.zoo import DEFAULT_MODEL
 
 SMALL = "lraspp_mobilenet_v3_small"
@@ -42,17 +47,31 @@ def test_it_measures_the_network_asked_for_beside_the_default(made: tuple[Path, 
     assert large["published"]["cpu_seconds"] == 0.3278
     assert small["published"] is None
     for network in (large, small):
-        assert {"torch fp32 contiguous", "torch fp32 channels_last", "openvino fp32"} <= network["ways"].keys()
+        ways = {"torch fp32 contiguous", "torch fp32 channels_last", "openvino fp32"}
+        assert ways | {f"{name} labels" for name in ways} <= network["ways"].keys()
         for way in network["ways"].values():
             assert way["images_per_s"] > 1
             assert len(way["seconds_an_image"]) == found["rounds"] == 2
             assert way["batch"] in (1, 4, 16)
         assert network["agreement"]["fp32"]["percent"] > 99
     assert all(way["times_default_model"]["median"] == 1 for way in large["ways"].values())
-    eager, fast = (small["ways"][name]["seconds_an_image"] for name in ("torch fp32 contiguous", "openvino fp32"))
-    ratio = small["faster_than_eager"]["openvino fp32"]
-    assert ratio["median"] == pytest.approx(np.median(np.divide(eager, fast)))
-    assert ratio["low"] <= ratio["median"] <= ratio["high"]
+    for until in ("", " labels"):  # the network alone, and to label maps: like is compared with like
+        eager, fast = (small["ways"][name + until]["seconds_an_image"] for name in ("torch fp32 contiguous", "openvino fp32"))
+        ratio = small["faster_than_eager"]["openvino fp32" + until]
+        assert ratio["median"] == pytest.approx(np.median(np.divide(eager, fast)))
+        assert ratio["low"] <= ratio["median"] <= ratio["high"]
+
+
+def test_torch_as_written_finds_the_labels_that_the_engines_find() -> None:
+    image = decode(photographs()[0], max_source_pixels=1 << 30).image
+    pixels_HWC = resize(image, 128, max_pixels=1 << 30)
+    tensors = weights_of(SMALL)
+    written = torch_as_written(SMALL, tensors, pixels_HWC, channels_last=True)(2).numpy()
+    reference = load_engine(prepared(SMALL, "torch", tensors))
+    found = reference.labels(reference.logits(pixels_HWC), *pixels_HWC.shape[:2]).mask
+    assert written.shape == (2, *pixels_HWC.shape[:2])
+    assert len(np.unique(found)) > 1
+    assert (written == found).mean() > 0.9999
 
 
 def test_it_judges_the_default_model_by_the_masks_there_are(made: tuple[Path, str, dict[str, Any]]) -> None:
