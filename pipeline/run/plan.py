@@ -1,9 +1,11 @@
 """The plan: what there is to label. Written once, only ever added to; whoever loses the put reads the winner's."""
 
+import gc
 import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -24,6 +26,7 @@ SETTINGS_KEY = b"maskfleet"
 ROWS_PER_FILE = 100_000
 _ROW_GROUP = 8_192
 _BATCH = 4_096  # entries of a listing that are looked up together
+_ALLOCATIONS = 100_000  # between two collections of the youngest objects
 _NAMED = 5  # changed shards that an error names
 
 
@@ -194,6 +197,25 @@ def extend_plan(
     Rows are streamed: at most `ROWS_PER_FILE` of the listing are in memory, besides 28 bytes a planned image.
     """
     plan = plan or Plan(settings=settings)
+    with _rare_collections():
+        _extend(store, out, plan, listing, settings, relabel_changed=relabel_changed)
+    return plan
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """A million rows that stay: looking through them for garbage again and again took a fifth of listing and planning."""
+    before = gc.get_threshold()
+    gc.set_threshold(_ALLOCATIONS, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _extend(
+    store: WritableStore, out: str, plan: Plan, listing: Iterator[Shard], settings: dict[str, Any], *, relabel_changed: bool
+) -> None:
     changed: list[str] = []
     pending: dict[bool, dict[str, Shard]] = {False: {}, True: {}}
     batches = iter(lambda: list(islice(listing, _BATCH)), [])
@@ -210,7 +232,6 @@ def extend_plan(
     for images in (False, True):
         _write_rows(store, out, plan, pending[images], settings, relabel_changed=relabel_changed)
     _catch_up(store, out, plan)  # what another attempt has added meanwhile
-    return plan
 
 
 def _refuse(changed: list[str]) -> None:

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ from pipeline.run.left import (
     is_left,
     limited,
     planned_sources,
-    remaining_spans,
+    waves,
     worth_cutting,
 )
 from pipeline.run.options import check_head, label_options, network_request, read_options
@@ -154,7 +155,8 @@ class Attempt:
             progress.phase = "starting workers"
             flow.start_ray(debug=self._debug)
             workers = config.workers or flow.cores()
-            reason = self._pass(self._left(plan, committed, workers), workers, patient=idle > 0)
+            left = waves(plan, committed, part_images=config.part_images, workers=workers)
+            reason = self._pass(left, workers, patient=idle > 0)
             before, committed = committed, self._list(plan)
             idle = idle + 1 if _count(committed) <= _count(before) else 0
             if idle >= IDLE_PASSES or self._fatal is not None:
@@ -184,38 +186,45 @@ class Attempt:
         sources = planned_sources(plan) if listed else ()  # of a million shards: seconds
         return {source: names for source, names in listed.items() if source in sources}
 
-    def _left(self, plan: Plan, committed: Committed, workers: int) -> list[Span]:
-        return remaining_spans(plan, committed, part_images=self.config.part_images, workers=workers)
-
-    def _pass(self, spans: list[Span], workers: int, *, patient: bool) -> str | None:
-        """Send spans through Ray once; -> why it is not whole, or None. Faults of Ray end the pass, not the run."""
+    def _pass(self, left: Iterable[list[Span]], workers: int, *, patient: bool) -> str | None:
+        """Send what is left through Ray once; -> why it is not whole, or None. Faults of Ray end the pass, not the run."""
         from pipeline.run import flow
 
-        config, progress = self.config, self.progress
+        config = self.config
         assert self._network is not None
-        read = read_options(config)
         worker = WorkerConfig(
-            output=config.output, fingerprint=self._settings["fingerprint"], part_images=config.part_images, read=read,
-            labels=label_options(config, self._network), patient=patient, image_timeout_s=config.image_timeout_s,
+            output=config.output, fingerprint=self._settings["fingerprint"], part_images=config.part_images,
+            read=read_options(config), labels=label_options(config, self._network), patient=patient,
+            image_timeout_s=config.image_timeout_s,
         )  # fmt: skip
         reason = None
         try:
             shared = flow.share(self._network, self.listing.secrets)
-            if big := worth_cutting(spans, workers):
-                secrets = {span.source.uri: self.listing.secrets[span.source.uri] for span in big if self.listing.secrets}
-                pieces = flow.cut_spans(big, read, config.part_images, workers * SPANS_A_WORKER, secrets)
-                spans = [span for span in spans if span not in big] + pieces
-            if config.limit is not None:
-                spans = limited(spans, config.limit - progress.done, config.part_images)
-            with gives_up_after(config.idle_minutes, progress):
-                for receipt in flow.label(spans, worker, shared, workers):
-                    reason = self._take(receipt) or reason
+            with gives_up_after(config.idle_minutes, self.progress):
+                for spans in left:
+                    for receipt in flow.label(self._fitted(spans, workers), worker, shared, workers):
+                        reason = self._take(receipt) or reason
+                    if self._fatal is not None or self._limited():
+                        break
         except flow.PassFailed as error:
             log.warning("a pass failed, what is left is planned again: %s", error)
             if self._debug:
                 log.exception("the pass")
             reason = str(error)
         return reason
+
+    def _fitted(self, spans: list[Span], workers: int) -> list[Span]:
+        """Big shards cut where there are few, and no more parts than `--limit` has left."""
+        from pipeline.run import flow
+
+        config, secrets = self.config, self.listing.secrets
+        if big := worth_cutting(spans, workers):
+            secrets = {span.source.uri: secrets[span.source.uri] for span in big if secrets}
+            pieces = flow.cut_spans(big, read_options(config), config.part_images, workers * SPANS_A_WORKER, secrets)
+            spans = [span for span in spans if span not in big] + pieces
+        if config.limit is not None:
+            spans = limited(spans, config.limit - self.progress.done, config.part_images)
+        return spans
 
     def _take(self, receipt: Receipt) -> str | None:
         progress = self.progress

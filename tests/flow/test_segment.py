@@ -175,6 +175,25 @@ def test_few_big_tars_are_cut_for_many_workers(whole: tuple[Path, Path], tmp_pat
     assert part_files(tmp_path / "out") == part_files(out)
 
 
+def test_a_run_in_waves_labels_the_same(whole: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.run import flow
+
+    source, out = whole
+    waves: list[int] = []
+    real = flow.label
+
+    def watched(spans: list[object], *arguments: object) -> Iterator[object]:
+        waves.append(len(spans))
+        yield from real(spans, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("pipeline.run.left.WAVE_SPANS", 2)
+    monkeypatch.setattr("pipeline.run.left.WAVE_SPANS_A_WORKER", 1)
+    monkeypatch.setattr(flow, "label", watched)
+    assert segment(source, tmp_path / "out").error is None
+    assert waves == [2, 1]
+    assert part_files(tmp_path / "out") == part_files(out)
+
+
 def test_thresholds_ignore_unsure_pixels_and_count_before_them(whole: tuple[Path, Path], tmp_path: Path) -> None:
     source, out = whole
     segment(source, tmp_path / "out", min_confidence=0.6, confidence_map=True)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.run import left
 from pipeline.run.left import (
     SPANS_A_WORKER,
     Gap,
@@ -18,6 +19,7 @@ from pipeline.run.left import (
     planned_sources,
     remaining_spans,
     shard_digest,
+    waves,
     worth_cutting,
 )
 from pipeline.run.parts import PartName
@@ -49,13 +51,13 @@ def chains(draw: st.DrawFn, source: str = SOURCE) -> tuple[list[PartName], list[
     return whole, sorted(part for part, there in zip(whole, kept, strict=True) if there)
 
 
-@pytest.mark.parametrize(("rows", "left"), [((4, 2), False), ((4,), True), ((), True)])
-def test_anything_left_is_what_spans_would_say(rows: tuple[int, ...], left: bool) -> None:
+@pytest.mark.parametrize(("rows", "expected"), [((4, 2), False), ((4,), True), ((), True)])
+def test_anything_left_is_what_spans_would_say(rows: tuple[int, ...], expected: bool) -> None:
     shard = Shard(uri="/in/a.tar", kind="tar", size=10, version="etag:1")
     parts = [PartName(shard_digest(shard), 4 * number, count, count == 2) for number, count in enumerate(rows)]
     plan, committed = Plan(settings={}, shards={shard.uri: shard}), {shard_digest(shard): parts}
-    assert is_left(plan, committed) is left
-    assert bool(remaining_spans(plan, committed, part_images=4, workers=1)) is left
+    assert is_left(plan, committed) is expected
+    assert bool(remaining_spans(plan, committed, part_images=4, workers=1)) is expected
     assert not is_left(Plan(settings={}), {})
 
 
@@ -143,8 +145,8 @@ def test_every_row_of_a_plan_file_is_in_one_span_or_part(
     ]
     committed = [part for part, there in zip(parts, kept, strict=False) if there]
     spans = remaining_spans(plan, {digest: committed}, part_images=part_images, workers=workers)
-    left = [row for span in spans for row in range(span.first, span.stop or 0)]
-    assert sorted(left + [row for part in committed for row in range(part.first, part.stop)]) == list(range(rows))
+    uncovered = [row for span in spans for row in range(span.first, span.stop or 0)]
+    assert sorted(uncovered + [row for part in committed for row in range(part.first, part.stop)]) == list(range(rows))
     for span in spans:
         assert span.first % part_images == 0
         assert span.start == Cursor(span.first)
@@ -231,6 +233,18 @@ def test_a_shard_that_cannot_be_opened_is_left_to_its_worker(tmp_path: Path) -> 
         source=Shard(uri=str(tmp_path / "gone.tar"), kind="tar", size=100, version=None), digest=SOURCE, first=0, stop=None
     )
     assert cut(gone, read=READ, part_images=4, pieces=8) == [gone]
+
+
+def test_waves_are_all_that_is_left_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(left, "WAVE_SPANS", 4)
+    monkeypatch.setattr(left, "WAVE_SPANS_A_WORKER", 3)
+    shards = [Shard(uri=f"/in/{number}.tar", kind="tar", size=10, version="etag:1") for number in range(10)]
+    plan = Plan(settings={}, shards={shard.uri: shard for shard in shards})
+    for workers, sizes in ((1, [4, 4, 2]), (2, [6, 4])):
+        found = list(waves(plan, {}, part_images=4, workers=workers))
+        assert [len(wave) for wave in found] == sizes
+        assert [span for wave in found for span in wave] == remaining_spans(plan, {}, part_images=4, workers=workers)
+    assert list(waves(Plan(settings={}), {}, part_images=4, workers=1)) == []
 
 
 def test_worth_cutting_is_what_is_big_while_there_is_little() -> None:
