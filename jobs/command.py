@@ -12,7 +12,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from pipeline.errors import MaskfleetError, UsageError
+from pipeline.errors import Bug, MaskfleetError, UsageError, printable
 from pipeline.run.segment import Stopped
 
 
@@ -27,7 +27,7 @@ def _option(name: str, field: FieldInfo) -> click.Option:
         kind = next(part for part in get_args(kind) if part is not types.NoneType)
     flag = "--" + name.replace("_", "-")
     text = field.description or ""
-    if field.default is not None and field.default is not False and not field.is_required():
+    if field.default not in (None, False, ()) and not field.is_required():
         text += f" [default: {field.default}]"
     if kind is bool:
         return click.Option([flag, name], is_flag=True, default=None, help=text)
@@ -48,7 +48,8 @@ def run_job(job: Callable[[], int], *, debug: bool = False) -> None:
     except MaskfleetError as error:
         if debug:
             raise
-        click.echo(f"maskfleet: {error}", err=True)
+        lines = printable(str(error)).splitlines() if isinstance(error, Bug) else [printable(str(error).replace("\n", " "))]
+        click.echo("maskfleet: " + "\n".join(lines), err=True)
         code = error.exit_code
     except (Stopped, KeyboardInterrupt) as stopped:
         code = getattr(stopped, "exit_code", 130)

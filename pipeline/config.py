@@ -1,7 +1,6 @@
 """What a run is asked to do: frozen, validated once; flags, TOML and Python all build this."""
 
 import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -57,6 +56,9 @@ class SegmentConfig(BaseModel):
     idle_minutes: Annotated[float, Field(gt=0, description="Give up (exit code 5) when no part is committed for so long.")] = 30.0
     input_format: Annotated[InputFormat, Field(description="What the inputs are, where their names do not say.")] = "auto"
     image_column: Annotated[str | None, Field(description="Column of the images (Parquet) or URIs (.csv, .jsonl).")] = None
+    allow_root: Annotated[
+        tuple[str, ...], Field(description="Lists may name only what lies at or below it; repeat it for several.")
+    ] = ()
     image_ext: Annotated[str | None, Field(description="Whole extension of the image members of a tar, such as jpg.")] = None
     id_column: Annotated[str | None, Field(description="Parquet column that becomes image_id.")] = None
     confidence_map: Annotated[bool, Field(description="Store the confidence of every pixel too.")] = False
@@ -71,7 +73,7 @@ class SegmentConfig(BaseModel):
     ] = False
     usd_per_core_hour: Annotated[float | None, Field(ge=0, description="Price of a core hour, for the forecast.")] = None
 
-    @field_validator("input", mode="before")
+    @field_validator("input", "allow_root", mode="before")
     @classmethod
     def _one_or_several(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
@@ -103,6 +105,9 @@ _SHAPE = (
 )  # fmt: skip
 
 
+_TOML_BYTES = 1 << 20
+
+
 def load_config(given: dict[str, Any], file: str | None = None) -> SegmentConfig:
     """Flags over a TOML file over defaults. Raises `UsageError` with one line for what is wrong."""
     values = _from_toml(file) if file else {}
@@ -115,11 +120,15 @@ def load_config(given: dict[str, Any], file: str | None = None) -> SegmentConfig
 
 def _from_toml(path: str) -> dict[str, Any]:
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        with open(path, "rb") as file:
+            data = file.read(_TOML_BYTES + 1)
+        if len(data) > _TOML_BYTES:
+            raise UsageError(f"--config {path}: more than {_TOML_BYTES >> 10} KiB, which is no list of flags")
+        text = data.decode("utf-8-sig")
         values = {key.replace("-", "_"): value for key, value in tomllib.loads(text).items()}
     except OSError as error:
         raise UsageError(f"--config: {error.strerror}: {path}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"--config {path}: {error}") from error
     for name, value in values.items():
         field = SegmentConfig.model_fields.get(name)

@@ -11,6 +11,8 @@
     - `StorageError`: the store failed and retries did not help
       - `StorageRefused`: it refuses this key, token or bucket as a whole
       - `ObjectMissing`, `ObjectDenied`: it answers, and has or gives no such object
+        - `ForbiddenAddress`: and it is never asked
+      - `ObjectTooLarge`: it has more bytes than are read of one
       - `ObjectChanged`: an object changed since it was listed
   - `Damaged` (7): the output is not what its footers promise
 - `BadImage`: data, not an error of the run: becomes one row of `failures/`
@@ -22,6 +24,11 @@ _ADDRESS = re.compile(r"\s*<[^<>]*\bat 0x[0-9a-f]+>")
 _PATH = re.compile(r"(?:[a-z][a-z0-9+.-]*://|(?<![\w.])/)[^\s'\"]*/[^\s'\"]*")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 MAX_MESSAGE_CHARS = 200
+
+
+def printable(message: str) -> str:
+    """`message` without what moves a terminal's cursor or turns its text around; line breaks stay."""
+    return "\n".join(_UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", line) for line in message.split("\n"))
 
 
 def clean(message: str) -> str:
@@ -76,7 +83,11 @@ class Incomplete(MaskfleetError):
 
 
 class StorageError(Incomplete):
-    """The store failed, and retries did not help."""
+    """The store failed, and retries did not help. `code`: the store's own word for it, such as SlowDown."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class StorageRefused(StorageError):
@@ -93,6 +104,14 @@ class ObjectMissing(StorageError):
 
 class ObjectDenied(StorageError):
     """The store answers, and refuses this object."""
+
+
+class ForbiddenAddress(ObjectDenied):
+    """An address that is never asked, whatever names it."""
+
+
+class ObjectTooLarge(StorageError):
+    """The object has more bytes than the reader takes."""
 
 
 class Damaged(MaskfleetError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import NotReachable, StorageError, UsageError
 from pipeline.model.preprocess import Preset
 from pipeline.model.zoo import DEFAULT_MODEL, MAX_CLASSES, ZOO, count_classes, fitting
-from pipeline.storage import base_name, normalise, scheme_of, store_for
+from pipeline.storage import base_name, normalise, scheme_of, store_for, without_secrets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,14 +44,14 @@ def load_weights(weights: str, model: str) -> WeightsFile:
     """
     if weights == BUNDLED:
         return _described(f"{BUNDLED}.safetensors", (resources.files("pipeline.model") / "bundled.safetensors").read_bytes())
-    if weights.endswith(_SUFFIXES):
+    if without_secrets(weights).endswith(_SUFFIXES):
         uri = normalise(weights)
         try:
             return _described(base_name(uri), store_for(uri).read(uri))
         except StorageError as error:
             raise NotReachable(f"--weights: {error}") from error
     if "/" in weights or scheme_of(weights) != "file":
-        raise UsageError(f"--weights {weights}: a file must end in {', '.join(_SUFFIXES)}")
+        raise UsageError(f"--weights {without_secrets(weights)}: a file must end in {', '.join(_SUFFIXES)}")
     return _from_torchvision(weights, model)
 
 
@@ -74,7 +74,7 @@ def _safetensors_preset(data: bytes) -> tuple[tuple[str, ...] | None, Preset]:
             _triple(metadata.get("mean"), default.mean),
             _triple(metadata.get("std"), default.std),
         )
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"--weights: the safetensors metadata cannot be read: {error}") from error
     return classes, preset
 
@@ -202,14 +202,16 @@ def read_classes(uri: str) -> tuple[str, ...]:
     store = store_for(uri)
     try:
         if (store.stat(uri).size or 0) > 1 << 20:
-            raise UsageError(f"--classes {uri}: more than 1 MiB, which is no list of at most {MAX_CLASSES} names")
+            raise UsageError(
+                f"--classes {without_secrets(uri)}: more than 1 MiB, which is no list of at most {MAX_CLASSES} names"
+            )
         text = store.read(uri).decode("utf-8-sig")
         names = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
     except StorageError as error:
         raise UsageError(f"--classes: {error}") from error
-    except ValueError as error:
-        raise UsageError(f"--classes {uri}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--classes {without_secrets(uri)}: {error}") from error
     cleaned = tuple(str(name).strip() for name in names if str(name).strip())
     if not cleaned or len(cleaned) > MAX_CLASSES:
-        raise UsageError(f"--classes {uri}: {len(cleaned)} names; 1 to {MAX_CLASSES} are possible")
+        raise UsageError(f"--classes {without_secrets(uri)}: {len(cleaned)} names; 1 to {MAX_CLASSES} are possible")
     return cleaned

@@ -22,6 +22,7 @@ class Progress:
     planned_bytes: int = 0
     read_bytes: int = 0
     milliseconds: Counter[str] = field(default_factory=Counter)
+    retries: Counter[str] = field(default_factory=Counter)
     labelling_since: float | None = None
     last_part: float = field(default_factory=time.monotonic)
 

@@ -47,7 +47,7 @@ class Receipt:
 
     inferred: images that went through the network for it, whether or not the commit was won.
     committed: this worker wrote it; else it was there. seconds: from its first image to the commit.
-    milliseconds: by stage, summed over the images.
+    milliseconds: by stage, summed over the images. retries: of requests to stores since the receipt before, by what went wrong.
     footer: the part's footer as JSON where this worker made the part.
     """
 
@@ -62,6 +62,7 @@ class Receipt:
     error_class: str | None = None
     footer: str | None = None
     milliseconds: dict[str, float] = field(default_factory=dict)
+    retries: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """For the way through Ray."""

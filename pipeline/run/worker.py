@@ -37,6 +37,7 @@ from pipeline.shards.parquet import read_parquet
 from pipeline.shards.single import read_images
 from pipeline.shards.tar import read_tar
 from pipeline.storage import join, store_for, writable_store_for
+from pipeline.storage.retry import retries
 
 IMAGES_AHEAD = 4
 TRACE = "MASKFLEET_TRACE"
@@ -72,6 +73,7 @@ class SegmentSpan:
         self._labeller = Labeller(load_engine(network), config.labels)
         output = hashlib.sha256(f"{config.output} {config.fingerprint}".encode()).hexdigest()[:24]
         self._guard = Guard(scratch_folder() / "begun" / output, network, config.labels, config.image_timeout_s)
+        self._retries = retries()
         self._milliseconds = {"read": 0.0, "commit": 0.0}  # CPU time, as the labeller's
         engine = self._labeller.engine
         self._versions = {
@@ -81,6 +83,12 @@ class SegmentSpan:
 
     def __call__(self, span: Span) -> Iterator[Receipt]:
         """One receipt a part, in order; the last may say why the rest of the span was left."""
+        for receipt in self._receipts(span):
+            asked_again = retries() - self._retries
+            self._retries += asked_again
+            yield replace(receipt, retries=dict(asked_again))
+
+    def _receipts(self, span: Span) -> Iterator[Receipt]:
         try:
             yield from self._parts(span)
         except MaskfleetError as error:

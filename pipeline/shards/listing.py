@@ -32,18 +32,19 @@ def list_inputs(
     input_format: str = "auto",
     image_column: str | None = None,
     output: str | None = None,
+    allow_root: Sequence[str] = (),
 ) -> Iterator[Shard]:
     """Everything to label, in the order of the inputs and of the stores' listings.
 
-    Objects below `output` are passed by. Raises `UsageError` for what cannot be read by design, `NotReachable`
-    for inputs that are absent, empty or closed.
+    Objects below `output` are passed by. allow_root: see `read_list`. Raises `UsageError` for what cannot be read by
+    design, `NotReachable` for inputs that are absent, empty or closed.
     """
     expanded = [piece for text in inputs for piece in _expand_braces(text)]
     found = 0
     for text in expanded:
         below = 0
         try:
-            for entry in _one_input(text, listing, input_format, image_column, single=len(expanded) == 1):
+            for entry in _one_input(text, listing, input_format, image_column, allow_root, single=len(expanded) == 1):
                 if output is not None and entry.uri.startswith(output.rstrip("/") + "/"):
                     listing.ignored += 1
                     continue
@@ -74,12 +75,14 @@ def _expand_braces(text: str) -> Iterator[str]:
         return
     low, high = int(found[1]), int(found[2])
     if not 0 <= high - low <= MAX_BRACES:
-        raise UsageError(f"--input {text}: the range in braces is empty or too long")
+        raise UsageError(f"--input {without_secrets(text)}: the range in braces is empty or too long")
     for number in range(low, high + 1):
         yield from _expand_braces(text[: found.start()] + str(number).zfill(len(found[1])) + text[found.end() :])
 
 
-def _one_input(text: str, listing: Listing, input_format: str, image_column: str | None, *, single: bool) -> Iterator[Shard]:
+def _one_input(
+    text: str, listing: Listing, input_format: str, image_column: str | None, allow_root: Sequence[str], *, single: bool
+) -> Iterator[Shard]:
     uri = normalise(text)
     store = store_for(uri)
     kind = _kind(uri, input_format)
@@ -89,7 +92,9 @@ def _one_input(text: str, listing: Listing, input_format: str, image_column: str
     )
     if info is not None:
         if kind == "other":
-            raise UsageError(f"--input {uri}: neither shard, image, list nor folder by its name; see --input-format")
+            raise UsageError(
+                f"--input {without_secrets(uri)}: neither shard, image, list nor folder by its name; see --input-format"
+            )
         yield from _entry(info, kind, uri.rpartition("/")[0] + "/", listing, single=single)
     elif magic is not None:
         folder = uri[: magic.start()].rpartition("/")[0] + "/"
@@ -97,7 +102,7 @@ def _one_input(text: str, listing: Listing, input_format: str, image_column: str
         matches = (found for found in store.walk(folder) if pattern.match(found.uri))
         yield from _walked(matches, folder, listing, input_format, single=single)
     elif kind == "list":
-        for entry in read_list(uri, image_column):
+        for entry in read_list(uri, image_column, allow_root):
             yield from _named(entry, listing)
     else:
         folder = uri.rstrip("/") + "/"

@@ -1,40 +1,62 @@
-"""Lists of URIs: `.txt`, `.csv`, `.jsonl`, read line by line."""
+"""Lists of URIs: `.txt`, `.csv`, `.jsonl`, read line by line. What a list from elsewhere may name is limited."""
 
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pipeline.errors import UsageError
-from pipeline.storage import base_name, normalise, scheme_of, store_for
+from pipeline.storage import base_name, normalise, scheme_of, store_for, without_secrets
 from pipeline.storage.stream import RangeFile
 
 COLUMNS = ("uri", "url", "path", "image", "image_uri", "image_url", "image_path", "file", "filename", "file_name")
 
 
-def read_list(uri: str, column: str | None) -> Iterator[str]:
+def read_list(uri: str, column: str | None, roots: Sequence[str] = ()) -> Iterator[str]:
     """The URIs of a list, normalised; relative ones are relative to the list. Blank lines and `#` lines pass.
 
     A `.csv` has a header, or one column; `.jsonl` has strings, or objects with the column.
-    Raises `UsageError` with the number of the line that cannot be read.
+    roots: all that it may name lies at or below one of them. Without roots a local list, which lies where its user could put it,
+    may name anything, and one that was read from elsewhere no local file.
+    Raises `UsageError` with the number of the line that cannot be read, or the URI that the list may not name.
     """
+    allowed, shown = [normalise(root) for root in roots], without_secrets(uri)
     name = base_name(uri).lower()
     place = uri if scheme_of(uri) in ("file", "s3") else uri.partition("?")[0]  # a query may hold slashes
     folder = place.rpartition("/")[0]
     with _lines(uri) as lines:
         if name.endswith(".csv"):
-            found = _csv(lines, column, uri)
+            found = _csv(lines, column, shown)
         elif name.endswith(".jsonl"):
-            found = _jsonl(lines, column, uri)
+            found = _jsonl(lines, column, shown)
         else:
             found = (line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
         try:
             for entry in found:
                 if entry:
                     relative = scheme_of(entry) == "file" and "://" not in entry and not entry.startswith(("/", "~"))
-                    yield normalise(f"{folder}/{entry}" if relative else entry)
+                    yield _allowed(normalise(f"{folder}/{entry}" if relative else entry), shown, allowed)
         except UnicodeDecodeError as error:
-            raise UsageError(f"--input {uri}: not UTF-8 text") from error
+            raise UsageError(f"--input {shown}: not UTF-8 text") from error
+
+
+def _allowed(entry: str, uri: str, roots: Sequence[str]) -> str:
+    if roots:
+        if not any(_is_below(entry, root) for root in roots):
+            raise UsageError(f"--input {uri}: it names {without_secrets(entry)}, which lies below no --allow-root")
+    elif scheme_of(entry) == "file" and scheme_of(uri) != "file":
+        raise UsageError(
+            f"--input {uri}: it names a local file, {entry}: a list from elsewhere may do so only with --allow-root {entry}"
+        )
+    return entry
+
+
+def _is_below(entry: str, root: str) -> bool:
+    """By whole components; `..` cannot lead out: local URIs have none, and in stores it is a name like any other."""
+    path = entry.partition("?")[0] if scheme_of(entry) in ("http", "https") else entry
+    if scheme_of(entry) in ("http", "https") and "/.." in path.replace("%2e", ".").replace("%2E", "."):
+        return False
+    return path == root or path.startswith(root.rstrip("/") + "/")
 
 
 def _lines(uri: str) -> io.TextIOWrapper:
@@ -76,7 +98,7 @@ def _jsonl(lines: io.TextIOWrapper, column: str | None, uri: str) -> Iterator[st
             continue
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"--input {uri}: line {number} is not JSON: {error}") from error
         if isinstance(value, dict):
             name = _pick([str(key) for key in value], column, uri, number)

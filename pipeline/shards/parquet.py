@@ -12,7 +12,7 @@ from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.storage.base import ObjectInfo, Store
 from pipeline.storage.stream import RangeFile
 
-BATCH_ROWS = 32
+BATCH_ROWS = 1  # a bomb is unpacked a row at a time; batches of 32 would save 15 microseconds a row
 _BUFFER_BYTES = 4 << 20
 
 

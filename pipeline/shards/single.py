@@ -4,7 +4,17 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pipeline.errors import BadImage, DeniedImage, ImageTooLarge, MissingImage, ObjectDenied, ObjectMissing, StorageError
+from pipeline.errors import (
+    BadImage,
+    DeniedImage,
+    ForbiddenAddress,
+    ImageTooLarge,
+    MissingImage,
+    ObjectDenied,
+    ObjectMissing,
+    ObjectTooLarge,
+    StorageError,
+)  # fmt: skip
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.storage import store_for
 
@@ -35,7 +45,10 @@ def read_images(rows: Iterable[tuple[int, Shard]], options: ReadOptions) -> Iter
 def _fetch(image: Shard, max_encoded_bytes: int) -> bytes:
     if image.size is not None and image.size > max_encoded_bytes:
         raise ImageTooLarge(f"{image.size} bytes encoded; the limit is {max_encoded_bytes}")
-    return store_for(image.fetch_uri).read(image.fetch_uri, 0, None, image.version)
+    try:
+        return store_for(image.fetch_uri).read(image.fetch_uri, 0, None, image.version, max_encoded_bytes)
+    except ObjectTooLarge as error:
+        raise ImageTooLarge(f"more than {max_encoded_bytes} bytes encoded, which is the limit") from error
 
 
 def store_root(uri: str) -> str:
@@ -49,7 +62,7 @@ def _answers(root: str, answered: set[str], ahead: Iterable[tuple[int, Shard, Fu
     if root in answered or root == "/":
         return True
     for _, image, future in ahead:
-        outcome = future.exception() if store_root(image.uri) == root else ObjectDenied()
+        outcome = future.exception() if store_root(image.uri) == root else ObjectDenied("")
         if outcome is None or isinstance(outcome, ObjectMissing):
             answered.add(root)
             return True
@@ -71,7 +84,7 @@ def _read(
         answered.add(root)
         error = MissingImage("no such object")
     except ObjectDenied as denied:
-        if not _answers(root, answered, ahead):
+        if not isinstance(denied, ForbiddenAddress) and not _answers(root, answered, ahead):
             raise StorageError(f"{denied} (and nothing else was readable there yet: are the credentials right?)") from denied
         error = DeniedImage("access denied")
     return EncodedImage(

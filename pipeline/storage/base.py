@@ -29,10 +29,13 @@ class Store(Protocol):
         """Size and version of one object. Raises `ObjectMissing`, `ObjectDenied`, `StorageError`."""
         ...
 
-    def read(self, uri: str, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+    def read(
+        self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, most: int | None = None
+    ) -> bytes:
         """`length` bytes from `start` (None: to the end) of the object that has this version.
 
-        Raises `ObjectChanged` where the version is another, `StorageError` for a short answer.
+        Raises `ObjectChanged` where the version is another, `StorageError` for a short answer. most: bytes that a whole object
+        may have; a longer one is not read, and raises `ObjectTooLarge`.
         """
         ...
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from stat import S_ISREG
 
-from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, StorageError
+from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError
 from pipeline.storage.base import ObjectInfo
 
 SCRATCH = ".tmp"
@@ -84,7 +84,9 @@ class LocalStore:
             raise ObjectMissing(f"not a regular file: {uri}")
         return ObjectInfo(uri, status.st_size, _version(status))
 
-    def read(self, uri: str, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+    def read(
+        self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, most: int | None = None
+    ) -> bytes:
         """`length` bytes from `start`; the version is that of the file that is open."""
         try:
             descriptor = os.open(uri, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
@@ -94,6 +96,8 @@ class LocalStore:
                     raise ObjectMissing(f"not a regular file: {uri}")
                 if version is not None and version != _version(status):
                     raise ObjectChanged(f"changed since it was listed: {uri}")
+                if most is not None and status.st_size > most:
+                    raise ObjectTooLarge(f"{status.st_size} bytes: {uri}")
                 with open(descriptor, "rb", closefd=False) as file:
                     file.seek(start)
                     data = file.read() if length is None else file.read(length)

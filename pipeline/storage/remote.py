@@ -4,22 +4,35 @@ from collections.abc import Iterator
 from typing import Any
 
 import fsspec
+from fsspec.asyn import sync
 
-from pipeline.errors import NotReachable, ObjectDenied, ObjectMissing, StorageError
+from pipeline.errors import ForbiddenAddress, NotReachable, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError
 from pipeline.storage.base import ObjectInfo
 from pipeline.storage.retry import with_retries
+from pipeline.storage.uris import without_secrets
 
 _GONE = {404, 410}
 _DENIED = {401, 403}
+FORBIDDEN = "is a metadata address"  # in the message of what `storage.web` raises
+
+
+async def _web_client(**arguments: Any) -> Any:
+    from pipeline.storage.web import client  # aiohttp is slow to import
+
+    return await client(**arguments)
 
 
 def _translated(error: Exception, uri: str) -> StorageError:
+    uri = without_secrets(uri)
     status = getattr(error, "status", None)
+    error = getattr(error, "os_error", error)  # aiohttp's, around what the connection met
+    if isinstance(error, PermissionError) and FORBIDDEN in str(error):
+        return ForbiddenAddress(f"never asked, as it may be a metadata service: {uri}")
     if isinstance(error, FileNotFoundError) or status in _GONE:
         return ObjectMissing(f"no such object: {uri}")
     if isinstance(error, PermissionError) or status in _DENIED:
         return ObjectDenied(f"access denied: {uri}")
-    return StorageError(f"{type(error).__name__}: {uri}")
+    return StorageError(f"{type(error).__name__}: {uri}", type(error).__name__)
 
 
 class RemoteStore:
@@ -27,7 +40,7 @@ class RemoteStore:
 
     def __init__(self, scheme: str) -> None:
         try:
-            self._fs: Any = fsspec.filesystem(scheme)
+            self._fs: Any = fsspec.filesystem(scheme, **({"get_client": _web_client} if scheme in ("http", "https") else {}))
         except (ImportError, ValueError) as error:
             raise NotReachable(f"{scheme}:// cannot be read here: {error}") from error
         self._scheme = scheme
@@ -58,8 +71,8 @@ class RemoteStore:
     def _ls(self, folder: str) -> list[dict[str, Any]]:
         try:
             found: list[dict[str, Any]] = self._fs.ls(folder, detail=True)
-        except Exception as error:  # fsspec packages raise their own SDK's exceptions
-            raise _translated(error, folder) from error
+        except Exception as error:  # noqa: BLE001 - fsspec packages raise their own SDK's exceptions
+            raise _translated(error, folder) from None  # whose text holds the URI, secrets and all
         return found
 
     def stat(self, uri: str) -> ObjectInfo:
@@ -68,25 +81,49 @@ class RemoteStore:
         def once() -> ObjectInfo:
             try:
                 return self._info(uri, self._fs.info(uri))
-            except Exception as error:
-                raise _translated(error, uri) from error
+            except Exception as error:  # noqa: BLE001
+                raise _translated(error, uri) from None
 
         return with_retries(once)
 
-    def read(self, uri: str, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:  # noqa: ARG002 - few servers can check one
+    def read(
+        self,
+        uri: str,
+        start: int = 0,
+        length: int | None = None,
+        version: str | None = None,  # noqa: ARG002 - few servers can check one
+        most: int | None = None,
+    ) -> bytes:
         """One request for a range. A server that ignores ranges is refused for anything but whole objects."""
 
         def once() -> bytes:
             try:
+                if most is not None:
+                    return self._whole(uri, most)
                 end = None if length is None else start + length
                 whole = start == 0 and end is None
                 data: bytes = self._fs.cat_file(uri) if whole else self._fs.cat_file(uri, start=start, end=end)
-            except Exception as error:
-                raise _translated(error, uri) from error
+            except StorageError:
+                raise
+            except Exception as error:  # noqa: BLE001
+                raise _translated(error, uri) from None
             if length is not None and len(data) != length:
                 if start == 0 and len(data) > length:
                     return data[:length]
-                raise StorageError(f"asked for {length} bytes, got {len(data)} (no range reads?): {uri}")
+                raise StorageError(f"asked for {length} bytes, got {len(data)} (no range reads?): {without_secrets(uri)}")
             return data
 
         return with_retries(once)
+
+    def _whole(self, uri: str, most: int) -> bytes:
+        """Of the web as a stream, so that a server that sends without end is not listened to for longer."""
+        if self._scheme in ("http", "https"):
+            from pipeline.storage.web import get
+
+            data: bytes = sync(self._fs.loop, get, self._fs, uri, most)
+        else:
+            size = self._fs.info(uri).get("size")
+            data = self._fs.cat_file(uri) if size is None or size <= most else bytes(most + 1)
+        if len(data) > most:
+            raise ObjectTooLarge(f"more than {most} bytes: {without_secrets(uri)}")
+        return data

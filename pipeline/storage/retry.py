@@ -1,11 +1,13 @@
-"""When to ask a store again, and how long to wait."""
+"""When to ask a store again, how long to wait, and how often that was."""
 
+import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
-from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, StorageError, StorageRefused
+from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError, StorageRefused
 
 T = TypeVar("T")
 
@@ -13,12 +15,27 @@ ATTEMPTS = 8
 TOTAL_S = 120.0
 LONGEST_WAIT_S = 20.0
 
-_FINAL = (ObjectMissing, ObjectDenied, ObjectChanged, StorageRefused)
+_FINAL = (ObjectMissing, ObjectDenied, ObjectTooLarge, ObjectChanged, StorageRefused)
 
 
 def is_transient(error: BaseException) -> bool:
     """Throttling, 5xx, time-outs, resets and short reads: worth another try."""
     return isinstance(error, StorageError) and not isinstance(error, _FINAL)
+
+
+_retries: Counter[str] = Counter()  # of this process, by what went wrong
+_counting = threading.Lock()
+
+
+def retries() -> Counter[str]:
+    """How often this process has asked again so far, by the store's word for what went wrong."""
+    return _retries.copy()
+
+
+def _count(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    with _counting:
+        _retries[getattr(error, "code", "") or type(error).__name__] += 1
 
 
 def with_retries(call: Callable[[], T]) -> T:
@@ -27,6 +44,7 @@ def with_retries(call: Callable[[], T]) -> T:
         retry=retry_if_exception(is_transient),
         wait=wait_random_exponential(multiplier=0.5, max=LONGEST_WAIT_S),
         stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(TOTAL_S),
+        before_sleep=_count,
         reraise=True,
     )
     return retrying(call)

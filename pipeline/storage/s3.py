@@ -4,16 +4,17 @@ Endpoint, region and credentials come from the usual AWS variables and files;
 `AWS_ENDPOINT_URL_S3` (or `AWS_ENDPOINT_URL`) names another server.
 """
 
-import hashlib
+import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
+import aiohttp
 import fsspec
 from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from fsspec.asyn import sync
 
-from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, StorageError, StorageRefused
+from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError, StorageRefused
 from pipeline.storage.base import ObjectInfo
 from pipeline.storage.retry import with_retries
 
@@ -21,6 +22,7 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
+_MARK = "put"  # user metadata of what was created here: whose put it was
 _MISSING = {"NoSuchKey", "NoSuchVersion", "404", "NotFound"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "InvalidObjectState"}
 _CHANGED = {"PreconditionFailed", "412"}
@@ -56,7 +58,8 @@ def _translated(error: Exception, uri: str) -> StorageError:
         return StorageRefused(f"no AWS credentials found for {uri}")
     if code in _REFUSED:
         return StorageRefused(f"{code}: {_reason(error)}: {uri}")
-    return StorageError(f"{code or type(error).__name__}: {_reason(error)}: {uri}")
+    code = code or type(error).__name__
+    return StorageError(f"{code}: {_reason(error)}: {uri}", code)
 
 
 def _reason(error: Exception) -> str:
@@ -89,18 +92,18 @@ class S3Store:
             config_kwargs={
                 "connect_timeout": CONNECT_TIMEOUT_S,
                 "read_timeout": READ_TIMEOUT_S,
-                "retries": {"mode": "standard", "total_max_attempts": 2},
+                "retries": {"mode": "standard", "total_max_attempts": 1},
                 "max_pool_connections": 32,
             },
         )
-        self._fs.retries = 1  # our own loop waits, with jitter and a cap
+        self._fs.retries = 1  # our own loop waits, with jitter and a cap, and counts
 
     def _call(self, uri: str, request: Callable[[], Coroutine[Any, Any, T]]) -> T:
         def once() -> T:
             try:
                 answer: T = sync(self._fs.loop, request)
                 return answer
-            except (TimeoutError, OSError, ClientError, BotoCoreError) as error:
+            except (TimeoutError, OSError, ClientError, BotoCoreError, aiohttp.ClientError) as error:  # the last: of bodies
                 code = _code(error)
                 if code in _CHANGED or isinstance(error, FileExistsError):
                     raise _Exists(uri) from error
@@ -136,7 +139,9 @@ class S3Store:
         head = self._call(uri, lambda: self._request("head_object", Bucket=bucket, Key=key))
         return ObjectInfo(uri, head["ContentLength"], "etag:" + head["ETag"].strip('"'))
 
-    def read(self, uri: str, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+    def read(
+        self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, most: int | None = None
+    ) -> bytes:
         """One GET of a range, with If-Match where the version is known."""
         if length == 0:
             return b""
@@ -150,6 +155,8 @@ class S3Store:
         async def get() -> bytes:
             answer = await self._request("get_object", **arguments)
             try:
+                if most is not None and answer.get("ContentLength", 0) > most:
+                    raise ObjectTooLarge(f"{answer['ContentLength']} bytes: {uri}")
                 data: bytes = await answer["Body"].read()
             finally:
                 answer["Body"].close()
@@ -164,26 +171,25 @@ class S3Store:
             raise ObjectChanged(f"changed since it was listed: {uri}") from error
 
     def create(self, uri: str, data: bytes) -> bool:
-        """PUT with If-None-Match. An earlier try of ours whose answer was lost counts as written."""
+        """PUT with If-None-Match. A put of ours whose answer was lost counts as written: the object bears its mark.
+
+        Asking again is not only our loop's: aiohttp sends a PUT twice by itself where a connection breaks.
+        """
         bucket, key = _split(uri)
-        attempts = 0
+        mark = uuid.uuid4().hex
 
         async def put() -> None:
-            nonlocal attempts
-            attempts += 1
-            await self._request("put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+            await self._request("put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*", Metadata={_MARK: mark})
 
         try:
             self._call(uri, put)
         except _Exists:
-            return attempts > 1 and self._etag_is(uri, data)
+            try:
+                head = self._call(uri, lambda: self._request("head_object", Bucket=bucket, Key=key))
+            except ObjectMissing:  # a store that refuses what is not there, or it was removed just now
+                return False
+            return bool(head.get("Metadata", {}).get(_MARK) == mark)
         return True
-
-    def _etag_is(self, uri: str, data: bytes) -> bool:
-        """Is the object what we put? By ETag where that is an MD5, else by its bytes."""
-        version = self.stat(uri).version or ""
-        digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        return version == f"etag:{digest}" or self.read(uri) == data
 
     def replace(self, uri: str, data: bytes) -> None:
         """An unconditional PUT."""

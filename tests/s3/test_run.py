@@ -95,10 +95,12 @@ def test_a_resume_in_the_middle_of_a_tar_does_not_read_its_beginning(s3: S3Serve
     reading = store_for("s3://resume/in/a.tar")
     real = reading.read
 
-    def watched(uri: str, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+    def watched(
+        uri: str, start: int = 0, length: int | None = None, version: str | None = None, most: int | None = None
+    ) -> bytes:
         if uri.endswith(".tar"):
             starts.append(start)
-        return real(uri, start, length, version)
+        return real(uri, start, length, version, most)
 
     reading.read = watched  # type: ignore[method-assign]
     try:

@@ -81,27 +81,23 @@ def test_one_of_many_creators_wins(store: S3Store, prefix: str) -> None:
     assert store.read(f"{prefix}/part") == bytes([won.index(True)]) * 10_000
 
 
-@pytest.mark.parametrize(("mine", "won"), [(b"mine", True), (b"other", False)])
-def test_a_put_whose_answer_was_lost_is_known_by_its_bytes(
-    store: S3Store,
-    prefix: str,
-    monkeypatch: pytest.MonkeyPatch,
-    mine: bytes,
-    won: bool,
+@pytest.mark.parametrize("mine", [True, False])
+def test_a_put_whose_answer_was_lost_is_known_by_its_mark(
+    store: S3Store, prefix: str, monkeypatch: pytest.MonkeyPatch, mine: bool
 ) -> None:
-    """The first try is written, or another's is, and the connection breaks before the answer."""
+    """The first try is written, or another attempt's with the same bytes is, and the connection breaks before the answer."""
     request, broken = store._request, iter([True])
 
     async def lossy(method: str, **arguments: object) -> dict[str, object]:
         lost = method == "put_object" and next(broken, False)
-        answer = await request(method, **(arguments | {"Body": mine} if lost else arguments))
+        answer = await request(method, **(arguments | ({} if mine or not lost else {"Metadata": {"put": "another"}})))
         if lost:
             raise ConnectionResetError("lost")
         return answer
 
     monkeypatch.setattr(store, "_request", lossy)
-    assert store.create(f"{prefix}/part", b"mine") == won
-    assert store.read(f"{prefix}/part") == mine
+    assert store.create(f"{prefix}/part", b"same") == mine
+    assert store.read(f"{prefix}/part") == b"same"
 
 
 def test_replace_and_delete(store: S3Store, prefix: str) -> None:
@@ -305,4 +301,4 @@ def test_a_killed_server(connect: Callable[..., S3Store], tmp_path: Path, monkey
 def test_the_client_is_told_to_time_out(store: S3Store) -> None:
     options = store._fs.config_kwargs
     assert (options["connect_timeout"], options["read_timeout"]) == (2, 5)
-    assert options["retries"]["total_max_attempts"] <= 2
+    assert options["retries"]["total_max_attempts"] == 1  # only our own retries are counted

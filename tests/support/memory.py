@@ -24,7 +24,14 @@ class MemoryStore:
         self.data, self.broken = data, broken
         self.requests: list[Request] = []
 
-    def read(self, uri: str, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+    def read(
+        self,
+        uri: str,
+        start: int = 0,
+        length: int | None = None,
+        version: str | None = None,
+        most: int | None = None,  # noqa: ARG002
+    ) -> bytes:
         """Never beyond the end: nobody may ask for that."""
         self.requests.append(Request(uri, start, length, version))
         stop = len(self.data) if length is None else start + length

@@ -150,6 +150,7 @@ def _named() -> list[TarCase]:
     return [
         _case("parent_names", [("../x.jpg", one), ("a/../../y.jpg", two)]),
         _case("absolute_names", [("/x.jpg", one), ("/a/y.jpg", two)]),
+        _case("hostile_names", [("a\nb.jpg", one), ("\u202egpj.jpg", two), ("\x1b[31m" + "n" * 4096 + ".jpg", three)]),
         _case("unicode_names", [("фото-é-写真.jpg", one), ("a b#c?d%20.jpg", two)]),
         TarCase("long_names_pax.tar", tar_of(mixed), mixed_names),
         TarCase("long_names_gnu.tar", tar_of(mixed, dialect="gnu"), mixed_names),

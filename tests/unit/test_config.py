@@ -45,6 +45,8 @@ def test_wrong_values_name_their_flag(values: dict[str, Any], line: str) -> None
         ("inptu = 'x'", "unknown setting inptu"),
         ("input = [", "Invalid value"),
         ("\x00", "config"),
+        ("input = " + "[" * 100_000, "config"),
+        ("#" * (2 << 20), "more than 1024 KiB"),
     ],
 )
 def test_wrong_files(tmp_path: Path, text: str, line: str) -> None:

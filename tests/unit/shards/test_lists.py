@@ -98,3 +98,53 @@ def test_long_lists_are_streamed(tmp_path: Path) -> None:
     found = read_list(str(path), None)
     assert next(found) == "/data/0000000.jpg"
     assert sum(1 for _ in found) == 99_999
+
+
+def _roots(folder: Path, entry: str, *roots: str) -> list[str]:
+    (folder / "l.txt").write_text(entry + "\n")
+    return list(read_list(str(folder / "l.txt"), None, roots))
+
+
+@pytest.mark.parametrize(
+    ("entry", "root"),
+    [
+        ("s3://bucket/a/x.jpg", "s3://bucket/a"), ("s3://bucket/a/x.jpg", "s3://bucket/"), ("s3a://bucket/x.jpg", "s3://bucket"),
+        ("/data/x.jpg", "/data/"), ("file:///data/x.jpg", "/data"), ("https://h/a/x.jpg?t=/../b", "https://h/a/"),
+        ("s3://bucket/a/x.jpg", "s3://bucket/a/x.jpg"), ("/x.jpg", "/"),
+    ],
+)  # fmt: skip
+def test_roots_allow_what_lies_below_them(tmp_path: Path, entry: str, root: str) -> None:
+    assert len(_roots(tmp_path, entry, "s3://other/", root)) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "root"),
+    [
+        ("file:///etc/passwd", "s3://bucket/"), ("/etc/passwd", "/data"), ("/data/../etc/passwd", "/data"),
+        ("file:///data/%2e%2e/etc/passwd", "/data"), ("../../../etc/passwd", "/data"), ("/database/x.jpg", "/data"),
+        ("s3://bucket2/x.jpg", "s3://bucket"), ("http://169.254.169.254/latest", "s3://bucket"),
+        ("https://h/a/../b/x.jpg", "https://h/a/"), ("https://h/a/%2E%2e/b/x.jpg", "https://h/a/"),
+        ("https://h@evil/a/x.jpg", "https://h/"), ("https://h.evil/x.jpg", "https://h"), ("http://h/a/x.jpg", "https://h/a"),
+    ],
+)  # fmt: skip
+def test_roots_refuse_the_rest(tmp_path: Path, entry: str, root: str) -> None:
+    with pytest.raises(UsageError, match="below no --allow-root"):
+        _roots(tmp_path, entry, root)
+
+
+def test_a_list_from_elsewhere_names_no_local_files() -> None:
+    import fsspec
+
+    for text in ("file:///etc/passwd", "/etc/passwd", "~/.ssh/id_rsa"):
+        fsspec.filesystem("memory").pipe("/lists/l.txt", text.encode())
+        with pytest.raises(UsageError, match="names a local file"):
+            list(read_list("memory://lists/l.txt", None))
+    fsspec.filesystem("memory").pipe("/lists/l.txt", b"/data/x.jpg\nb.jpg\n")
+    assert list(read_list("memory://lists/l.txt", None, ["/data", "memory://lists"])) == ["/data/x.jpg", "memory://lists/b.jpg"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"url":' * 100_000])
+def test_json_that_is_nested_without_end(tmp_path: Path, text: str) -> None:
+    (tmp_path / "l.jsonl").write_text(text + "\n")
+    with pytest.raises(UsageError, match="line 1 is not JSON"):
+        list(read_list(str(tmp_path / "l.jsonl"), None))

@@ -1,7 +1,10 @@
 """Parquet shards: whole, with holes, damaged; from any row; ids and image columns."""
 
 import io
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -257,3 +260,30 @@ def test_paths_that_are_null_or_no_utf_8() -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.table({"image": column}), buffer)
     assert [(image.member, image.data) for image in _read(buffer.getvalue())] == [("caf\ufffd", b"1"), (None, b"2")]
+
+
+_BOMB = """
+import sys, pyarrow as pa
+from pipeline.shards.base import Cursor, ReadOptions, Shard
+from pipeline.shards.parquet import read_parquet
+from pipeline.storage import store_for
+store = store_for(sys.argv[1])
+info = store.stat(sys.argv[1])
+shard = Shard(uri=info.uri, kind="parquet", size=info.size, version=info.version)
+found = list(read_parquet(store, shard, Cursor(), ReadOptions(max_encoded_bytes=1 << 20)))
+print(len(found), {image.error.kind for image in found}, pa.default_memory_pool().max_memory() >> 20)
+"""
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_a_bomb_is_unpacked_a_row_at_a_time(tmp_path: Path, dictionary: bool) -> None:
+    """24 rows of 64 MiB of zeros in a few kilobytes: 1.5 GiB, if they were unpacked together."""
+    file, row = tmp_path / "bomb.parquet", pa.array([bytes(64 << 20)], pa.binary())
+    schema = pa.schema({"image": pa.binary()})
+    with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=dictionary, data_page_size=1 << 20) as writer:
+        writer.write_table(pa.table({"image": pa.chunked_array([row] * 24)}), row_group_size=24)
+    assert file.stat().st_size < 1 << 20
+    done = subprocess.run([sys.executable, "-c", _BOMB, str(file)], capture_output=True, text=True, check=True)
+    count, kinds, peak_mib = done.stdout.split(" ", 1)[0], done.stdout, int(done.stdout.split()[-1])
+    assert (count, "ImageTooLarge" in kinds) == ("24", True)
+    assert peak_mib < 800

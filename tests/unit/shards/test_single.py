@@ -19,7 +19,14 @@ class _Store:
         self.answers = answers
         self.asked: list[tuple[str, str | None]] = []
 
-    def read(self, uri: str, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+    def read(
+        self,
+        uri: str,
+        start: int = 0,
+        length: int | None = None,
+        version: str | None = None,
+        most: int | None = None,  # noqa: ARG002
+    ) -> bytes:
         assert (start, length) == (0, None)
         self.asked.append((uri, version))
         answer = self.answers.get(uri, ObjectMissing("gone"))
@@ -125,7 +132,14 @@ def test_several_are_fetched_at_once_but_not_all(monkeypatch: pytest.MonkeyPatch
     together, taken = threading.Barrier(FETCHES_AHEAD), 0
 
     class _Waits(_Store):
-        def read(self, uri: str, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+        def read(
+            self,
+            uri: str,
+            start: int = 0,
+            length: int | None = None,
+            version: str | None = None,
+            most: int | None = None,  # noqa: ARG002
+        ) -> bytes:
             together.wait(20)
             return super().read(uri, start, length, version)
 

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -311,3 +312,23 @@ def test_a_part_ends_where_its_bytes_reach_the_limit() -> None:
     starts = part_starts(MemoryStore(data), _shard(data), READ, 100, 800)
     assert [start.index for start in starts] == [0, 2, 4]
     assert [start.previous for start in starts] == [None, "1.jpg", "3.jpg"]
+
+
+def test_hostile_names_are_text_in_a_column() -> None:
+    data = CASES["hostile_names.tar"].data
+    assert [image.member for image in _read(data)] == ["a\nb.jpg", "\u202egpj.jpg", "\x1b[31m" + "n" * 4096 + ".jpg"]
+    assert [image.image_id for image in _read(data)] == ["a\nb", "\u202egpj", "\x1b[31m" + "n" * 4096]
+
+
+def test_memory_does_not_grow_with_members() -> None:
+    header = tar_bytes([("0001.json", b"")], end_marker=False)
+    data = header * 50_000 + tar_bytes(photos(2))
+    store, shard = MemoryStore(data), _shard(data)
+    tracemalloc.start()
+    try:
+        found = list(read_tar(store, shard, Cursor(), READ))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [image.member for image in found] == ["0001.jpg", "0002.jpg"]
+    assert peak < 40 << 20  # two chunks of 8 MiB, and copies

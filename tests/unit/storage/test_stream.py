@@ -66,7 +66,14 @@ def test_the_next_chunk_is_fetched_while_this_one_is_used() -> None:
     asked = threading.Event()
 
     class _Signals(MemoryStore):
-        def read(self, uri: str, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+        def read(
+            self,
+            uri: str,
+            start: int = 0,
+            length: int | None = None,
+            version: str | None = None,
+            most: int | None = None,  # noqa: ARG002
+        ) -> bytes:
             if start == 10:
                 asked.set()
             return super().read(uri, start, length, version)

@@ -1,0 +1,106 @@
+"""http for inputs on a real server: one request an image, no endless answers, and no metadata service, however it is named."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from pipeline.errors import ForbiddenAddress, ObjectDenied, ObjectMissing, ObjectTooLarge
+from pipeline.shards.base import ReadOptions, Shard
+from pipeline.shards.single import read_images
+from pipeline.storage import retry
+from pipeline.storage.remote import RemoteStore
+from pipeline.storage.web import is_metadata_address
+
+BODY = bytes(range(256)) * 8
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    asked: list[str] = []  # noqa: RUF012 - of the class on purpose
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        if self.path == "/redirect":
+            self._head(302, {"Location": "http://169.254.169.254/latest/meta-data/", "Content-Length": "0"})
+        elif self.path == "/endless":
+            self._head(200, {"Transfer-Encoding": "chunked"})
+            try:
+                while True:
+                    self.wfile.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+            except OSError:
+                self.close_connection = True
+        elif self.path == "/absent":
+            self._head(404, {"Content-Length": "0"})
+        else:
+            self._head(200, {"Content-Length": str(len(BODY))})
+            self.wfile.write(BODY)
+
+    def _head(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(retry, "ATTEMPTS", 2)
+    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.0)
+    _Handler.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_image_is_one_request(server: str) -> None:
+    store = RemoteStore("http")
+    assert store.read(f"{server}/a.jpg", most=len(BODY)) == BODY
+    assert _Handler.asked == ["/a.jpg"]
+    with pytest.raises(ObjectMissing):
+        store.read(f"{server}/absent", most=10)
+
+
+@pytest.mark.parametrize("path", ["/a.jpg", "/endless"])
+def test_an_answer_that_is_too_long_is_not_read_to_its_end(server: str, path: str) -> None:
+    with pytest.raises(ObjectTooLarge):
+        RemoteStore("http").read(f"{server}{path}", most=1000)
+    assert _Handler.asked == [path]
+
+
+@pytest.mark.parametrize("path", ["{server}/redirect", "http://169.254.169.254/latest/meta-data/", "http://[fd00:ec2::254]/"])
+def test_metadata_services_are_never_asked(server: str, path: str) -> None:
+    with pytest.raises(ForbiddenAddress):
+        RemoteStore("http").read(path.format(server=server), most=1000)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_one"),
+    [
+        ("169.254.169.254", True), ("169.254.170.2", True), ("::ffff:169.254.169.254", True), ("fe80::1%eth0", True),
+        ("fd00:ec2::254", True), ("100.100.100.200", True), ("168.63.129.16", True),
+        ("127.0.0.1", False), ("10.0.0.7", False), ("93.184.216.34", False), ("::1", False),
+    ],
+)  # fmt: skip
+def test_which_addresses_they_have(host: str, is_one: bool) -> None:
+    assert is_metadata_address(host) is is_one
+
+
+def test_each_is_one_failure_and_the_rest_is_read(server: str) -> None:
+    names = [f"{server}/redirect", f"{server}/endless", "http://169.254.169.254/x.jpg", f"{server}/a.jpg"]
+    rows = [(row, Shard(uri=uri, kind="image", size=None, version=None)) for row, uri in enumerate(names)]
+    found = list(read_images(iter(rows), ReadOptions(max_encoded_bytes=len(BODY))))
+    kinds = [None if image.error is None else image.error.kind for image in found]
+    assert kinds == ["DeniedImage", "ImageTooLarge", "DeniedImage", None]
+    assert found[-1].data == BODY
+
+
+def test_a_forbidden_address_is_denied() -> None:
+    assert issubclass(ForbiddenAddress, ObjectDenied)
