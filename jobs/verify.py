@@ -1,8 +1,12 @@
 """`verify`: prove that an output is whole."""
 
+from dataclasses import asdict
+from typing import Any
+
 import click
 
 from jobs.command import run_job, write_json
+from pipeline.products.repair import repair
 from pipeline.products.verify import Verification, verify
 
 MAX_LINES = 20  # of findings, on the terminal; --json has them all
@@ -11,22 +15,34 @@ MAX_LINES = 20  # of findings, on the terminal; --json has them all
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("out", metavar="OUT")
 @click.option("--deep", is_flag=True, help="Decode every mask too, and count its pixels again.")
+@click.option("--repair", "repairs", is_flag=True, help="Remove broken parts, and make derived files again.")
 @click.option("--json", "json_file", metavar="FILE", help="Write what is found, all of it, as one JSON object.")
 @click.option("--debug", is_flag=True, help="Tracebacks.")
-def main(out: str, deep: bool, json_file: str | None, debug: bool) -> None:
+def main(out: str, deep: bool, repairs: bool, json_file: str | None, debug: bool) -> None:
     """Prove that the run at OUT is whole: each planned image is a mask or a failure, none twice, every file intact.
 
-    Reads every byte of the output, and nothing of the input. Writes nothing to OUT.
+    Reads every byte of the output, and nothing of the input. Writes nothing to OUT unless --repair is given: that removes
+    exactly the broken parts, which the same `segment` command then labels again, and says what is still wrong.
 
     Exit codes: 0 whole, 1 a bug, 2 wrong usage, 4 no run there or not reachable, 5 incomplete (run `segment` again),
     7 damaged.
     """
-    run_job(lambda: _verify(out, json_file, deep=deep), debug=debug)
+    run_job(lambda: _verify(out, json_file, deep=deep, repairs=repairs), debug=debug)
 
 
-def _verify(out: str, json_file: str | None, *, deep: bool) -> int:
-    found = verify(out, deep=deep)
-    write_json(json_file, found.as_json())
+def _verify(out: str, json_file: str | None, *, deep: bool, repairs: bool) -> int:
+    values: dict[str, Any] = {}
+    if repairs:
+        done = repair(out, deep=deep)
+        found = done.after
+        values = {"removed": [asdict(finding) for finding in done.removed], "made": list(done.made)}
+        for line in _shortened([f"removed: {finding.object}: {finding.problem}" for finding in done.removed]):
+            click.echo(line)
+        for line in _shortened([f"made again, or removed as no part's: {name}" for name in done.made]):
+            click.echo(line)
+    else:
+        found = verify(out, deep=deep)
+    write_json(json_file, found.as_json() | values)
     for line in _lines(found):
         click.echo(line)
     return found.exit_code
@@ -35,11 +51,14 @@ def _verify(out: str, json_file: str | None, *, deep: bool) -> int:
 def _lines(found: Verification) -> list[str]:
     counts = ((name, getattr(found, name)) for name in ("images", "masks", "failures", "parts"))
     lines = [f"{name:<10}{count:,}" for name, count in counts]
-    lines += [f"{finding.kind}: {finding.object}: {finding.problem}" for finding in found.findings[:MAX_LINES]]
-    if (more := len(found.findings) - MAX_LINES) > 0:
-        lines.append(f"and {more:,} more")
+    lines += _shortened([f"{finding.kind}: {finding.object}: {finding.problem}" for finding in found.findings])
     lines.append(f"verify: {found.state}" + (f"; {found.advice}" if found.advice else ""))
     return lines
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    more = len(lines) - MAX_LINES
+    return lines[:MAX_LINES] + ([f"and {more:,} more"] if more > 0 else [])
 
 
 if __name__ == "__main__":

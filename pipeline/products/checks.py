@@ -24,6 +24,7 @@ from pipeline.run.parts import FOOTER_FORMAT, FOOTER_KEY, PartFooter, PartName, 
 from pipeline.run.plan import SETTINGS_KEY
 from pipeline.schema import PLAN, masks_schema
 
+ANOTHER_FORMAT = "a footer of format"  # how the finding of a part begins that another maskfleet made
 _ARROW_SCHEMA = b"ARROW:schema"
 _NULLABLE = {"member", "offset", "length", "path"}
 _WRITER = re.compile(r"parquet-cpp-arrow version \d+\.\d+\.\d+(-[\w.]+)?")
@@ -134,7 +135,7 @@ def check_part(data: bytes, planned: Planned, rules: Rules, *, deep: bool) -> Pa
     footer = PartFooter.from_json(metadata.pop(FOOTER_KEY))
     schema = masks_schema(confidence_map=rules.confidence_map)
     name = planned.name
-    demand(footer.format == FOOTER_FORMAT, f"a footer of format {footer.format}; this maskfleet reads {FOOTER_FORMAT}")
+    demand(footer.format == FOOTER_FORMAT, f"{ANOTHER_FORMAT} {footer.format}; this maskfleet reads {FOOTER_FORMAT}")
     demand(footer.name == name, f"its footer says that it is {footer.name}")
     demand(footer.source == planned.source, "its footer names another source than the plan")
     demand(footer.fingerprint == rules.fingerprint, f"made with other settings than the plan's: {footer.fingerprint[:16]}…")

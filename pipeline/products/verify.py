@@ -60,14 +60,23 @@ class Verification:
         return {"whole": 0, "incomplete": 5, "damaged": 7}[self.state]
 
     @property
+    def plan_is_damaged(self) -> bool:
+        """Then nothing can be said of the parts."""
+        return any(finding.object.startswith("plan/") and finding.kind == "damaged" for finding in self.findings)
+
+    @property
     def advice(self) -> str | None:
         """What to do about it, on one line."""
         if self.state == "whole":
             return None
-        if any(finding.object.startswith("plan/") and finding.kind == "damaged" for finding in self.findings):
+        if self.plan_is_damaged:
             return "the plan cannot be made again: restore plan/ from a copy, or label into another --output"
         again = "run the same segment command again (nothing is labelled twice), then verify again"
-        return again if self.state == "incomplete" else f"remove the damaged files of masks/ and failures/ named above, {again}"
+        return (
+            again
+            if self.state == "incomplete"
+            else f"--repair removes the damaged parts and makes derived files again; then {again}"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""

@@ -47,6 +47,14 @@ class Totals:
         self.images_by_class = np.zeros(count, np.int64)
         self.pixels_by_class = np.zeros(count, np.int64)
 
+    def clear(self) -> None:
+        """Begin anew."""
+        with self._lock:
+            self.parts.clear()
+            self.errors.clear()
+            self.images = self.masks = self.failures = self.broken_shards = self.pixels = self.digest = 0
+            self.__post_init__()
+
     def add(self, footer: PartFooter) -> None:
         """Take one part in; a part that is in already is not taken twice. Safe in threads."""
         name = str(footer.name)
@@ -123,20 +131,27 @@ def write_derived(store: WritableStore, out: str, sources: set[str], totals: Tot
     for _ in range(_ROUNDS):
         listed = {source: parts for source, parts in list_parts(store, out).items() if source in sources}
         names = [name for parts in listed.values() for name in parts]
+        if not totals.parts <= set(map(str, names)):
+            totals.clear()  # a part has been removed: replaced by another attempt, or repaired
         read_totals(store, out, names, totals, fill_failures(store, out))
-        sink = pa.BufferOutputStream()
-        pq.write_table(totals.class_stats(least), sink, compression="zstd", write_page_checksum=True)
-        store.replace(join(out, "class_stats.parquet"), bytes(sink.getvalue()))
+        store.replace(join(out, "class_stats.parquet"), class_stats_bytes(totals.class_stats(least)))
         if {str(name) for parts in list_parts(store, out).items() if parts[0] in sources for name in parts[1]} == totals.parts:
             return listed
     return listed
+
+
+def class_stats_bytes(table: pa.Table) -> bytes:
+    """The file `class_stats.parquet`."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return bytes(sink.getvalue())
 
 
 def read_run_json(store: Store, out: str) -> dict[str, Any] | None:
     """What `run.json` says, or None where there is none, or half of one."""
     try:
         found = json.loads(store.read(join(out, "run.json")))
-    except (ObjectMissing, ValueError):
+    except (ObjectMissing, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +15,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from jobs.verify import main
-from pipeline.config import SegmentConfig
 from pipeline.errors import NotReachable
 from pipeline.labels.png import decode_png, encode_gray, encode_mask
-from pipeline.labels.statistics import least_confidence
-from pipeline.model.prepare import prepare
 from pipeline.products.verify import Finding, Verification, verify
-from pipeline.run.identity import fingerprint, settings
-from pipeline.run.left import planned_sources, remaining_spans
-from pipeline.run.options import label_options, network_request, read_options
+from pipeline.run.identity import fingerprint
 from pipeline.run.parts import (
-    FOOTER_KEY,
     Failure,
     PartFooter,
     PartName,
@@ -34,112 +28,14 @@ from pipeline.run.parts import (
     part_bytes,
     row_digest,
 )  # fmt: skip
-from pipeline.run.plan import extend_plan, read_plan
-from pipeline.run.summary import Totals, write_derived, write_run_json
-from pipeline.run.worker import SegmentSpan, WorkerConfig
+from pipeline.run.plan import extend_plan
 from pipeline.shards.base import Cursor, Shard
-from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import join, writable_store_for
-from tests.support.corpus import cut_in_body, photos, tar_bytes
+from tests.support.corpus import photos, tar_bytes
+from tests.support.labelled import Part, Row, change_run, label, parts_of
 
 if TYPE_CHECKING:
     from tests.support.s3_server import S3Server
-
-Row = dict[str, Any]
-
-
-def label(inputs: list[Path], out: Path, *, relabel_changed: bool = False, **flags: Any) -> None:
-    """What an attempt does, in this process and without Ray."""
-    given: Row = {"weights": "bundled", "short_side": 64, "part_images": 2} | flags
-    config = SegmentConfig(input=tuple(map(str, inputs)), output=str(out), **given)
-    store, network = writable_store_for(config.output), prepare(network_request(config))
-    fixed = settings(config, network)
-    entries = list_inputs(
-        config.input, Listing(), input_format=config.input_format, image_column=config.image_column, output=config.output
-    )
-    plan = extend_plan(store, config.output, read_plan(store, config.output), entries, fixed, relabel_changed=relabel_changed)
-    worker = WorkerConfig(
-        output=config.output, fingerprint=fixed["fingerprint"], part_images=config.part_images, read=read_options(config),
-        labels=label_options(config, network),
-    )  # fmt: skip
-    segment = SegmentSpan(worker, network)
-    for span in remaining_spans(plan, {}, part_images=config.part_images, workers=2):
-        assert all(receipt.error is None for receipt in segment(span))
-    totals = Totals(network.classes)
-    write_derived(store, config.output, planned_sources(plan), totals, least_confidence(config.min_confidence))
-    counts = {name: getattr(totals, name) for name in ("images", "masks", "failures", "broken_shards")}
-    run = {"state": "complete", "counts": counts | {"inferred": 0, "skipped": 0}, "labels_digest": totals.labels_digest}
-    write_run_json(store, config.output, run | {"errors": dict(totals.errors.most_common())} | fixed)
-
-
-@pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole tar, one with a bad image, one that breaks off, one without images, and single images, one of them bad."""
-    folder = tmp_path_factory.mktemp("source")
-    pictures = photos(12)
-    (folder / "a.tar").write_bytes(tar_bytes(pictures[:5]))
-    (folder / "bad.tar").write_bytes(tar_bytes([*pictures[5:7], ("zz.jpg", b"no image")]))
-    (folder / "cut.tar").write_bytes(cut_in_body(tar_bytes(pictures[:3]), 2))
-    (folder / "none.tar").write_bytes(tar_bytes([("readme.txt", b"none")]))
-    (folder / "single").mkdir()
-    for name, data in [*pictures[7:11], ("0000.jpg", b"no image")]:
-        (folder / "single" / name).write_bytes(data)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def labelled(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("labelled") / "out"
-    label([source], out)
-    return out
-
-
-@pytest.fixture(scope="session")
-def mapped(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With confidence maps, and a threshold that takes many pixels away."""
-    out = tmp_path_factory.mktemp("mapped") / "out"
-    label([source / "a.tar"], out, confidence_map=True, min_confidence=0.5)
-    return out
-
-
-@pytest.fixture
-def out(labelled: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(labelled, tmp_path / "out"))
-
-
-@pytest.fixture
-def out_mapped(mapped: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(mapped, tmp_path / "out"))
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part of a run on disk, opened."""
-
-    file: Path
-    rows: list[Row]
-    footer: PartFooter
-
-    @property
-    def object(self) -> str:
-        return f"masks/{self.file.name}"
-
-    def write(self, rows: list[Row] | None = None, **footer: Any) -> None:
-        """The same part with other rows or another footer; checksums and all else in order."""
-        said = replace(self.footer, **footer)
-        rows = self.rows if rows is None else rows
-        self.file.write_bytes(part_bytes(rows, said, confidence_map=bool(rows) and "confidence" in rows[0]))
-
-
-def parts_of(out: Path, shard: str) -> list[Part]:
-    """The parts of one source in order; `plan` for single images."""
-    found = []
-    for file in sorted((out / "masks").glob("*.parquet")):
-        table = pq.read_table(file)
-        footer = PartFooter.from_json(table.schema.metadata[FOOTER_KEY])
-        if shard in footer.source["uri"]:
-            found.append(Part(file, table.to_pylist(), footer))
-    return sorted(found, key=lambda part: part.footer.first)
 
 
 def only(found: Verification) -> Finding:
@@ -446,12 +342,6 @@ def test_class_stats_that_are_gone(out: Path) -> None:
     assert_derived(verify(str(out)), "class_stats.parquet", "gone")
 
 
-def change_run(out: Path, change: Callable[[Row], None]) -> None:
-    run = json.loads((out / "run.json").read_text())
-    change(run)
-    (out / "run.json").write_text(json.dumps(run))
-
-
 @pytest.mark.parametrize("name", ["images", "masks", "failures", "broken_shards"])
 def test_count_that_lies(out: Path, name: str) -> None:
     change_run(out, lambda run: run["counts"].update({name: 99}))
@@ -725,7 +615,7 @@ def test_job_damaged_prints_at_most_20_findings(out: Path, tmp_path: Path) -> No
     lines = text.splitlines()
     assert code == 7
     assert (len(lines), lines[-2]) == (4 + 20 + 2, "and 5 more")
-    assert lines[-1].startswith("verify: damaged; remove the damaged files")
+    assert lines[-1].startswith("verify: damaged; --repair removes the damaged parts")
     assert len(json.loads((tmp_path / "found.json").read_text())["findings"]) == 25
 
 

@@ -1,0 +1,113 @@
+"""`verify --repair`: remove the broken parts, so that the next run fills them, and make the derived files again."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import Damaged, NotReachable, ObjectMissing, StorageError
+from pipeline.products.checks import ANOTHER_FORMAT, Rules, open_file, same_file
+from pipeline.products.verify import Finding, Verification, verify
+from pipeline.run.left import is_left, planned_sources
+from pipeline.run.parts import PartFooter, PartName, failures_bytes, list_parts
+from pipeline.run.plan import Plan, read_plan
+from pipeline.run.summary import Totals, class_stats_bytes, read_run_json, read_totals, write_run_json
+from pipeline.storage import WritableStore, join, normalise, writable_store_for
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """removed: parts, and why. made: derived files that were written again or were too many. after: what `verify` says now."""
+
+    removed: tuple[Finding, ...]
+    made: tuple[str, ...]
+    after: Verification
+
+
+def repair(out: str, *, deep: bool = False) -> Repair:
+    """Verify the run at `out`, remove exactly the parts that are broken, and make the derived files again.
+
+    Nothing is removed before all is read, and nothing where the plan is damaged. Files in `masks/` that no maskfleet named
+    and parts of another version's format are left, and stay damage. Parts that are missing are for the next `segment`.
+    Raises as `verify`, and `UsageError` where `out` cannot be written by design.
+    """
+    out = normalise(out).rstrip("/") or "/"
+    store = writable_store_for(out)
+    before = verify(out, deep=deep)
+    if before.state == "whole" or before.plan_is_damaged:
+        return Repair((), (), before)
+    try:
+        removed = tuple(finding for finding in before.findings if _is_broken_part(finding))
+        for name in dict.fromkeys(finding.object for finding in removed):
+            store.delete(join(out, name))
+        plan = read_plan(store, out)
+        made = tuple(_make_derived(store, out, plan)) if plan is not None else ()
+    except StorageError as error:
+        raise NotReachable(str(error)) from error
+    return Repair(removed, made, verify(out, deep=deep))
+
+
+def _is_broken_part(finding: Finding) -> bool:
+    is_part = finding.object.startswith("masks/") and PartName.parse(finding.object.removeprefix("masks/")) is not None
+    return is_part and finding.kind == "damaged" and not finding.problem.startswith(ANOTHER_FORMAT)
+
+
+def _make_derived(store: WritableStore, out: str, plan: Plan) -> Iterator[str]:
+    """`failures/` as the parts that are there have them; the sums too, once no part is missing."""
+    rules, sources, footers = Rules.of(plan.settings), planned_sources(plan), dict[str, PartFooter]()
+    committed = {source: names for source, names in list_parts(store, out).items() if source in sources}
+    totals = Totals(rules.classes)
+    names = [name for parts in committed.values() for name in parts]
+    with suppress(Damaged):  # a part of another format: its failures cannot be read, and no sum is whole
+        read_totals(store, out, names, totals, lambda footer: footers.update({str(footer.name): footer}))
+    if len(totals.parts) < len(names):
+        return
+    yield from _make_failures(store, out, footers)
+    left = is_left(plan, committed)
+    if not left:
+        table = totals.class_stats(rules.least)
+        if not _holds(store, join(out, "class_stats.parquet"), table):
+            store.replace(join(out, "class_stats.parquet"), class_stats_bytes(table))
+            yield "class_stats.parquet"
+    said = read_run_json(store, out)
+    if said is None or not left or said.get("state") == "complete":
+        values = _run_json(said or {}, plan, totals, "incomplete" if left else "complete")
+        if values != said:
+            write_run_json(store, out, values | {"updated": datetime.now(UTC).isoformat(timespec="seconds")})
+            yield "run.json"
+
+
+def _make_failures(store: WritableStore, out: str, footers: dict[str, PartFooter]) -> Iterator[str]:
+    there = set(store.names(join(out, "failures") + "/"))
+    failing = {name: failures_bytes(footer) for name, footer in footers.items() if footer.failures}
+    for name in sorted(there - failing.keys()):
+        if PartName.parse(name) is not None:
+            store.delete(join(out, "failures", name))
+            yield f"failures/{name}"
+    for name, data in sorted(failing.items()):
+        uri = join(out, "failures", name)
+        if not _holds(store, uri, open_file(data)[0]):
+            store.replace(uri, data)
+            yield f"failures/{name}"
+
+
+def _holds(store: WritableStore, uri: str, table: pa.Table) -> bool:
+    try:
+        return same_file(store.read(uri), table)
+    except (ObjectMissing, Damaged):
+        return False
+
+
+def _run_json(said: dict[str, Any], plan: Plan, totals: Totals, state: str) -> dict[str, Any]:
+    """What it said, with all that the plan and the parts say put right; of attempts they know nothing."""
+    counts = said.get("counts")
+    mine = {name: getattr(totals, name) for name in ("images", "masks", "failures", "broken_shards")}
+    kept = {name: counts.get(name, 0) if isinstance(counts, dict) else 0 for name in ("inferred", "skipped")}
+    return {
+        **(said or {"maskfleet": version("maskfleet")}), "state": state, "counts": mine | kept,
+        "labels_digest": totals.labels_digest, "errors": dict(totals.errors.most_common()), **plan.settings,
+    }  # fmt: skip

@@ -1,0 +1,84 @@
+"""A run made without Ray, to be damaged, and its parts opened."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.config import SegmentConfig
+from pipeline.labels.statistics import least_confidence
+from pipeline.model.prepare import prepare
+from pipeline.run.identity import settings
+from pipeline.run.left import planned_sources, remaining_spans
+from pipeline.run.options import label_options, network_request, read_options
+from pipeline.run.parts import FOOTER_KEY, PartFooter, part_bytes
+from pipeline.run.plan import extend_plan, read_plan
+from pipeline.run.summary import Totals, write_derived, write_run_json
+from pipeline.run.worker import SegmentSpan, WorkerConfig
+from pipeline.shards.listing import Listing, list_inputs
+from pipeline.storage import writable_store_for
+
+Row = dict[str, Any]
+
+
+def label(inputs: list[Path], out: Path, *, relabel_changed: bool = False, **flags: Any) -> None:
+    """What an attempt does, in this process and without Ray."""
+    given: Row = {"weights": "bundled", "short_side": 64, "part_images": 2} | flags
+    config = SegmentConfig(input=tuple(map(str, inputs)), output=str(out), **given)
+    store, network = writable_store_for(config.output), prepare(network_request(config))
+    fixed = settings(config, network)
+    entries = list_inputs(
+        config.input, Listing(), input_format=config.input_format, image_column=config.image_column, output=config.output
+    )
+    plan = extend_plan(store, config.output, read_plan(store, config.output), entries, fixed, relabel_changed=relabel_changed)
+    worker = WorkerConfig(
+        output=config.output, fingerprint=fixed["fingerprint"], part_images=config.part_images, read=read_options(config),
+        labels=label_options(config, network),
+    )  # fmt: skip
+    segment = SegmentSpan(worker, network)
+    for span in remaining_spans(plan, {}, part_images=config.part_images, workers=2):
+        assert all(receipt.error is None for receipt in segment(span))
+    totals = Totals(network.classes)
+    write_derived(store, config.output, planned_sources(plan), totals, least_confidence(config.min_confidence))
+    counts = {name: getattr(totals, name) for name in ("images", "masks", "failures", "broken_shards")}
+    run = {"state": "complete", "counts": counts | {"inferred": 0, "skipped": 0}, "labels_digest": totals.labels_digest}
+    write_run_json(store, config.output, run | {"errors": dict(totals.errors.most_common())} | fixed)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a run on disk, opened."""
+
+    file: Path
+    rows: list[Row]
+    footer: PartFooter
+
+    @property
+    def object(self) -> str:
+        return f"masks/{self.file.name}"
+
+    def write(self, rows: list[Row] | None = None, **footer: Any) -> None:
+        """The same part with other rows or another footer; checksums and all else in order."""
+        said = replace(self.footer, **footer)
+        rows = self.rows if rows is None else rows
+        self.file.write_bytes(part_bytes(rows, said, confidence_map=bool(rows) and "confidence" in rows[0]))
+
+
+def parts_of(out: Path, shard: str) -> list[Part]:
+    """The parts of one source in order; `plan` for single images."""
+    found = []
+    for file in sorted((out / "masks").glob("*.parquet")):
+        table = pq.read_table(file)
+        footer = PartFooter.from_json(table.schema.metadata[FOOTER_KEY])
+        if shard in footer.source["uri"]:
+            found.append(Part(file, table.to_pylist(), footer))
+    return sorted(found, key=lambda part: part.footer.first)
+
+
+def change_run(out: Path, change: Callable[[Row], None]) -> None:
+    run = json.loads((out / "run.json").read_text())
+    change(run)
+    (out / "run.json").write_text(json.dumps(run))
