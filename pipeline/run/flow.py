@@ -15,7 +15,7 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions
 
 from pipeline.errors import MaskfleetError
 from pipeline.model.engine import Prepared
-from pipeline.run.left import cut
+from pipeline.run.left import SPANS_AHEAD, cut
 from pipeline.run.malloc import bound_malloc
 from pipeline.run.span import Receipt, Span
 from pipeline.run.worker import SegmentSpan, WorkerConfig
@@ -176,8 +176,8 @@ def _pool(workers: int) -> ActorPoolStrategy:
     """A fixed pool where the cores are there; else one that grows as the cluster does."""
     have = min(workers, cores())
     if have == workers:
-        return ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2)
-    return ActorPoolStrategy(min_size=have, max_size=workers, max_tasks_in_flight_per_actor=2)
+        return ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=SPANS_AHEAD)
+    return ActorPoolStrategy(min_size=have, max_size=workers, max_tasks_in_flight_per_actor=SPANS_AHEAD)
 
 
 def _configure(context: DataContext) -> None:

@@ -4,10 +4,10 @@ import heapq
 import math
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pipeline.errors import BadImage, NotReachable, StorageError
 from pipeline.model.prepare import prepare
 from pipeline.run.identity import check_same, settings
 from pipeline.run.label_sample import Outcome, measure
-from pipeline.run.left import planned_sources, remaining_spans
+from pipeline.run.left import SPANS_AHEAD, planned_sources, remaining_spans
 from pipeline.run.left_estimate import Left, Seen, with_secret
 from pipeline.run.options import check_head, label_options, network_request, read_options
 from pipeline.run.parts import list_parts
@@ -110,8 +110,9 @@ def forecast(config: SegmentConfig) -> Forecast:
         raise NotReachable(f"--output: {error}") from error
     planned_files = len(plan.files) if plan else 0
     entries = list_inputs(
-        config.input, listing, input_format=config.input_format, image_column=config.image_column, output=config.output
-    )
+        config.input, listing, input_format=config.input_format, image_column=config.image_column, output=config.output,
+        allow_root=config.allow_root,
+    )  # fmt: skip
     head = list(islice(entries, 1))
     if plan is None:
         check_head(with_secret(head[0], listing), read_options(config))
@@ -213,13 +214,23 @@ def _decoded(images: Iterable[EncodedImage], config: SegmentConfig) -> tuple[int
 
 
 def _busiest(tasks: Sequence[float], workers: int) -> float:
-    """Images of the worker that ends last: each takes the next span when it is done with one."""
+    """Images of the worker that ends last: the longest spans go first, and each worker has its next one waiting."""
     if len(tasks) > _SIMULATED:
         return sum(tasks) / workers
-    done = [0.0] * workers
-    for images in tasks:
-        heapq.heapreplace(done, done[0] + images)
-    return max(done)
+    waiting = iter(sorted(tasks, reverse=True))
+    mine: list[deque[float]] = [deque() for _ in range(workers)]
+    for _, held in product(range(SPANS_AHEAD), mine):
+        held.extend(islice(waiting, 1))
+    done = [(held[0], worker) for worker, held in enumerate(mine) if held]  # when each has done its span
+    heapq.heapify(done)
+    ended = 0.0
+    while done:
+        ended, worker = heapq.heappop(done)
+        mine[worker].popleft()
+        mine[worker].extend(islice(waiting, 1))
+        if mine[worker]:
+            heapq.heappush(done, (ended + mine[worker][0], worker))
+    return ended
 
 
 def _read_s(left: Left, workers: int, cores: int) -> float:

@@ -1,8 +1,9 @@
 """What is left to do: the plan minus the committed parts, as spans."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
+from typing import TypeVar
 
 from pipeline.errors import StorageError
 from pipeline.run.parts import PART_BYTES, PartName, source_digest
@@ -13,9 +14,12 @@ from pipeline.shards.parquet import row_group_starts
 from pipeline.shards.tar import part_starts
 from pipeline.storage import store_for
 
+T = TypeVar("T")
 Committed = Mapping[str, Sequence[PartName]]
 SPANS_A_WORKER = 8  # enough that the last ones end together
 SHORT_SHARD_BYTES = 8 << 20  # not worth cutting
+SPANS_AHEAD = 2  # of a worker: one that it labels, one that waits
+_IMAGE_BYTES = 100_000  # about; only to compare spans
 WAVE_SPANS, WAVE_SPANS_A_WORKER = 100_000, 500  # whichever is more: about a kilobyte of the driver each
 
 
@@ -60,9 +64,12 @@ def remaining_spans(plan: Plan, committed: Committed, *, part_images: int, worke
     return list(_spans(plan, committed, part_images, workers))
 
 
-def waves(plan: Plan, committed: Committed, *, part_images: int, workers: int) -> Iterator[list[Span]]:
-    """The same, as many at a time as Ray should hold: of a million, all at once took 50 s and 800 MB of the driver."""
-    spans = _spans(plan, committed, part_images, workers)
+def waves(plan: Plan, committed: Committed, *, part_images: int, workers: int, begin: float = 0.0) -> Iterator[list[Span]]:
+    """The same, as many at a time as Ray should hold: of a million, all at once took 50 s and 800 MB of the driver.
+
+    begin: where in the plan, 0 to 1; what lies before comes last. Two attempts that begin elsewhere meet late.
+    """
+    spans = _spans(plan, committed, part_images, workers, begin)
     size = max(WAVE_SPANS, WAVE_SPANS_A_WORKER * workers)
     return iter(lambda: list(islice(spans, size)), [])
 
@@ -72,8 +79,13 @@ def is_left(plan: Plan, committed: Committed) -> bool:
     return any(True for _ in _spans(plan, committed, 1, 1))
 
 
-def _spans(plan: Plan, committed: Committed, part_images: int, workers: int) -> Iterator[Span]:
-    for shard in plan.shards.values():
+def _turned(items: Collection[T], begin: float) -> Iterator[T]:
+    first = int(len(items) * begin)
+    return chain(islice(items, first, None), islice(items, first))
+
+
+def _spans(plan: Plan, committed: Committed, part_images: int, workers: int, begin: float = 0.0) -> Iterator[Span]:
+    for shard in _turned(plan.shards.values(), begin):
         digest = shard_digest(shard)
         for gap in gaps(committed.get(digest, ())):
             after = None if gap.after is None else str(gap.after)
@@ -81,7 +93,7 @@ def _spans(plan: Plan, committed: Committed, part_images: int, workers: int) -> 
     images = [file for file in plan.files if file.images]
     parts_a_span = max(1, sum(file.rows for file in images) // part_images // (workers * SPANS_A_WORKER))
     for file in images:
-        yield from _image_spans(file, plan, committed, parts_a_span * part_images)
+        yield from _turned(list(_image_spans(file, plan, committed, parts_a_span * part_images)), begin)
 
 
 def _image_spans(file: PlanFile, plan: Plan, committed: Committed, rows_a_span: int) -> Iterator[Span]:
@@ -95,6 +107,17 @@ def _image_spans(file: PlanFile, plan: Plan, committed: Committed, rows_a_span: 
                 source=source, digest=digest, first=first, stop=stop, ends=stop == file.rows, start=Cursor(first),
                 superseded=tuple(row for row in plan.superseded.get(file.number, ()) if first <= row < stop),
             )  # fmt: skip
+
+
+def longest_first(spans: Sequence[Span], workers: int) -> Sequence[Span]:
+    """Where spans are few, the order in which workers end together; many end together in any order."""
+    return sorted(spans, key=_weight, reverse=True) if len(spans) <= 4 * SPANS_A_WORKER * workers else spans
+
+
+def _weight(span: Span) -> float:
+    """About its images."""
+    stop = (span.source.size or 0) / _IMAGE_BYTES if span.stop is None else span.stop
+    return max(0.0, stop - span.first)
 
 
 def limited(spans: Sequence[Span], images: int, part_images: int) -> list[Span]:

@@ -135,7 +135,7 @@ class PartFooter:
             footer = cls(**values)
             _ = footer.name  # the source must be whole, too
             return footer
-        except (ValueError, TypeError, KeyError, zlib.error) as error:
+        except (ValueError, TypeError, KeyError, RecursionError, zlib.error) as error:
             raise Damaged(f"the footer of a part cannot be read: {error}") from error
 
 

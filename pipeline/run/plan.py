@@ -127,16 +127,18 @@ def _identity(size: int | None, version: str | None) -> int:
 def read_plan(store: Store, out: str) -> Plan | None:
     """The plan as it stands; None for an output without one."""
     plan = Plan(settings={})
-    _catch_up(store, out, plan)
+    catch_up(store, out, plan)
     if not plan.files and any(True for _ in store.walk(join(out, "plan") + "/")):
         raise Damaged(f"{out}: plan/00000.parquet is gone, but later plan files are there: restore it, or use another --output")
     return plan if plan.files else None
 
 
-def _catch_up(store: Store, out: str, plan: Plan) -> None:
-    """Take the files that are there and not in the plan yet."""
+def catch_up(store: Store, out: str, plan: Plan) -> bool:
+    """Take the files that are there and not in the plan yet; were there some?"""
+    before = len(plan.files)
     while (data := _read_file(store, out, len(plan.files))) is not None:
         _include(plan, data)
+    return len(plan.files) > before
 
 
 def _read_file(store: Store, out: str, number: int) -> bytes | None:
@@ -231,7 +233,7 @@ def _extend(
     _refuse(changed)
     for images in (False, True):
         _write_rows(store, out, plan, pending[images], settings, relabel_changed=relabel_changed)
-    _catch_up(store, out, plan)  # what another attempt has added meanwhile
+    catch_up(store, out, plan)  # what another attempt has added meanwhile
 
 
 def _refuse(changed: list[str]) -> None:

@@ -2,10 +2,11 @@
 
 import logging
 import os
+import random
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -35,13 +36,14 @@ from pipeline.run.left import (
     Committed,
     is_left,
     limited,
+    longest_first,
     planned_sources,
     waves,
     worth_cutting,
 )
 from pipeline.run.options import check_head, label_options, network_request, read_options
 from pipeline.run.parts import PartFooter, list_parts
-from pipeline.run.plan import Plan, extend_plan, read_plan
+from pipeline.run.plan import Plan, catch_up, extend_plan, read_plan
 from pipeline.run.progress import Progress
 from pipeline.run.span import Receipt, Span
 from pipeline.run.stale import remove_stale
@@ -50,6 +52,7 @@ from pipeline.run.summary import Totals, fill_failures, read_run_json, read_tota
 from pipeline.run.worker import WorkerConfig
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import WritableStore, without_secrets, writable_store_for
+from pipeline.storage.retry import retries
 
 IDLE_PASSES = 3  # that commit nothing, before the run gives up
 REFRESH_S = 10.0
@@ -83,7 +86,8 @@ class Attempt:
         self.config, self.progress, self._debug = config, progress, debug
         self.store: WritableStore = writable_store_for(config.output)
         self.listing = Listing()
-        self._started = time.time()
+        self._started, self._began = time.time(), time.monotonic()  # the first to tell, the second to measure by
+        self._retries = retries()  # before this attempt
         self._id = uuid.uuid4().hex[:12]
         self._network: Prepared | None = None
         self._settings: dict[str, Any] = {}
@@ -114,8 +118,9 @@ class Attempt:
         except StorageError as error:
             raise NotReachable(f"--output: {error}") from error
         entries = list_inputs(
-            config.input, self.listing, input_format=config.input_format, image_column=config.image_column, output=config.output
-        )
+            config.input, self.listing, input_format=config.input_format, image_column=config.image_column, output=config.output,
+            allow_root=config.allow_root,
+        )  # fmt: skip
         head = list(islice(entries, 1))
         if plan is None:
             check_head(replace(head[0], secret=self.listing.secrets.get(head[0].uri)), read_options(config))
@@ -155,7 +160,7 @@ class Attempt:
             progress.phase = "starting workers"
             flow.start_ray(debug=self._debug)
             workers = config.workers or flow.cores()
-            left = waves(plan, committed, part_images=config.part_images, workers=workers)
+            left = waves(plan, committed, part_images=config.part_images, workers=workers, begin=self._where_to_begin(plan))
             reason = self._pass(left, workers, patient=idle > 0)
             before, committed = committed, self._list(plan)
             idle = idle + 1 if _count(committed) <= _count(before) else 0
@@ -164,6 +169,11 @@ class Attempt:
             if idle:
                 time.sleep(_PAUSE_S * idle)
         return None
+
+    def _where_to_begin(self, plan: Plan) -> float:
+        """Where in the plan to begin: at its start, or, where another attempt wrote it and may be at work, anywhere."""
+        alone = plan.added or self.config.limit is not None  # whose images are the first ones
+        return 0.0 if alone else random.Random(self._id).random()  # noqa: S311 - not a secret
 
     def _count_in_background(self, committed: Committed) -> None:
         """Add up what earlier attempts committed while this one labels: `run.json` shows it, and the end needs it."""
@@ -213,7 +223,7 @@ class Attempt:
             reason = str(error)
         return reason
 
-    def _fitted(self, spans: list[Span], workers: int) -> list[Span]:
+    def _fitted(self, spans: list[Span], workers: int) -> Sequence[Span]:
         """Big shards cut where there are few, and no more parts than `--limit` has left."""
         from pipeline.run import flow
 
@@ -223,13 +233,14 @@ class Attempt:
             pieces = flow.cut_spans(big, read_options(config), config.part_images, workers * SPANS_A_WORKER, secrets)
             spans = [span for span in spans if span not in big] + pieces
         if config.limit is not None:
-            spans = limited(spans, config.limit - self.progress.done, config.part_images)
-        return spans
+            return limited(spans, config.limit - self.progress.done, config.part_images)
+        return longest_first(spans, workers)
 
     def _take(self, receipt: Receipt) -> str | None:
         progress = self.progress
         progress.inferred += receipt.inferred
         progress.milliseconds.update({stage: round(spent) for stage, spent in receipt.milliseconds.items()})
+        progress.retries.update(receipt.retries)
         if receipt.error is not None:
             for fatal in (Bug, UsageError, Damaged):
                 if receipt.error_class == fatal.__name__:
@@ -265,9 +276,12 @@ class Attempt:
             self._counting.join()
         least = least_confidence(config.min_confidence)
         committed = write_derived(self.store, config.output, planned_sources(plan), self._totals, least)
-        left = is_left(plan, committed)
-        run = self._write("incomplete" if left else "complete")
-        if not left:
+        left = anything_left = is_left(plan, committed)
+        if catch_up(self.store, config.output, plan):  # what another attempt listed is its to label, and belongs to the sums
+            committed = write_derived(self.store, config.output, planned_sources(plan), self._totals, least)
+            anything_left = is_left(plan, committed)
+        run = self._write("incomplete" if anything_left else "complete")
+        if not anything_left:
             self.store.sweep(config.output)
         totals = self._totals
         stopped = self._limited() and reason is None
@@ -296,11 +310,11 @@ class Attempt:
         assert self._network is not None
         totals, progress = self._totals, self.progress
         images = max(totals.images, progress.done) if state == "running" else totals.images
-        seconds = round(time.time() - self._started, 1)
+        seconds = round(time.monotonic() - self._began, 1)
         mine = {
             "id": self._id, "started": _utc(self._started), "seconds": seconds, "state": state, "inferred": progress.inferred,
             "skipped": progress.skipped, "images_per_s": round(progress.images_per_s, 2), "pid": os.getpid(),
-            "milliseconds": dict(progress.milliseconds),
+            "milliseconds": dict(progress.milliseconds), "retries": dict(progress.retries + (retries() - self._retries)),
         }  # fmt: skip
         others = [attempt for attempt in self._previous.get("attempts", []) if attempt.get("id") != self._id]
         values: dict[str, Any] = {

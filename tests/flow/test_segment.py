@@ -2,12 +2,19 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import BudgetExceeded, Bug, NotReachable, RunMismatch, ShardChanged, UsageError
+from pipeline.model.prepare import prepare
+from pipeline.products.verify import verify
+from pipeline.run.options import network_request
+from pipeline.run.plan import Plan
+from pipeline.run.progress import Progress
+from pipeline.run.segment import Attempt, Outcome
 from pipeline.schema import masks_schema
 from tests.support.runs import part_files, read_rows, segment, write_tars
 from tests.support.tars import photos, tar_bytes
@@ -192,6 +199,48 @@ def test_a_run_in_waves_labels_the_same(whole: tuple[Path, Path], tmp_path: Path
     assert segment(source, tmp_path / "out").error is None
     assert waves == [2, 1]
     assert part_files(tmp_path / "out") == part_files(out)
+
+
+def test_an_attempt_that_ends_last_keeps_what_another_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = write_tars(tmp_path / "in", 2, 4), tmp_path / "out"
+    real = Attempt._label
+
+    def label_beside_another(self: Attempt, plan: Plan) -> str | None:
+        reason = real(self, plan)
+        monkeypatch.setattr(Attempt, "_label", real)
+        write_tars(source, 1, 4, first=7)
+        assert segment(source, out).run["counts"]["images"] == 12  # the other, from its start to its end
+        return reason
+
+    monkeypatch.setattr(Attempt, "_label", label_beside_another)
+    outcome = segment(source, out)
+    assert outcome.error is None
+    assert outcome.run["counts"]["images"] == 12
+    assert verify(str(out), deep=True).exit_code == 0
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_what_another_attempt_listed_is_its_to_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool) -> None:
+    source, out = write_tars(tmp_path / "in", 2, 4), tmp_path / "out"
+    real = Attempt._sum_up
+
+    def sum_up_beside_another(self: Attempt, plan: Plan, reason: str | None) -> Outcome:
+        monkeypatch.setattr(Attempt, "_sum_up", real)
+        write_tars(source, 1, 4, first=7)
+        other = Attempt(self.config, Progress())
+        with ThreadPoolExecutor(1) as thread:
+            other._make_plan(thread.submit(prepare, network_request(self.config)))
+        if ended:
+            segment(source, out)
+        return real(self, plan, reason)
+
+    monkeypatch.setattr(Attempt, "_sum_up", sum_up_beside_another)
+    outcome = segment(source, out)
+    assert outcome.error is None
+    assert outcome.run["state"] == ("complete" if ended else "incomplete")
+    assert verify(str(out)).exit_code == (0 if ended else 5)
+    assert segment(source, out).run["state"] == "complete"
+    assert verify(str(out), deep=True).exit_code == 0
 
 
 def test_thresholds_ignore_unsure_pixels_and_count_before_them(whole: tuple[Path, Path], tmp_path: Path) -> None:

@@ -308,7 +308,14 @@ def test_a_rehearsal_that_fails_says_why(rehearsed: None, mixed: Path, tmp_path:
 
 @pytest.mark.parametrize(
     ("tasks", "workers", "images"),
-    [([10, 10, 10, 10, 10], 2, 30), ([40, 5, 5, 5], 2, 40), ([7], 4, 7), ([], 2, 0), ([1] * 2_000, 8, 250)],
+    [
+        ([10, 10, 10, 10, 10], 2, 30),
+        ([40, 5, 5, 5], 2, 45),
+        ([5, 5, 20, 10, 10], 2, 30),
+        ([7], 4, 7),
+        ([], 2, 0),
+        ([1] * 2_000, 8, 250),
+    ],
 )
 def test_the_last_worker_counts(tasks: list[float], workers: int, images: float) -> None:
     assert story._busiest(tasks, workers) == images

@@ -15,6 +15,7 @@ from pipeline.run.left import (
     gaps,
     is_left,
     limited,
+    longest_first,
     plan_file_digest,
     planned_sources,
     remaining_spans,
@@ -244,7 +245,20 @@ def test_waves_are_all_that_is_left_a_few_at_a_time(monkeypatch: pytest.MonkeyPa
         found = list(waves(plan, {}, part_images=4, workers=workers))
         assert [len(wave) for wave in found] == sizes
         assert [span for wave in found for span in wave] == remaining_spans(plan, {}, part_images=4, workers=workers)
+        turned = [span for wave in waves(plan, {}, part_images=4, workers=workers, begin=0.35) for span in wave]
+        assert turned == [*(spans := [span for wave in found for span in wave])[3:], *spans[:3]]
     assert list(waves(Plan(settings={}), {}, part_images=4, workers=1)) == []
+
+
+def test_few_spans_go_longest_first_and_many_as_they_are() -> None:
+    tar = Shard(uri="/in/a.tar", kind="tar", size=30_000_000, version="etag:1")
+    images = Shard(uri="plan/00000.parquet", kind="image", size=None, version=None)
+    whole = Span(source=tar, digest="a", first=0, stop=None)  # about 300
+    rest, piece = replace(whole, first=250), replace(whole, first=100, stop=256)
+    rows = Span(source=images, digest="b", first=0, stop=512)
+    assert longest_first([rest, piece, whole, rows], 2) == [rows, whole, piece, rest]
+    many = [rest, piece, whole, rows] * 17
+    assert longest_first(many, 2) == many
 
 
 def test_worth_cutting_is_what_is_big_while_there_is_little() -> None:
