@@ -7,7 +7,11 @@ CONSTRAINTS := constraints.txt
 # TORCH=cpu takes torch's CPU build, about 200 MB instead of 3 GB, through uv.
 TORCH ?=
 
-.PHONY: quickstart test slow check peers clean help
+# Seeds of `make chaos`, mutated inputs of `make fuzz`.
+SEEDS ?= 200
+INPUTS ?= 100000
+
+.PHONY: quickstart test slow check peers chaos fuzz clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +19,8 @@ help:
 	@echo "make test        install the test extra, run every test but the slow ones"
 	@echo "make slow        the rest"
 	@echo "make check       format, lint, types, import contracts"
+	@echo "make chaos       SEEDS=$(SEEDS) runs in which workers, nodes and drivers are killed; goes on where it stopped (an hour)"
+	@echo "make fuzz        INPUTS=$(INPUTS) mutated images, tars and Parquet files through a worker (half an hour)"
 	@echo "make peers       the benchmark against Ray Data, Daft and a DataLoader, installed into $(PEERS) (15 minutes)"
 
 quickstart: $(VENV)/installed
@@ -35,6 +41,12 @@ check: $(VENV)/installed-test
 
 peers: $(PEERS)/installed
 	$(PEERS)/bin/python -m jobs.bench peers
+
+chaos: $(VENV)/installed-test
+	$(BIN)/python -m tests.chaos --seeds $(SEEDS)
+
+fuzz: $(VENV)/installed-test
+	$(BIN)/python -m tests.fuzz --inputs $(INPUTS)
 
 $(VENV)/bin/python $(PEERS)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "maskfleet needs Python 3.11 or newer: make quickstart PYTHON=python3.11")'

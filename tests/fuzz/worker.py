@@ -1,0 +1,78 @@
+"""A mutated input as a worker meets it: every image becomes a mask or a failure, and nothing else happens."""
+
+from collections import Counter
+from pathlib import Path
+
+from pipeline.config import SegmentConfig
+from pipeline.errors import MAX_MESSAGE_CHARS, BadImage, UsageError
+from pipeline.model.prepare import prepare
+from pipeline.run.left import shard_digest
+from pipeline.run.options import check_head, label_options, network_request, read_options
+from pipeline.run.parts import list_parts, read_footer
+from pipeline.run.span import Span
+from pipeline.run.worker import SegmentSpan, WorkerConfig
+from pipeline.shards.base import Shard
+from pipeline.storage import writable_store_for
+from tests.fuzz.mutations import Input
+
+_SIDE = 32
+_SUFFIX = {"tar": ".tar", "parquet": ".parquet", "image": ".jpg"}
+
+
+class Worker:
+    """One worker of a run whose input and output are thrown away after each file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._out = folder, folder / "out"
+        config = SegmentConfig(
+            input=(str(folder),), output=str(self._out), weights="bundled", short_side=_SIDE, part_images=4, max_pixels=1 << 20,
+            max_source_pixels=1 << 24,
+        )  # fmt: skip
+        network = prepare(network_request(config))
+        self._store, self._read = writable_store_for(config.output), read_options(config)
+        worker = WorkerConfig(
+            output=config.output, fingerprint="0" * 64, part_images=config.part_images, read=self._read,
+            labels=label_options(config, network),
+        )  # fmt: skip
+        self._segment = SegmentSpan(worker, network)
+        self._labeller = self._segment._labeller
+
+    def label(self, given: Input) -> Counter[str]:
+        """What became of it: `mask`, or the classes of the failures. Raises where it is anything else."""
+        return self._image(given.data) if given.kind == "image" else self._shard(given)
+
+    def _image(self, data: bytes) -> Counter[str]:
+        try:
+            self._labeller.label(self._labeller.read(data))
+        except BadImage as error:
+            failed = error
+        else:
+            return Counter(["mask"])
+        assert failed.message.isprintable()
+        assert len(failed.message) <= MAX_MESSAGE_CHARS
+        return Counter([failed.kind])
+
+    def _shard(self, given: Input) -> Counter[str]:
+        file = self._folder / f"x{_SUFFIX[given.kind]}"
+        file.write_bytes(given.data)
+        info = self._store.stat(str(file))
+        shard = Shard(uri=str(file), kind=given.kind, size=info.size, version=info.version)  # type: ignore[arg-type]
+        try:
+            check_head(shard, self._read)
+        except UsageError:
+            return Counter(["refused"])  # one line before anything starts
+        digest, found, rows = shard_digest(shard), Counter[str](), 0
+        receipts = list(self._segment(Span(source=shard, digest=digest, first=0, stop=None)))
+        assert [receipt.error for receipt in receipts if receipt.error] == []
+        parts = list_parts(self._store, str(self._out))[digest]
+        for part in parts:
+            footer = read_footer(self._store, str(self._out), part)
+            assert part.first == rows
+            assert footer.masks + len(footer.failures) == part.rows
+            rows = part.stop
+            found["mask"] += footer.masks
+            found.update(failure.error for failure in footer.failures)
+        assert parts[-1].last
+        for left in (*(self._out / "masks").iterdir(), *(self._out / "failures").glob("*")):
+            left.unlink()
+        return found
