@@ -27,7 +27,7 @@ def _option(name: str, field: FieldInfo) -> click.Option:
         kind = next(part for part in get_args(kind) if part is not types.NoneType)
     flag = "--" + name.replace("_", "-")
     text = field.description or ""
-    if field.default not in (None, False, ()) and not field.is_required():
+    if field.default not in (None, ()) and field.default is not False and not field.is_required():
         text += f" [default: {field.default}]"
     if kind is bool:
         return click.Option([flag, name], is_flag=True, default=None, help=text)
