@@ -21,6 +21,8 @@ EXIT_CODES = {
     "ObjectChanged": 5,
     "ObjectMissing": 5,
     "ObjectDenied": 5,
+    "ForbiddenAddress": 5,
+    "ObjectTooLarge": 5,
     "Damaged": 7,
 }
 STAGES = {
