@@ -48,8 +48,8 @@ def run_job(job: Callable[[], int], *, debug: bool = False) -> None:
     except MaskfleetError as error:
         if debug:
             raise
-        lines = printable(str(error)).splitlines() if isinstance(error, Bug) else [printable(str(error).replace("\n", " "))]
-        click.echo("maskfleet: " + "\n".join(lines), err=True)
+        text = str(error) if isinstance(error, Bug) else str(error).replace("\n", " ")  # a traceback has lines
+        click.echo(f"maskfleet: {printable(text)}", err=True)
         code = error.exit_code
     except (Stopped, KeyboardInterrupt) as stopped:
         code = getattr(stopped, "exit_code", 130)

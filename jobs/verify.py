@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from jobs.command import run_job, write_json
+from pipeline.errors import printable
 from pipeline.products.repair import repair
 from pipeline.products.verify import Verification, verify
 
@@ -32,19 +33,18 @@ def main(out: str, deep: bool, repairs: bool, json_file: str | None, debug: bool
 
 def _verify(out: str, json_file: str | None, *, deep: bool, repairs: bool) -> int:
     values: dict[str, Any] = {}
+    lines: list[str] = []
     if repairs:
         done = repair(out, deep=deep)
         found = done.after
         values = {"removed": [asdict(finding) for finding in done.removed], "made": list(done.made)}
-        for line in _shortened([f"removed: {finding.object}: {finding.problem}" for finding in done.removed]):
-            click.echo(line)
-        for line in _shortened([f"made again, or removed as no part's: {name}" for name in done.made]):
-            click.echo(line)
+        lines = _shortened([f"removed: {finding.object}: {finding.problem}" for finding in done.removed])
+        lines += _shortened([f"made again, or removed as no part's: {name}" for name in done.made])
     else:
         found = verify(out, deep=deep)
     write_json(json_file, found.as_json() | values)
-    for line in _lines(found):
-        click.echo(line)
+    for line in [*lines, *_lines(found)]:
+        click.echo(printable(line.replace("\n", " ")))  # names of shards are their owners' choice
     return found.exit_code
 
 

@@ -4,6 +4,7 @@
 of as many actors that do nothing. A worker's own: from its first call to its first image.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from jobs.command import run_job
 PART_IMAGES = 16
 GOAL_S, WORKER_GOAL_S = 15.0, 2.0
 _NOTHING = """
+import time
 import ray.data
 from pipeline.run import flow
 class Nothing:
@@ -35,16 +37,18 @@ if __name__ == "__main__":
     rows = ray.data.from_items([{"x": 1}, {"x": 2}], override_num_blocks=2)
     done = rows.map_batches(Nothing, batch_size=1, num_cpus=1, compute=ray.data.ActorPoolStrategy(size=2))
     next(iter(done.iter_batches(batch_size=None, prefetch_batches=0)))
-    print(__import__("time").time())
+    print(time.time())
 """
 _WORKER = """
-import time
+import sys, time
 started = time.perf_counter()
 from jobs.benchmarks.photographs import photographs
 from pipeline.labels.labeller import Labeller, LabelOptions
 from pipeline.model.loading import load_engine
 from pipeline.model.prepare import NetworkRequest, prepare
-network = prepare(NetworkRequest(model="lraspp_mobilenet_v3_large", weights="bundled", engine="openvino", short_side=520))
+from pipeline.model.zoo import DEFAULT_MODEL
+short_side = int(sys.argv[1])
+network = prepare(NetworkRequest(model=DEFAULT_MODEL, weights="bundled", engine="openvino", short_side=short_side))
 import pipeline.run.worker
 labeller = Labeller(load_engine(network), LabelOptions(classes=network.classes, preset=network.preset))
 labeller.label(labeller.read(photographs()[0]))
@@ -58,6 +62,7 @@ print(time.perf_counter() - started)
 @click.option("--out", default=OUT, show_default=True, metavar="FOLDER")
 def main(rounds: int, short_side: int, out: str) -> None:
     """Measure the start of a run."""
+    os.environ["RAY_ADDRESS"] = "local"  # Ray's start is part of what is measured
     run_job(lambda: _measure(rounds, short_side, out))
 
 
@@ -69,7 +74,7 @@ def _measure(rounds: int, short_side: int, out: str) -> int:
         (scratch / "nothing.py").write_text(_NOTHING)
         runs: dict[str, Callable[[], float]] = {
             "first part": partial(_first_part, scratch, short_side), "Ray's own": partial(_script, scratch / "nothing.py"),
-            "a worker": _worker,
+            "a worker": partial(_worker, short_side),
         }  # fmt: skip
         _first_part(scratch, short_side)  # warms the caches
         found = list(interleaved(runs, rounds))
@@ -101,8 +106,8 @@ def _script(file: Path) -> float:
     return float(done.stdout.split()[-1]) - began
 
 
-def _worker() -> float:
-    done = subprocess.run([sys.executable, "-c", _WORKER], capture_output=True, text=True, check=True)
+def _worker(short_side: int) -> float:
+    done = subprocess.run([sys.executable, "-c", _WORKER, str(short_side)], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from jobs.benchmarks.agreement import Agreement, Judged, agreement, judge
 from jobs.benchmarks.machine import machine
-from jobs.benchmarks.models_report import Measured, Way, report_of, speed_chart
+from jobs.benchmarks.models_report import LABELS, Measured, Way, report_of, speed_chart
 from jobs.benchmarks.networks import CLASSES, Tensors, prepared, torch_as_written, torch_call, weights_of
 from jobs.benchmarks.pairs import interleaved
 from jobs.benchmarks.photographs import named_photographs, spread
@@ -110,7 +110,7 @@ def _prepare(name: str, pixels_HWC: npt.NDArray[np.uint8], photographs: Sequence
             lambda engine=engine: engine.labels(engine.logits(pixels_HWC), height, width),  # type: ignore[misc]
             1, options.stretch_s,
         )  # fmt: skip
-        ways[f"openvino {precision} labels"] = Way(labelled, 1)
+        ways[f"openvino {precision}{LABELS}"] = Way(labelled, 1)
     reference = load_engine(prepared(name, "torch", tensors))
     heavy = _timed_warm(lambda: engines["fp32"].logits(pixels_HWC)) > HEAVY_S
     images = [image for _, image in spread(photographs, 1 if heavy else options.images)]
@@ -130,7 +130,7 @@ def _torch_ways(name: str, tensors: Tensors, pixels_HWC: npt.NDArray[np.uint8], 
     for layout in ("contiguous", "channels_last"):
         last = layout == "channels_last"
         written = torch_as_written(name, tensors, pixels_HWC, channels_last=last)
-        ways[f"torch fp32 {layout} labels"] = _at_best_batch(written, stretch_s)
+        ways[f"torch fp32 {layout}{LABELS}"] = _at_best_batch(written, stretch_s)
         for precision in _precisions() if last else ("fp32",):
             call = torch_call(name, tensors, pixels_HWC, channels_last=last, precision=precision)
             ways[f"torch {precision} {layout}"] = _at_best_batch(call, stretch_s)

@@ -98,18 +98,15 @@ def _labels_grid(networks: Mapping[str, dict[str, Any]]) -> Grid:
         "from image to label map, images/s a core", "torch as written (batch)", "channels_last", "maskfleet fp32", "/ as written",
         "/ channels_last", "maskfleet bf16", "/ as written in fp32",
     )  # fmt: skip
-    rows = []
-    for name, values in ((name, values) for name, values in networks.items() if name == DEFAULT_MODEL):
-        ways, fast, bf16 = values["ways"], BASE + LABELS, "openvino bf16" + LABELS
-        row = [name, *(f"{_per_s(ways[way + LABELS])} ({ways[way + LABELS]['batch']})" for way in (EAGER, CHANNELS_LAST))]
-        row += [
-            _per_s(ways[fast]),
-            *(str(Ratio(**values[than][fast])) for than in ("faster_than_eager", "faster_than_channels_last")),
-        ]
-        have = bf16 in ways
-        row += [_per_s(ways[bf16]), str(Ratio(**values["faster_than_eager"][bf16]))] if have else [NO_BF16, NOTHING]
-        rows.append(row)
-    return Grid(columns, rows)
+    values, fast, bf16 = networks[DEFAULT_MODEL], BASE + LABELS, "openvino bf16" + LABELS
+    ways = values["ways"]
+    row = [DEFAULT_MODEL, *(f"{_per_s(ways[way + LABELS])} ({ways[way + LABELS]['batch']})" for way in (EAGER, CHANNELS_LAST))]
+    row += [
+        _per_s(ways[fast]),
+        *(str(Ratio(**values[than][fast])) for than in ("faster_than_eager", "faster_than_channels_last")),
+    ]
+    row += [_per_s(ways[bf16]), str(Ratio(**values["faster_than_eager"][bf16]))] if bf16 in ways else [NO_BF16, NOTHING]
+    return Grid(columns, [row])
 
 
 def _speed_grid(networks: Mapping[str, dict[str, Any]]) -> Grid:

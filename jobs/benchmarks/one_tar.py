@@ -5,14 +5,13 @@ import os
 import shutil
 import tarfile
 import tempfile
-from io import BytesIO
 from pathlib import Path
 
 import click
 
 from jobs.benchmarks.large import KINDS, enlarged
 from jobs.benchmarks.machine import machine
-from jobs.benchmarks.photographs import photographs
+from jobs.benchmarks.photographs import add_member, photographs
 from jobs.benchmarks.report import OUT, Grid, Report, publish
 from jobs.benchmarks.watched_run import Watched, watched_run
 from jobs.command import run_job
@@ -53,12 +52,10 @@ def _one_tar(gigabytes: float, workers: int, short_side: int, photos: tuple[str,
 def write_tar(file: Path, images: list[bytes], least_bytes: float) -> int:
     """A tar of at least so many bytes; -> its size."""
     with tarfile.open(file, "w") as tar:
-        for number, data in enumerate(itertools.cycle(images)):
+        for index in itertools.count():
             if tar.offset >= least_bytes:
                 break
-            info = tarfile.TarInfo(f"{number:07d}.jpg")
-            info.size = len(data)
-            tar.addfile(info, BytesIO(data))
+            add_member(tar, images, index)
     return file.stat().st_size
 
 

@@ -53,11 +53,16 @@ def tar_bytes(data: Sequence[bytes], first: int, stop: int) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for index in range(first, stop):
-            encoded = data[index % len(data)]
-            member = tarfile.TarInfo(f"{index:08d}.jpg")
-            member.size = len(encoded)
-            tar.addfile(member, io.BytesIO(encoded))
+            add_member(tar, data, index)
     return buffer.getvalue()
+
+
+def add_member(tar: tarfile.TarFile, data: Sequence[bytes], index: int) -> None:
+    """Image `index` of the endless repetition of `data`."""
+    encoded = data[index % len(data)]
+    member = tarfile.TarInfo(f"{index:08d}.jpg")
+    member.size = len(encoded)
+    tar.addfile(member, io.BytesIO(encoded))
 
 
 def spread(data: Sequence[T], most: int) -> list[T]:

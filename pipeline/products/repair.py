@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import Damaged, NotReachable, ObjectMissing, StorageError
-from pipeline.products.checks import ANOTHER_FORMAT, Rules, open_file, same_file
+from pipeline.products.checks import Rules, open_file, same_file
 from pipeline.products.verify import Finding, Verification, verify
 from pipeline.run.left import is_left, planned_sources
 from pipeline.run.parts import PartFooter, PartName, failures_bytes, list_parts
@@ -41,7 +41,7 @@ def repair(out: str, *, deep: bool = False) -> Repair:
     if before.state == "whole" or before.plan_is_damaged:
         return Repair((), (), before)
     try:
-        removed = tuple(finding for finding in before.findings if _is_broken_part(finding))
+        removed = tuple(finding for finding in before.findings if finding.is_broken_part)
         for name in dict.fromkeys(finding.object for finding in removed):
             store.delete(join(out, name))
         plan = read_plan(store, out)
@@ -51,22 +51,22 @@ def repair(out: str, *, deep: bool = False) -> Repair:
     return Repair(removed, made, verify(out, deep=deep))
 
 
-def _is_broken_part(finding: Finding) -> bool:
-    is_part = finding.object.startswith("masks/") and PartName.parse(finding.object.removeprefix("masks/")) is not None
-    return is_part and finding.kind == "damaged" and not finding.problem.startswith(ANOTHER_FORMAT)
-
-
 def _make_derived(store: WritableStore, out: str, plan: Plan) -> Iterator[str]:
     """`failures/` as the parts that are there have them; the sums too, once no part is missing."""
-    rules, sources, footers = Rules.of(plan.settings), planned_sources(plan), dict[str, PartFooter]()
+    rules, sources, failing = Rules.of(plan.settings), planned_sources(plan), dict[str, bytes]()
     committed = {source: names for source, names in list_parts(store, out).items() if source in sources}
     totals = Totals(rules.classes)
     names = [name for parts in committed.values() for name in parts]
+
+    def keep(footer: PartFooter) -> None:
+        if footer.failures:
+            failing[str(footer.name)] = failures_bytes(footer)
+
     with suppress(Damaged):  # a part of another format: its failures cannot be read, and no sum is whole
-        read_totals(store, out, names, totals, lambda footer: footers.update({str(footer.name): footer}))
+        read_totals(store, out, names, totals, keep)
     if len(totals.parts) < len(names):
         return
-    yield from _make_failures(store, out, footers)
+    yield from _make_failures(store, out, failing)
     left = is_left(plan, committed)
     if not left:
         table = totals.class_stats(rules.least)
@@ -81,9 +81,8 @@ def _make_derived(store: WritableStore, out: str, plan: Plan) -> Iterator[str]:
             yield "run.json"
 
 
-def _make_failures(store: WritableStore, out: str, footers: dict[str, PartFooter]) -> Iterator[str]:
+def _make_failures(store: WritableStore, out: str, failing: dict[str, bytes]) -> Iterator[str]:
     there = set(store.names(join(out, "failures") + "/"))
-    failing = {name: failures_bytes(footer) for name, footer in footers.items() if footer.failures}
     for name in sorted(there - failing.keys()):
         if PartName.parse(name) is not None:
             store.delete(join(out, "failures", name))

@@ -14,7 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import Damaged, NotReachable, ObjectMissing, StorageError
-from pipeline.products.checks import Planned, Rules, check_part, check_plan_file, demand, open_file, same_file, short
+from pipeline.products.checks import (
+    ANOTHER_FORMAT,
+    Planned,
+    Rules,
+    check_part,
+    check_plan_file,
+    demand,
+    open_file,
+    same_file,
+    short,
+)
 from pipeline.run.left import plan_file_digest, shard_digest
 from pipeline.run.parts import PartFooter, PartName, failures_bytes
 from pipeline.run.plan import Plan, PlanFile, read_plan
@@ -35,6 +45,12 @@ class Finding:
     object: str
     problem: str
     kind: Kind
+
+    @property
+    def is_broken_part(self) -> bool:
+        """A part of this maskfleet's: what `--repair` may remove. Other files, and parts of another format, are not."""
+        is_part = self.object.startswith("masks/") and PartName.parse(self.object.removeprefix("masks/")) is not None
+        return is_part and self.kind == "damaged" and not self.problem.startswith(ANOTHER_FORMAT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +88,11 @@ class Verification:
         if self.plan_is_damaged:
             return "the plan cannot be made again: restore plan/ from a copy, or label into another --output"
         again = "run the same segment command again (nothing is labelled twice), then verify again"
-        return (
-            again
-            if self.state == "incomplete"
-            else f"--repair removes the damaged parts and makes derived files again; then {again}"
-        )
+        if self.state == "incomplete":
+            return again
+        if any(finding.is_broken_part or finding.kind == "derived" for finding in self.findings):
+            return f"--repair removes the damaged parts and makes derived files again; then {again}"
+        return "masks/ holds what this maskfleet did not write, named above: move it away, or use the version that wrote it"
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""

@@ -227,9 +227,10 @@ class Attempt:
         """Big shards cut where there are few, and no more parts than `--limit` has left."""
         from pipeline.run import flow
 
-        config, secrets = self.config, self.listing.secrets
+        config = self.config
         if big := worth_cutting(spans, workers):
-            secrets = {span.source.uri: secrets[span.source.uri] for span in big if secrets}
+            known = self.listing.secrets
+            secrets = {span.source.uri: known[span.source.uri] for span in big if span.source.uri in known}
             pieces = flow.cut_spans(big, read_options(config), config.part_images, workers * SPANS_A_WORKER, secrets)
             spans = [span for span in spans if span not in big] + pieces
         if config.limit is not None:

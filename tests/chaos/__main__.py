@@ -1,17 +1,14 @@
 """`make chaos SEEDS=200`: seeded runs through faults, one line each in FILE; what is in FILE already is not run again."""
 
-import json
 import os
 import sys
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import click
 
 from jobs.benchmarks.report import Grid
 from tests.chaos.cluster import chaos_cluster
-from tests.chaos.run import FAULTS, IMAGES, reference_of, run_seed
+from tests.chaos.run import FAULTS, IMAGES, Result, reference_of, run_seed
 
 
 @click.command()
@@ -22,7 +19,8 @@ def main(seeds: int, first: int, record: str) -> None:
     """Kill workers, nodes and drivers at random moments, and prove that the result is that of an undisturbed run."""
     file = Path(record)
     file.parent.mkdir(parents=True, exist_ok=True)
-    done = {line["seed"]: line for line in map(json.loads, file.read_text().splitlines())} if file.exists() else {}
+    lines = file.read_text().splitlines() if file.exists() else []
+    done = {result.seed: result for result in map(Result.from_json, lines)}
     left = [seed for seed in range(first, first + seeds) if seed not in done]
     if left:
         os.environ["RAY_ADDRESS"] = "local"
@@ -31,34 +29,30 @@ def main(seeds: int, first: int, record: str) -> None:
         with chaos_cluster(folder / "trace") as cluster:
             reference = reference_of(folder, cluster)
             for seed in left:
-                result = run_seed(seed, folder, cluster, reference)
+                done[seed] = result = run_seed(seed, folder, cluster, reference)
                 click.echo(f"seed {seed}: {'right' if result.is_right else 'WRONG'} {result.to_json()}", err=True)
                 with file.open("a") as record_file:
                     record_file.write(result.to_json() + "\n")
-                done[seed] = json.loads(result.to_json())
     found = [done[seed] for seed in range(first, first + seeds)]
     click.echo(table(found).to_markdown())
-    sys.exit(any(_is_wrong(line) for line in found))
+    sys.exit(not all(result.is_right for result in found))
 
 
-def _is_wrong(line: dict[str, Any]) -> bool:
-    right = line["faults"] and not line["lost"] and not line["twice"] and line["same_parts"] and line["verified"] == "whole"
-    return not right
-
-
-def table(found: list[dict[str, Any]]) -> Grid:
+def table(found: list[Result]) -> Grid:
     """By what was killed: a run counts in each row of which it had a fault, and in the last."""
     rows = []
     for kind in (*FAULTS, "any"):
-        runs = [line for line in found if kind == "any" or any(fault[0] == kind for fault in line["faults"])]
-        deaths = Counter(fault[0] for line in runs for fault in line["faults"])
-        again = sum(line["inferred"] for line in runs) / max(1, IMAGES * len(runs))
-        rows.append([
-            kind, str(len(runs)), str(deaths.total() if kind == "any" else deaths[kind]),
-            str(sum(line["attempts"] - 1 for line in runs)), f"{again:.2f}", str(sum(line["lost"] for line in runs)),
-            str(sum(line["twice"] for line in runs)), str(len({line["digest"] for line in runs})),
-            str(sum(not line["same_parts"] for line in runs)),
-        ])  # fmt: skip
+        runs = [run for run in found if kind == "any" or any(fault[0] == kind for fault in run.faults)]
+        deaths = sum(kind in ("any", fault[0]) for run in runs for fault in run.faults)
+        again = sum(run.inferred for run in runs) / max(1, IMAGES * len(runs))
+        sums = (
+            sum(run.attempts - 1 for run in runs),
+            f"{again:.2f}",
+            sum(run.lost for run in runs),
+            sum(run.twice for run in runs),
+        )
+        others = sum(not run.same_parts for run in runs)
+        rows.append([kind, *map(str, (len(runs), deaths, *sums, len({run.digest for run in runs}), others))])
     columns = (
         "kill -9 of a", "runs", "deaths", "reruns", "inferred / images", "rows lost", "rows twice", "labels_digests",
         "runs with other part files",

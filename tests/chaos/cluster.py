@@ -4,7 +4,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -92,11 +92,8 @@ def chaos_cluster(trace: Path) -> Iterator[ChaosCluster]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def wait_until(holds: Any, limit_s: float) -> bool:
-    """Poll every 10 ms; did it hold in time?"""
+def wait_until(holds: Callable[[], object], limit_s: float) -> None:
+    """Poll every 10 ms until it holds, or the time is over."""
     deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        if holds():
-            return True
+    while time.monotonic() < deadline and not holds():
         time.sleep(0.01)
-    return False

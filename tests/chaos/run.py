@@ -61,6 +61,11 @@ class Result:
         """A line of the record."""
         return json.dumps(asdict(self))
 
+    @classmethod
+    def from_json(cls, text: str) -> "Result":
+        """The other way."""
+        return cls(**json.loads(text))
+
 
 def write_input(folder: Path) -> Path:
     """64 images in 5 tars and 7 files, three of them no images. Written once: names and times are part of what is compared."""
@@ -82,7 +87,8 @@ def start(source: Path, out: Path, address: str) -> "subprocess.Popen[bytes]":
     """The command."""
     env = os.environ | {"RAY_ADDRESS": address}
     command = job_command("segment", "--input", source, "--output", out, *FLAGS)
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=open(out.with_suffix(".err"), "ab"))
+    with open(out.with_suffix(".err"), "ab") as said:
+        return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=said)
 
 
 def reference_of(folder: Path, cluster: ChaosCluster) -> Reference:
@@ -102,7 +108,8 @@ def run_seed(seed: int, folder: Path, cluster: ChaosCluster, reference: Referenc
     draw, result = random.Random(seed), Result(seed)
     out, traced = folder / f"seed-{seed}", Path(os.environ[TRACE]).stat().st_size
     total = len(reference.parts)
-    pending = sorted((draw.randrange(total), draw.choice(FAULTS), draw.uniform(0, 0.4)) for _ in range(draw.randint(1, 3)))
+    moments = [draw.randrange(total // 2), *(draw.randrange(total) for _ in range(draw.randint(0, 2)))]  # one before it is late
+    pending = sorted((moment, draw.choice(FAULTS), draw.uniform(0, 0.4)) for moment in moments)
     began = time.monotonic()
     while result.attempts < _ATTEMPTS:
         result.attempts += 1

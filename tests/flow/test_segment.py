@@ -4,10 +4,12 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config import SegmentConfig
 from pipeline.errors import BudgetExceeded, Bug, NotReachable, RunMismatch, ShardChanged, UsageError
 from pipeline.model.prepare import prepare
 from pipeline.products.verify import verify
@@ -15,7 +17,9 @@ from pipeline.run.options import network_request
 from pipeline.run.plan import Plan
 from pipeline.run.progress import Progress
 from pipeline.run.segment import Attempt, Outcome
+from pipeline.run.span import Span
 from pipeline.schema import masks_schema
+from pipeline.shards.base import Shard
 from tests.support.runs import part_files, read_rows, segment, write_tars
 from tests.support.tars import photos, tar_bytes
 
@@ -180,6 +184,25 @@ def test_few_big_tars_are_cut_for_many_workers(whole: tuple[Path, Path], tmp_pat
     segment(source, tmp_path / "out")
     assert cuts == [9]  # three parts each
     assert part_files(tmp_path / "out") == part_files(out)
+
+
+def test_big_tars_are_cut_where_only_some_are_presigned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.run import flow
+
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr("pipeline.run.left.SHORT_SHARD_BYTES", 0)
+
+    def watched(spans: list[Span], *arguments: Any) -> list[Span]:
+        given.append(arguments[-1])
+        return spans
+
+    monkeypatch.setattr(flow, "cut_spans", watched)
+    attempt = Attempt(SegmentConfig(input=("x",), output=str(tmp_path / "out")), Progress())
+    attempt.listing.secrets["https://h/a.tar"] = "https://h/a.tar?sig=1"
+    shards = [Shard(uri=uri, kind="tar", size=9, version="etag:1") for uri in ("https://h/a.tar", "/in/b.tar")]
+    spans = [Span(source=shard, digest="d", first=0, stop=None) for shard in shards]
+    assert len(attempt._fitted(spans, 2)) == 2
+    assert given == [{"https://h/a.tar": "https://h/a.tar?sig=1"}]
 
 
 def test_a_run_in_waves_labels_the_same(whole: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

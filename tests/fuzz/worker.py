@@ -16,7 +16,6 @@ from pipeline.storage import writable_store_for
 from tests.fuzz.mutations import Input
 
 _SIDE = 32
-_SUFFIX = {"tar": ".tar", "parquet": ".parquet", "image": ".jpg"}
 
 
 class Worker:
@@ -53,7 +52,7 @@ class Worker:
         return Counter([failed.kind])
 
     def _shard(self, given: Input) -> Counter[str]:
-        file = self._folder / f"x{_SUFFIX[given.kind]}"
+        file = self._folder / f"x.{given.kind}"
         file.write_bytes(given.data)
         info = self._store.stat(str(file))
         shard = Shard(uri=str(file), kind=given.kind, size=info.size, version=info.version)  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ _ANSWERS = {  # fault: status, code
     "skew": (403, "RequestTimeTooSkewed"),
     "expired": (400, "ExpiredToken"),
 }
+_HOP = {"connection", "content-length", "transfer-encoding", "keep-alive", "date", "server"}  # headers of one hop
 _ONLY_READS = {"reset", "truncated", "short", "stall"}
 FAULTS = ("slow_down", "internal", "conflict", "reset", "truncated", "short", "lost")  # after which asking again helps
 STALL_S = 30.0
@@ -32,16 +33,11 @@ STALL_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the proxy was asked. number: counts from 0."""
+    """What the proxy was asked."""
 
-    number: int
     method: str
     path: str
-
-    @property
-    def is_conditional_put(self) -> bool:
-        """As parts and plan files are written."""
-        return self.method == "PUT" and ("/masks/" in self.path or "/plan/" in self.path)
+    is_conditional_put: bool  # as parts and plan files are written
 
 
 class FaultyS3:
@@ -54,7 +50,7 @@ class FaultyS3:
 
     def __init__(self, upstream: str, fault: Callable[[Request], str | None]) -> None:
         self.fault, self.done = fault, Counter[str]()
-        self._lock, self._asked = threading.Lock(), 0
+        self._lock = threading.Lock()
         self._upstream = urlsplit(upstream)
         proxy = self
 
@@ -80,11 +76,10 @@ class FaultyS3:
         """URL for `AWS_ENDPOINT_URL_S3`."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def decide(self, method: str, path: str) -> str | None:
-        """The fault of the next request."""
+    def decide(self, request: Request) -> str | None:
+        """The fault of this request, if it can be done to it."""
+        method = request.method
         with self._lock:
-            request = Request(self._asked, method, path)
-            self._asked += 1
             fault = self.fault(request)
         if fault in ("conflict", "exists") and not request.is_conditional_put:
             return None
@@ -110,7 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.owner.decide(self.command, self.path)
+        conditional = self.command == "PUT" and "If-None-Match" in self.headers
+        fault = self.owner.decide(Request(self.command, self.path, conditional))
         if fault in _ANSWERS:
             self.owner.count(fault)
             self._refuse(*_ANSWERS[fault])
@@ -183,6 +179,3 @@ class _Handler(BaseHTTPRequestHandler):
     def handle(self) -> None:
         with suppress(OSError, ValueError):  # a client that has gone, or a connection that was broken off above
             super().handle()
-
-
-_HOP = {"connection", "content-length", "transfer-encoding", "keep-alive", "date", "server"}

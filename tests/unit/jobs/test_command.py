@@ -63,6 +63,15 @@ def test_errors_are_one_line_and_their_exit_code(error: BaseException, code: int
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_what_names_do_to_a_terminal_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise Incomplete("in/\x1b[2Ja\nb\u202egpj.tar: \0")
+
+    with pytest.raises(SystemExit):
+        run_job(fail)
+    assert capsys.readouterr().err == "maskfleet: in/\ufffd[2Ja b\ufffdgpj.tar: \ufffd\n"
+
+
 def test_debug_shows_the_traceback() -> None:
     def fail() -> int:
         raise UsageError("u")

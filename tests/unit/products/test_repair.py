@@ -219,6 +219,7 @@ def test_what_is_no_part_is_left(out: Path, name: str) -> None:
     done = repair(str(out))
     assert (done.removed, done.after.exit_code) == ((), 7)
     assert (out / "masks" / name).read_bytes() == b"mine"
+    assert "move it away" in str(done.after.advice)  # asking for another repair would lead nowhere
 
 
 def test_parts_of_another_maskfleet_are_left(out: Path) -> None:
@@ -240,6 +241,7 @@ def test_nothing_is_removed_where_the_plan_is_damaged(out: Path) -> None:
 
 def test_the_job(out: Path, tmp_path: Path) -> None:
     broken = _flip(out)
+    assert "--repair removes the damaged parts" in str(verify(str(out)).advice)
     result = CliRunner().invoke(main, [str(out), "--repair", "--json", str(tmp_path / "found.json")])
     lines = result.output.splitlines()
     assert result.exit_code == 5

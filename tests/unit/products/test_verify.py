@@ -615,7 +615,7 @@ def test_job_damaged_prints_at_most_20_findings(out: Path, tmp_path: Path) -> No
     lines = text.splitlines()
     assert code == 7
     assert (len(lines), lines[-2]) == (4 + 20 + 2, "and 5 more")
-    assert lines[-1].startswith("verify: damaged; --repair removes the damaged parts")
+    assert lines[-1].startswith("verify: damaged; masks/ holds what this maskfleet did not write")
     assert len(json.loads((tmp_path / "found.json").read_text())["findings"]) == 25
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -25,9 +26,9 @@ class _Store:
         start: int = 0,
         length: int | None = None,
         version: str | None = None,
-        most: int | None = None,  # noqa: ARG002
+        most: int | None = None,
     ) -> bytes:
-        assert (start, length) == (0, None)
+        assert (start, length, most) == (0, None, ReadOptions().max_encoded_bytes)
         self.asked.append((uri, version))
         answer = self.answers.get(uri, ObjectMissing("gone"))
         if isinstance(answer, Exception):
@@ -132,16 +133,9 @@ def test_several_are_fetched_at_once_but_not_all(monkeypatch: pytest.MonkeyPatch
     together, taken = threading.Barrier(FETCHES_AHEAD), 0
 
     class _Waits(_Store):
-        def read(
-            self,
-            uri: str,
-            start: int = 0,
-            length: int | None = None,
-            version: str | None = None,
-            most: int | None = None,  # noqa: ARG002
-        ) -> bytes:
+        def read(self, *asked: Any, **more: Any) -> bytes:
             together.wait(20)
-            return super().read(uri, start, length, version)
+            return super().read(*asked, **more)
 
     def rows() -> Iterator[tuple[int, Shard]]:
         nonlocal taken
