@@ -82,8 +82,8 @@ def run_tasks(contender: Contender, tasks: Sequence[Task], log: Path) -> tuple[f
 
 
 def part_images(task: Task) -> int:
-    """Images in a part of the job: 16, and fewer where a worker would have fewer than six parts."""
-    return max(1, min(16, len(task.paths()) // (6 * task.workers)))
+    """Images in a part of the job: 64 (its default is 256), and fewer where a worker would have fewer than six parts."""
+    return max(1, min(64, len(task.paths()) // (6 * task.workers)))
 
 
 def _run_job(task: Task, log: Path) -> tuple[float, list[list[Event]]]:

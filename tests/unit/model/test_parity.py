@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import openvino as ov
 import pytest
 import torch
@@ -24,6 +25,7 @@ from jobs.benchmarks.photographs import photographs as bundled_photographs
 from pipeline import Segmenter
 from pipeline.decode import decode
 from pipeline.errors import UsageError
+from pipeline.model import openvino_engine
 from pipeline.model.cpu import PRECISIONS, cpu_name, has_bf16
 from pipeline.model.engine import Engine, Prepared
 from pipeline.model.loading import load_engine
@@ -119,6 +121,19 @@ def test_logits_are_a_copy_for_nobody(network: Loaded) -> None:
     wanted = [engine.labels(engine.logits(array), 64, 64).mask for array in (first, second)]
     again = [engine.labels(engine.logits(array), 64, 64).mask for array in (second, first)][::-1]
     assert all(np.array_equal(one, other) for one, other in zip(wanted, again, strict=True))
+
+
+def test_kernels_that_are_kept_or_made_anew_give_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shapes in turn, so that with room for few kernels each is made anew every time."""
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    shapes = [(64, 96), (96, 64), (80, 112), (128, 64)] * 2
+    found: list[list[npt.NDArray[np.float32]]] = []
+    for kept in (1, openvino_engine.KERNELS_KEPT):
+        monkeypatch.setattr(openvino_engine, "KERNELS_KEPT", kept)
+        engine = load_engine(ready(DEFAULT_MODEL, "openvino"))
+        found.append([engine.logits(np.ascontiguousarray(pixels[:height, :width])).copy() for height, width in shapes])
+    for few, many in zip(*found, strict=True):
+        assert np.array_equal(few, many)
 
 
 def test_bf16_in_torch_labels_nearly_as_float32() -> None:
