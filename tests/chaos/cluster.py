@@ -72,7 +72,7 @@ class ChaosCluster:
 
 def _is_worker(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
-        return process.cmdline()[0].startswith("ray::MapWorker")
+        return "".join(process.cmdline()).startswith("ray::MapWorker")  # of a zombie it is empty
     return False
 
 
