@@ -107,6 +107,7 @@ def run_seed(seed: int, folder: Path, cluster: ChaosCluster, reference: Referenc
     """Faults of this seed until they are spent, the same command until it ends with 0; then the oracle."""
     draw, result = random.Random(seed), Result(seed)
     out, traced = folder / f"seed-{seed}", Path(os.environ[TRACE]).stat().st_size
+    shutil.rmtree(out, ignore_errors=True)  # what a chaos that was stopped had left of it
     total = len(reference.parts)
     moments = [draw.randrange(total // 2), *(draw.randrange(total) for _ in range(draw.randint(0, 2)))]  # one before it is late
     pending = sorted((moment, draw.choice(FAULTS), draw.uniform(0, 0.4)) for moment in moments)
