@@ -45,7 +45,8 @@ class FaultyS3:
 
     slow_down, internal, conflict, exists, full, skew, expired: answered so, without asking the server. reset, truncated: half of
     the body, then the connection breaks (the first) or ends (the second) though its length was told. short: half of the body,
-    told as if it were all. stall: half of the body, then nothing for 30 s. lost: done by the server, and the answer is lost.
+    told as if it were all. stall: half of the body, then nothing; who waits 30 s for it is counted, too. lost: done by the
+    server, and the answer is lost.
     """
 
     def __init__(self, upstream: str, fault: Callable[[Request], str | None]) -> None:
@@ -150,8 +151,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             if fault == "stall":
                 self.connection.settimeout(STALL_S)
-                with suppress(TimeoutError):
+                try:
                     self.connection.recv(1)  # until the client has had enough
+                except TimeoutError:
+                    self.owner.count("waited for it to end")
             self._break_off(hard=fault == "reset")
         elif self.command != "HEAD":
             self.wfile.write(data)

@@ -75,3 +75,19 @@ def test_retries_end_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_defaults_bound_the_wait() -> None:
     assert retry.ATTEMPTS >= 5
     assert retry.TOTAL_S <= 300
+
+
+def test_waits_are_anything_up_to_a_bound_that_doubles_to_a_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full jitter: workers that were throttled together must not ask again together."""
+    waits: list[float] = []
+    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 3.0)
+    monkeypatch.setattr(retry, "ATTEMPTS", 6)
+    monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
+    for _ in range(300):
+        with pytest.raises(StorageError):
+            with_retries(_Flaky([StorageError("503")] * 6))
+    for retries_before, bound in enumerate((0.5, 1.0, 2.0, 3.0, 3.0)):
+        at_this = waits[retries_before::5]
+        assert len(at_this) == 300
+        assert 0 <= min(at_this) < 0.1 * bound
+        assert 0.9 * bound < max(at_this) <= bound
