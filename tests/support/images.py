@@ -210,6 +210,8 @@ def _metadata() -> list[Case]:
         _mask("exif_noise.jpg", with_exif(noise[:500])),
         _mask("exif_cut.jpg", with_exif(count_beyond_end)),
         _mask("exif_empty.jpg", with_exif(b"")),
+        _mask("exif_noise.png", encode(scene(), "PNG", exif=b"Exif\0\0" + noise[:100])),  # where Pillow raises, and not in a JPEG
+        _mask("exif_cut.webp", encode(scene(), "WEBP", lossless=True, exif=b"Exif\0\0II*\0")),
         _mask("icc_noise.jpg", encode(scene(), "JPEG", quality=95, icc_profile=noise)),
     ]
 
