@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from pipeline.errors import NotReachable, ObjectChanged, ObjectDenied, ObjectMissing, StorageError, StorageRefused
+from pipeline.errors import NotReachable, ObjectChanged, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError, StorageRefused
 from pipeline.shards.base import ReadOptions, Shard
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.shards.single import read_images
@@ -125,6 +125,13 @@ def test_reads(store: S3Store, prefix: str) -> None:
     assert (info.uri, info.size) == (uri, 256)
     assert info.version is not None
     assert store.read(uri, 0, 3, info.version) == data[:3]
+
+
+def test_what_is_too_large_is_not_read(store: S3Store, prefix: str) -> None:
+    store.replace(f"{prefix}/x", b"12345")
+    assert store.read(f"{prefix}/x", most=5) == b"12345"
+    with pytest.raises(ObjectTooLarge, match="5 bytes"):
+        store.read(f"{prefix}/x", most=4)
 
 
 def test_an_object_that_changed_is_refused_by_its_etag(store: S3Store, prefix: str) -> None:

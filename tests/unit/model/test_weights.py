@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import json
+import os
 import pickle
 import threading
 from collections.abc import Iterator
@@ -76,15 +77,24 @@ def test_other_classes_need_a_list_of_as_many(tensors: dict[str, torch.Tensor], 
 
 
 class _Bomb:
+    """Makes this folder where it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return open, ("/dev/full",)
+        return os.mkdir, (str(self._folder),)
 
 
 def test_a_pickle_is_never_executed(tmp_path: Path) -> None:
-    for name, data in (("a.pth", pickle.dumps(_Bomb())), ("b.pth", b"garbage"), ("c.safetensors", b"\xff" * 64)):
+    bomb = _Bomb(tmp_path / "executed")
+    torch.save({"classifier.weight": bomb}, tmp_path / "zipped.pth")
+    for name, data in (("a.pth", pickle.dumps(bomb)), ("b.pth", b"garbage"), ("c.safetensors", b"\xff" * 64)):
         (tmp_path / name).write_bytes(data)
+    for name in ("zipped.pth", "a.pth", "b.pth", "c.safetensors"):
         with pytest.raises(UsageError, match="not a"):
             prepare(_request(tmp_path / name))
+        assert not (tmp_path / "executed").exists()
 
 
 def test_weights_of_another_network(tmp_path: Path) -> None:
@@ -165,6 +175,9 @@ def test_class_lists(tmp_path: Path) -> None:
         read_classes(str(file))
     file.write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(UsageError):
+        read_classes(str(file))
+    file.write_text("\n".join(f"class {number}" for number in range(100_000)))
+    with pytest.raises(UsageError, match="more than 1 MiB"):
         read_classes(str(file))
     with pytest.raises(UsageError, match="no such file"):
         read_classes(str(tmp_path / "absent"))

@@ -9,7 +9,7 @@ from typing import Self
 
 import pytest
 
-from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, StorageError
+from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError
 from pipeline.storage.local import SCRATCH, LocalStore
 
 STORE = LocalStore()
@@ -93,6 +93,13 @@ def test_read_ranges(tmp_path: Path) -> None:
     assert STORE.read(uri, 90) == bytes(range(90, 100))
     assert STORE.read(uri, 10, 5) == bytes(range(10, 15))
     assert STORE.read(uri, 10, 0) == b""
+
+
+def test_what_is_too_large_is_not_read(tmp_path: Path) -> None:
+    uri = str(_touch(tmp_path / "x", b"12345"))
+    assert STORE.read(uri, most=5) == b"12345"
+    with pytest.raises(ObjectTooLarge, match="5 bytes"):
+        STORE.read(uri, most=4)
 
 
 def test_a_file_shorter_than_listed_has_changed(tmp_path: Path) -> None:
