@@ -3,11 +3,11 @@
 import queue
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
-_POLL_S = 0.1
 
 
 @dataclass(slots=True)
@@ -41,13 +41,10 @@ class ReadAhead(Iterator[T]):
                 close()
 
     def _put(self, item: "T | _Raised | None") -> bool:
-        while not self._closed.is_set():
-            try:
-                self._items.put(item, timeout=_POLL_S)
-                return True
-            except queue.Full:
-                continue
-        return False
+        """Wait for room; False: nobody wants any more."""
+        if not self._closed.is_set():
+            self._items.put(item)
+        return not self._closed.is_set()
 
     def __next__(self) -> T:
         if self._closed.is_set():
@@ -62,6 +59,9 @@ class ReadAhead(Iterator[T]):
         return item
 
     def close(self) -> None:
-        """Stop reading and wait for the thread."""
+        """Stop reading and wait for the thread: no longer than it takes over the item that it reads."""
         self._closed.set()
+        with suppress(queue.Empty):
+            while True:  # it may wait for room
+                self._items.get_nowait()
         self._thread.join()

@@ -181,6 +181,8 @@ class SegmentSpan:
             for image in reader(store, source, cursor, read):
                 yield image
                 position = image.after
+                if span.stop is not None and position.index > span.stop:
+                    return  # whoever reads knows by it that the shard goes on, and has no use for more
         except (ObjectMissing, ObjectDenied) as gone:  # planned, and then removed or closed
             reason = "the shard is gone" if isinstance(gone, ObjectMissing) else "access to the shard is denied"
             yield EncodedImage(

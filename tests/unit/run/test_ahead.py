@@ -101,6 +101,15 @@ def test_close_ends_a_thread_that_waits_and_closes_its_generator() -> None:
     items.close()  # twice is fine
 
 
+def test_close_does_not_wait_for_room() -> None:
+    began = time.monotonic()
+    for _ in range(20):
+        items = ReadAhead(iter(range(1000)), 1)
+        next(items)
+        items.close()
+    assert time.monotonic() - began < 1  # it was a tenth of a second each
+
+
 def test_an_error_after_close_is_nobodys() -> None:
     go = threading.Event()
 
