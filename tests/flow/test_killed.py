@@ -89,7 +89,8 @@ def test_a_signal_leaves_a_state_that_the_same_command_finishes(
     assert "Traceback" not in stopped.err
     run = json.loads((out / "run.json").read_text())
     assert run["state"] == "incomplete"
-    assert run["counts"]["images"] == run["counts"]["masks"] >= 5
+    # What the driver has heard of: never more than is committed, and on a fast machine the first parts are there before their receipts.
+    assert run["counts"]["images"] == run["counts"]["masks"] <= len(read_rows(out).keys)
     assert _finish(_start(reference.source, out)).code == 0
     _assert_same(out, reference)
 
