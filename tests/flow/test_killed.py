@@ -89,7 +89,7 @@ def test_a_signal_leaves_a_state_that_the_same_command_finishes(
     assert "Traceback" not in stopped.err
     run = json.loads((out / "run.json").read_text())
     assert run["state"] == "incomplete"
-    # What the driver has heard of: never more than is committed, and on a fast machine the first parts are there before their receipts.
+    # What the driver has heard of: never more than is committed; the first parts are there before their receipts arrive.
     assert run["counts"]["images"] == run["counts"]["masks"] <= len(read_rows(out).keys)
     assert _finish(_start(reference.source, out)).code == 0
     _assert_same(out, reference)
