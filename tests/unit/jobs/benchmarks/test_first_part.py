@@ -10,11 +10,10 @@ from jobs.benchmarks.first_part import main
 
 
 @pytest.mark.slow
-def test_each_is_timed(tmp_path: Path) -> None:
-    """How they compare is for a machine on which nothing else runs."""
+def test_the_first_part_takes_longer_than_ray_and_a_worker_alone(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["--rounds", "1", "--short-side", "64", "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     (found,) = json.loads((tmp_path / "first-part.json").read_text())["rounds"]
-    assert set(found) == {"first part", "Ray's own", "a worker"}
-    assert all(0 < seconds < 300 for seconds in found.values())
+    assert 0 < found["a worker"] < found["first part"]
+    assert 1 < found["Ray's own"] < found["first part"]
     assert "first part within 15 s, a worker within 2 s" in done.output
