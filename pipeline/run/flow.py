@@ -5,13 +5,16 @@ import os
 import signal
 import sys
 import tempfile
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions
+from ray.data._internal.execution.execution_callback import ExecutionCallback  # the base that DataContext asks for
 
 from pipeline.errors import MaskfleetError
 from pipeline.model.engine import Prepared
@@ -27,8 +30,18 @@ class PassFailed(Exception):
 
 
 MAX_BLOCKS = 10_000  # of the list of spans: a block a span up to here
+_LAST_PARTS, _SHORT_PART_S, _LONGEST_PAUSE_S = 16, 0.3, 0.5  # the loop itself waits 0.1 s, and Ray 2 s for the loop to end
 _INIT_DEATHS = 10  # a worker may die while it starts, and be started again
 _LOCAL_OBJECT_STORE_BYTES = 256 << 20  # spans and receipts are small; images never enter it
+_UNWATCHED = {  # what a Ray of this run alone need not do: nobody asks its dashboard, and nobody reads its workers' logs
+    "RAY_enable_metrics_collection": "0",
+    "REPORTER_UPDATE_INTERVAL_MS": "3600000",
+}
+_UNREAD = {
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",  # with the next one: it never looks for logs to send to the driver
+    "LOG_NAME_UPDATE_INTERVAL_S": "inf",
+}
 
 
 def start_ray(*, debug: bool) -> bool:
@@ -81,7 +94,8 @@ def _join_or_start(quiet: dict[str, Any]) -> bool:
         except ConnectionError:
             if address:
                 raise
-    os.environ.setdefault("RAY_enable_metrics_collection", "0")  # nobody scrapes them here, and each process makes them
+    for name, value in (_UNWATCHED if quiet["log_to_driver"] else _UNWATCHED | _UNREAD).items():
+        os.environ.setdefault(name, value)
     ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **quiet)
     return True
 
@@ -122,6 +136,24 @@ class _Worker:
                 yield {"receipt": [receipt.to_json()]}
 
 
+class _Pace(ExecutionCallback):
+    """Slows down Ray Data's loop in the driver, which else turns ten times a second however long spans take.
+
+    A worker has its next span waiting: it does not wait for the driver while that is late by less than a span takes.
+    """
+
+    took: ClassVar[deque[float]] = deque(maxlen=_LAST_PARTS)  # seconds a part; a span takes no less
+
+    @classmethod
+    def pause_s(cls) -> float:
+        """Seconds between two turns: none before the first part, and none where parts are short."""
+        return min(_LONGEST_PAUSE_S, max(0.0, min(cls.took, default=0.0) - _SHORT_PART_S) / 4)
+
+    def on_execution_step(self, _executor: Any) -> None:
+        """Called by the loop at the end of each turn."""
+        time.sleep(self.pause_s())
+
+
 def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Shared]", workers: int) -> Iterator[Receipt]:
     """Receipts as the parts are committed, in no order. Raises `PassFailed` when Ray does: plan again what is left."""
     _configure(DataContext.get_current())
@@ -138,9 +170,14 @@ def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Sh
         batches = iter(dataset.iter_batches(batch_size=None, prefetch_batches=0))
     except Exception as error:
         raise PassFailed(_first_line(error)) from error
-    while (batch := _next(batches)) is not None:
-        for text in batch["receipt"]:
-            yield Receipt.from_json(str(text))
+    try:
+        while (batch := _next(batches)) is not None:
+            for text in batch["receipt"]:
+                receipt = Receipt.from_json(str(text))
+                _Pace.took.append(receipt.seconds)
+                yield receipt
+    finally:
+        _Pace.took.clear()
 
 
 def _next(batches: Iterator[Any]) -> Any:
@@ -183,6 +220,8 @@ def _pool(workers: int) -> ActorPoolStrategy:
 def _configure(context: DataContext) -> None:
     context.target_max_block_size = 1  # a receipt is a block at once, and not when 128 MiB of them have gathered
     context.max_consecutive_actor_init_deaths = _INIT_DEATHS
+    context.op_resource_reservation_enabled = False  # there is one operator: nothing to share out, ten times a second
+    context.custom_execution_callback_classes = [_Pace]
     context.print_on_execution_start = False
     context.enable_progress_bars = False
     context.execution_options = ExecutionOptions(preserve_order=False)

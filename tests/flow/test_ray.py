@@ -1,0 +1,86 @@
+"""What the job asks of Ray, seen at Ray: a quiet session, and a driver that looks as often as it has to."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import ray.data
+
+from pipeline.run import flow
+from pipeline.run.span import Receipt
+from tests.support.runs import segment, write_tars
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def test_nobody_follows_the_logs_of_workers_that_nobody_reads() -> None:
+    @ray.remote(num_cpus=0)
+    def says() -> int:
+        print("in the log of this worker", flush=True)
+        return os.getpid()
+
+    pid = ray.get(says.remote())
+    (monitor,) = (each for each in psutil.Process().children(recursive=True) if "log_monitor.py" in " ".join(each.cmdline()))
+    logs = {each.path for each in psutil.Process(pid).open_files() if each.path.endswith(".out")}
+    assert logs
+    deadline = time.monotonic() + 2  # it looks ten times a second
+    while time.monotonic() < deadline:
+        assert not logs & {each.path for each in monitor.open_files()}
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("took", "pause_s"),
+    [([], 0.0), ([0.2], 0.0), ([60.0, 0.2], 0.0), ([1.3, 2.0], 0.25), ([60.0], 0.5), ([0.2, *[60.0] * 16], 0.5)],
+)
+def test_the_driver_pauses_less_than_a_part_takes(took: list[float], pause_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow._Pace, "took", flow._Pace.took.copy())
+    flow._Pace.took.extend(took)
+    assert flow._Pace.pause_s() == pytest.approx(pause_s)
+
+
+class _Sleeper:
+    def __call__(self, batch: dict[str, object]) -> dict[str, object]:
+        time.sleep(2)
+        return batch
+
+
+@pytest.mark.parametrize(("part_s", "turns"), [(0.2, range(14, 60)), (60.0, range(1, 10))])
+def test_the_loop_of_ray_turns_more_slowly_where_parts_are_long(
+    part_s: float, turns: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = []
+
+    class Counted(flow._Pace):
+        took = flow._Pace.took.copy()
+
+        def on_execution_step(self, executor: object) -> None:
+            super().on_execution_step(executor)
+            counted.append(time.monotonic())
+
+    Counted.took.append(part_s)
+    monkeypatch.setattr(flow, "_Pace", Counted)
+    flow._configure(ray.data.DataContext.get_current())
+    rows = ray.data.from_items([{"x": 1}]).map_batches(_Sleeper, num_cpus=1, compute=ray.data.ActorPoolStrategy(size=1))
+    assert rows.take_all() == [{"x": 1}]
+    last_s = [at for at in counted if counted[-1] - at < 2]  # its start is not counted: how long it takes depends on the machine
+    assert len(last_s) in turns
+
+
+def test_the_pause_follows_the_receipts_of_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, known = flow.label, []
+
+    def watched(*arguments: object) -> Iterator[Receipt]:
+        for receipt in real(*arguments):  # type: ignore[arg-type]
+            known.append((receipt.seconds, flow._Pace.took[-1]))
+            yield receipt
+
+    monkeypatch.setattr(flow, "label", watched)
+    assert segment(write_tars(tmp_path / "in", 1, 8), tmp_path / "out").error is None
+    assert len(known) > 1
+    assert all(seconds == last > 0 for seconds, last in known)
+    assert not flow._Pace.took  # of another pass, and of other users of Ray Data in this process
