@@ -19,7 +19,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback  #
 from pipeline.errors import MaskfleetError
 from pipeline.model.engine import Prepared
 from pipeline.run.left import SPANS_AHEAD, cut
-from pipeline.run.malloc import bound_malloc
+from pipeline.run.malloc import ONE_ARENA, bound_malloc
 from pipeline.run.span import Receipt, Span
 from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.base import ReadOptions
@@ -94,7 +94,7 @@ def _join_or_start(quiet: dict[str, Any]) -> bool:
         except ConnectionError:
             if address:
                 raise
-    for name, value in (_UNWATCHED if quiet["log_to_driver"] else _UNWATCHED | _UNREAD).items():
+    for name, value in (_UNWATCHED | ONE_ARENA | ({} if quiet["log_to_driver"] else _UNREAD)).items():
         os.environ.setdefault(name, value)
     ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **quiet)
     return True
@@ -147,7 +147,7 @@ class _Pace(ExecutionCallback):
     @classmethod
     def pause_s(cls) -> float:
         """Seconds between two turns: none before the first part, and none where parts are short."""
-        return min(_LONGEST_PAUSE_S, max(0.0, min(cls.took, default=0.0) - _SHORT_PART_S) / 4)
+        return min(_LONGEST_PAUSE_S, max(0.0, min(cls.took, default=0.0) - _SHORT_PART_S) / 2)
 
     def on_execution_step(self, _executor: Any) -> None:
         """Called by the loop at the end of each turn."""

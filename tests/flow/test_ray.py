@@ -1,5 +1,6 @@
 """What the job asks of Ray, seen at Ray: a quiet session, and a driver that looks as often as it has to."""
 
+import ctypes
 import os
 import time
 from collections.abc import Iterator
@@ -33,9 +34,22 @@ def test_nobody_follows_the_logs_of_workers_that_nobody_reads() -> None:
         time.sleep(0.1)
 
 
+def test_threads_of_workers_share_one_arena(tmp_path: Path) -> None:
+    @ray.remote(num_cpus=0)
+    def arenas(path: str) -> None:
+        libc = ctypes.CDLL(None)
+        libc.fopen.restype = ctypes.c_void_p
+        stream = ctypes.c_void_p(libc.fopen(path.encode(), b"w"))
+        libc.malloc_info(0, stream)
+        libc.fclose(stream)
+
+    ray.get(arenas.remote(str(tmp_path / "malloc.xml")))
+    assert (tmp_path / "malloc.xml").read_text().count("<heap nr=") == 1
+
+
 @pytest.mark.parametrize(
     ("took", "pause_s"),
-    [([], 0.0), ([0.2], 0.0), ([60.0, 0.2], 0.0), ([1.3, 2.0], 0.25), ([60.0], 0.5), ([0.2, *[60.0] * 16], 0.5)],
+    [([], 0.0), ([0.2], 0.0), ([60.0, 0.2], 0.0), ([0.9, 2.0], 0.3), ([60.0], 0.5), ([0.2, *[60.0] * 16], 0.5)],
 )
 def test_the_driver_pauses_less_than_a_part_takes(took: list[float], pause_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow._Pace, "took", flow._Pace.took.copy())
