@@ -38,7 +38,6 @@ _UNWATCHED = {  # what a Ray of this run alone need not do: nobody asks its dash
     "REPORTER_UPDATE_INTERVAL_MS": "3600000",
 }
 _UNREAD = {
-    "RAY_task_events_report_interval_ms": "0",
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",  # with the next one: it never looks for logs to send to the driver
     "LOG_NAME_UPDATE_INTERVAL_S": "inf",
 }
