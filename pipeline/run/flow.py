@@ -1,4 +1,4 @@
-"""The only import of ray.data: spans -> actor pool -> receipts."""
+"""Spans -> actor pool -> receipts, on Ray Data; with `own_ray.py` the only import of Ray."""
 
 import logging
 import os
@@ -20,6 +20,7 @@ from pipeline.errors import MaskfleetError
 from pipeline.model.engine import Prepared
 from pipeline.run.left import SPANS_AHEAD, cut
 from pipeline.run.malloc import ONE_ARENA, bound_malloc
+from pipeline.run.own_ray import remember_as_own, without_actors_for_others
 from pipeline.run.span import Receipt, Span
 from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.base import ReadOptions
@@ -96,6 +97,7 @@ def _join_or_start(quiet: dict[str, Any]) -> bool:
     for name, value in (_UNWATCHED | ONE_ARENA | ({} if quiet["log_to_driver"] else _UNREAD)).items():
         os.environ.setdefault(name, value)
     ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **quiet)
+    remember_as_own()
     return True
 
 
@@ -155,6 +157,11 @@ class _Pace(ExecutionCallback):
 
 def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Shared]", workers: int) -> Iterator[Receipt]:
     """Receipts as the parts are committed, in no order. Raises `PassFailed` when Ray does: plan again what is left."""
+    with without_actors_for_others():
+        yield from _label(spans, config, shared, workers)
+
+
+def _label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Shared]", workers: int) -> Iterator[Receipt]:
     _configure(DataContext.get_current())
     rows = [{"span": span.to_json()} for span in spans]
     try:
@@ -201,9 +208,10 @@ def cut_spans(spans: Sequence[Span], read: ReadOptions, part_images: int, pieces
         return [{"span": piece.to_json()} for piece in pieces_of]
 
     rows = [{"span": span.to_json()} for span in spans]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(cut_row)
     try:
-        return [Span.from_json(row["span"]) for row in dataset.take_all()]
+        with without_actors_for_others():
+            dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(cut_row)
+            return [Span.from_json(row["span"]) for row in dataset.take_all()]
     except Exception as error:
         raise PassFailed(_first_line(error)) from error
 
