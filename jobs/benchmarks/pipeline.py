@@ -27,7 +27,7 @@ from pipeline.labels.labeller import LabelOptions
 from pipeline.model.prepare import NetworkRequest, prepare
 
 IMAGES_A_CORE = 192
-MOST_PART_IMAGES = 64  # of 256 that are the job's default: so that half a minute has several
+MOST_PART_IMAGES = 256  # the job's default; fewer where a worker would have fewer parts than this:
 LEAST_PARTS_A_CORE = 6
 MODEL = "lraspp_mobilenet_v3_large"
 JOB, BARE, PLAIN = "the job", "bare loop", "loop of the field notes"
