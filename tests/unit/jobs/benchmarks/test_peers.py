@@ -141,7 +141,7 @@ def _race(job: Callable[..., Finished], out: Path, *names: str) -> dict[str, Any
     done = job("bench", "peers", *only, "--images", 6, "--pairs", 1, "--short-side", 64, "--out", out)
     assert done.code == 0, done.err
     found: dict[str, Any] = json.loads((out / "peers.json").read_text())
-    assert {name: [run["images"] for run in runs] for name, runs in found["runs"].items()} == {name: [12] for name in names}
+    assert {name: [run["images"] for run in runs] for name, runs in found["runs"].items()} == {name: [24] for name in names}
     return found
 
 
