@@ -1,7 +1,6 @@
 """Who competes, and how each is run: in a process of its own, what it says goes to a log."""
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Literal
 
 import psutil
 
+from jobs.benchmarks.whole_job import read_trace
 from pipeline.errors import MaskfleetError
 from pipeline.run.worker import TRACE
 from tests.peers.task import Event, Task, read_events, to_json
@@ -21,7 +21,6 @@ from tests.peers.task import Event, Task, read_events, to_json
 Kind = Literal["recipe of the documentation", "our worker, another scheduler", "maskfleet"]
 ROOT = Path(__file__).parents[2]
 MASKFLEET = "maskfleet"
-_POLL_S = 0.02
 _LIMIT_S = 900.0
 
 
@@ -77,13 +76,13 @@ def run_tasks(contender: Contender, tasks: Sequence[Task], log: Path) -> tuple[f
     if contender.name == MASKFLEET:
         (task,) = tasks
         return _run_job(task, log)
-    seconds, _ = _launch([sys.executable, "-m", "tests.peers.run", contender.runs, to_json(tasks)], log)
+    seconds = _launch([sys.executable, "-m", "tests.peers.run", contender.runs, to_json(tasks)], log)
     return seconds, [read_events(Path(task.events)) for task in tasks]
 
 
 def part_images(task: Task) -> int:
-    """Images in a part of the job: 64 (its default is 256), and fewer where a worker would have fewer than six parts."""
-    return max(1, min(64, len(task.paths()) // (6 * task.workers)))
+    """Images in a part of the job: 256 as by default, and fewer where a worker would have fewer than six parts."""
+    return max(1, min(256, len(task.paths()) // (6 * task.workers)))
 
 
 def _run_job(task: Task, log: Path) -> tuple[float, list[list[Event]]]:
@@ -93,45 +92,34 @@ def _run_job(task: Task, log: Path) -> tuple[float, list[list[Event]]]:
         "--short-side", str(task.short_side), "--precision", task.precision, "--workers", str(task.workers),
         "--part-images", str(part_images(task)),
     ]  # fmt: skip
-    seconds, events = _launch(command, log, Path(task.events))
-    return seconds, [events]
+    trace = Path(task.events)
+    return _launch(command, log, trace), [_events(trace)]
 
 
-def _launch(command: list[str], log: Path, trace: Path | None = None) -> tuple[float, list[Event]]:
+def _launch(command: list[str], log: Path, trace: Path | None = None) -> float:
+    """Run it to its end -> seconds. Nothing looks at it meanwhile: that would take from its cores."""
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", TRACE)}
     environment |= {"RAY_ADDRESS": "local", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "PYTHONPATH": str(ROOT)}
     environment |= {} if trace is None else {TRACE: str(trace)}
-    events: list[Event] = []
-    seen, started = 0, time.monotonic()
+    started = time.monotonic()
     with log.open("ab") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         try:
-            while process.poll() is None:
-                time.sleep(_POLL_S)
-                if trace is not None:
-                    seen = _follow(trace, seen, events)
-                if time.monotonic() - started > _LIMIT_S:
-                    raise PeerFailed(f"no end after {_LIMIT_S:.0f} s: see {log}")
+            process.wait(_LIMIT_S)
+        except subprocess.TimeoutExpired as error:
+            raise PeerFailed(f"no end after {_LIMIT_S:.0f} s: see {log}") from error
         finally:
             _end(process)
     if process.returncode:
         raise PeerFailed(f"`{' '.join(command[1:4])} …` exited with {process.returncode}: see {log}")
-    return time.monotonic() - started, events
+    return time.monotonic() - started
 
 
-def _follow(trace: Path, seen: int, events: list[Event]) -> int:
-    """Stamp the lines that are new in the trace of the job's workers; -> bytes read so far."""
-    if not trace.exists() or trace.stat().st_size == seen:
-        return seen
-    with trace.open("rb") as file:
-        file.seek(seen)
-        new = file.read()
-    whole = new[: new.rfind(b"\n") + 1]
-    for line in whole.splitlines():
-        part = json.loads(line)
-        events.append(Event(time.time(), str(part["pid"]), part["rows"]))
-    return seen + len(whole)
+def _events(trace: Path) -> list[Event]:
+    """The parts in the trace of the job's workers, each stamped by its worker."""
+    parts = read_trace(trace.read_text(encoding="utf-8") if trace.exists() else "")
+    return [Event(stamp.unix_s, str(pid), stamp.images) for pid, stamps in parts.items() for stamp in stamps]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -57,15 +57,14 @@ def test_tasks_and_their_events_cross_processes(tmp_path: Path) -> None:
     assert read_events(tmp_path / "none") == []
 
 
-def test_lines_of_the_trace_are_taken_when_they_are_whole(tmp_path: Path) -> None:
-    trace, events = tmp_path / "trace", list[Event]()
-    assert contenders._follow(trace, 0, events) == 0
-    line = json.dumps({"shard": "s", "first": 0, "rows": 5, "inferred": 5, "pid": 7}) + "\n"
-    trace.write_text(line + line[:10])
-    seen = contenders._follow(trace, 0, events)
-    trace.write_text(line + line)
-    assert contenders._follow(trace, seen, events) == 2 * len(line)
-    assert [(event.worker, event.images) for event in events] == [("7", 5), ("7", 5)]
+def test_the_parts_of_the_job_are_stamped_by_its_workers(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    assert contenders._events(trace) == []
+    lines = [
+        {"pid": pid, "inferred": 5, "unix_s": at, "cpu_s": 1.0, "milliseconds": {}} for pid, at in ((7, 1.5), (8, 2.0), (7, 3.5))
+    ]
+    trace.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert contenders._events(trace) == [Event(1.5, "7", 5), Event(3.5, "7", 5), Event(2.0, "8", 5)]
 
 
 @pytest.mark.parametrize("layout", ["files", "recipe", "run"])
