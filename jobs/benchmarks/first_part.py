@@ -29,15 +29,17 @@ _NOTHING = """
 import time
 import ray.data
 from pipeline.run import flow
+from pipeline.run.own_ray import without_actors_for_others
 class Nothing:
     def __call__(self, batch):
         return batch
 if __name__ == "__main__":
     flow.start_ray(debug=False)
-    rows = ray.data.from_items([{"x": 1}, {"x": 2}], override_num_blocks=2)
-    done = rows.map_batches(Nothing, batch_size=1, num_cpus=1, compute=ray.data.ActorPoolStrategy(size=2))
-    next(iter(done.iter_batches(batch_size=None, prefetch_batches=0)))
-    print(time.time())
+    with without_actors_for_others():
+        rows = ray.data.from_items([{"x": 1}, {"x": 2}], override_num_blocks=2)
+        done = rows.map_batches(Nothing, batch_size=1, num_cpus=1, compute=ray.data.ActorPoolStrategy(size=2))
+        next(iter(done.iter_batches(batch_size=None, prefetch_batches=0)))
+        print(time.time())
 """
 _WORKER = """
 import sys, time

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -27,7 +28,8 @@ def read_masks(name: str, out: Path, wanted: Iterable[str]) -> Masks:
     for file in sorted(folder.glob("*.parquet")):
         table = pq.read_table(file)
         ids = table.column("image_id" if "image_id" in table.column_names else "path").to_pylist()
-        for key, mask in zip(ids, table.column("mask").to_pylist(), strict=True):
+        masks = table.column("mask") if "mask" in table.column_names else pc.struct_field(table.column("row"), "mask")
+        for key, mask in zip(ids, masks.to_pylist(), strict=True):
             encoded.append((image_id(key), mask["bytes"] if isinstance(mask, dict) else mask))
     expected = sorted(wanted)
     if sorted(key for key, _ in encoded) != expected:

@@ -17,7 +17,7 @@ from tests.peers.contenders import MASKFLEET, Contender, PeerFailed, run_tasks
 from tests.peers.task import Task, image_id, rough_rate, steady_rate
 
 CHECKED = 8  # photographs whose pixels are compared
-FASTER = 4  # times as many photographs for OpenVINO, so that all runs last about as long
+FASTER = 8  # times as many photographs for OpenVINO, so that all runs last about as long
 BATCHES = {"ray": (1, 2, 4, 8, 16), "daft": (1, 2, 4, 8, 16), "dataloader": (1, 2, 4, 8, 16), "daft-worker": (1, 4, 16)}
 LEAST_SEARCHED = 24
 

@@ -1,9 +1,10 @@
 """The fair fight: maskfleet's own worker, photograph to PNG on OpenVINO, under somebody else's scheduler.
 
-The photograph keeps its aspect (short side 520), the mask has its size; the row of `masks/` is made whole, with its
-statistics, although only the PNG is stored here.
+The photograph keeps its aspect (short side 520), the mask has its size; the row of `masks/` is stored whole, with its
+statistics: by Daft in Parquet, by the pool as a PNG and a JSON file.
 """
 
+import json
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from pipeline.labels.labeller import Labeller, LabelOptions
 from pipeline.model.loading import load_engine
 from pipeline.model.prepare import NetworkRequest, prepare
 from pipeline.run.malloc import bound_malloc
+from pipeline.schema import masks_schema
 from tests.peers.task import Task, image_id
 
 _MODEL = "lraspp_mobilenet_v3_large"
+_COLUMNS = ("width", "height", "orientation", "mask", "mean_confidence", "ignored_fraction", "classes")
 _loaded: tuple[Labeller, Task] | None = None  # of a process of the pool
 
 
@@ -30,11 +33,9 @@ def network_request(short_side: int, precision: str) -> NetworkRequest:
     return NetworkRequest(model=_MODEL, weights="bundled", engine="openvino", short_side=short_side, precision=precision)
 
 
-def label(labeller: Labeller, data: bytes) -> bytes:
-    """An encoded photograph -> its mask, PNG. Raises a `BadImage`."""
-    mask: Any = labeller.label(labeller.read(data)).columns["mask"]
-    encoded: bytes = mask["bytes"]
-    return encoded
+def label(labeller: Labeller, data: bytes) -> dict[str, Any]:
+    """An encoded photograph -> the columns of its row of `masks/`, the mask as PNG. Raises a `BadImage`."""
+    return labeller.label(labeller.read(data)).columns
 
 
 def run_pool(task: Task) -> None:
@@ -52,17 +53,20 @@ def _load_in_pool(task: Task) -> None:
 def _label_in_pool(path: str) -> None:
     assert _loaded is not None
     labeller, task = _loaded
-    (Path(task.out) / f"{image_id(path)}.png").write_bytes(label(labeller, Path(path).read_bytes()))
+    row = label(labeller, Path(path).read_bytes())
+    mask = Path(task.out) / f"{image_id(path)}.png"
+    mask.write_bytes(row.pop("mask")["bytes"])
+    mask.with_suffix(".json").write_text(json.dumps(row))
     task.finished(1)
 
 
 class DaftWorker:
-    """Under Daft: a batch of encoded photographs in, their masks out; a process each."""
+    """Under Daft: a batch of encoded photographs in, their rows out; a process each."""
 
     def __init__(self, task: Task) -> None:
         self._task, self._labeller = task, load(task)
 
-    def masks(self, images: Any, _paths: Any) -> list[bytes]:
+    def masks(self, images: Any, _paths: Any) -> list[dict[str, Any]]:
         found = []
         for data in images.to_pylist():
             found.append(label(self._labeller, data))
@@ -73,10 +77,13 @@ class DaftWorker:
 def run_daft(task: Task) -> None:
     """Under Daft's scheduler: files -> `download` -> class UDF -> Parquet."""
     import daft
-    from daft import col
+    import pyarrow as pa
+    from daft import DataType, col
 
     from tests.peers.daft_udf import class_udf
 
     images = daft.from_glob_path(f"{task.photos}/*.jpg").select("path").with_column("image", col("path").download())
-    worker = class_udf(DaftWorker, task)
-    images.select("path", worker.masks(col("image"), col("path")).alias("mask")).write_parquet(task.out)
+    schema = masks_schema()
+    row = DataType.from_arrow_type(pa.struct([schema.field(name) for name in _COLUMNS]))
+    worker = class_udf(DaftWorker, task, returns=row)
+    images.select("path", worker.masks(col("image"), col("path")).alias("row")).write_parquet(task.out)

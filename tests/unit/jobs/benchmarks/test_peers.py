@@ -67,7 +67,7 @@ def test_the_parts_of_the_job_are_stamped_by_its_workers(tmp_path: Path) -> None
     assert contenders._events(trace) == [Event(1.5, "7", 5), Event(3.5, "7", 5), Event(2.0, "8", 5)]
 
 
-@pytest.mark.parametrize("layout", ["files", "recipe", "run"])
+@pytest.mark.parametrize("layout", ["files", "recipe", "rows", "run"])
 def test_every_image_must_be_there_exactly_once(tmp_path: Path, layout: str) -> None:
     def write(*ids: str) -> None:
         if layout == "files":
@@ -77,11 +77,13 @@ def test_every_image_must_be_there_exactly_once(tmp_path: Path, layout: str) -> 
         folder = tmp_path / "masks" if layout == "run" else tmp_path
         folder.mkdir(exist_ok=True)
         masks = [encode_mask(MASK)] * len(ids)
-        columns = (
-            {"image_id": list(ids), "mask": [{"bytes": mask, "path": None} for mask in masks]}
-            if layout == "run"
-            else {"path": [f"file:///photos/{key}.jpg" for key in ids], "mask": masks}
-        )
+        structs = [{"bytes": mask, "path": None} for mask in masks]
+        paths = [f"file:///photos/{key}.jpg" for key in ids]
+        columns: dict[str, Any] = {
+            "run": {"image_id": list(ids), "mask": structs},
+            "rows": {"path": paths, "row": [{"width": 1, "mask": mask} for mask in structs]},
+            "recipe": {"path": paths, "mask": masks},
+        }[layout]
         pq.write_table(pa.table(columns), folder / f"{'-'.join(ids)}.parquet")
 
     write("a", "b")
@@ -140,7 +142,7 @@ def _race(job: Callable[..., Finished], out: Path, *names: str) -> dict[str, Any
     done = job("bench", "peers", *only, "--images", 6, "--pairs", 1, "--short-side", 64, "--out", out)
     assert done.code == 0, done.err
     found: dict[str, Any] = json.loads((out / "peers.json").read_text())
-    assert {name: [run["images"] for run in runs] for name, runs in found["runs"].items()} == {name: [24] for name in names}
+    assert {name: [run["images"] for run in runs] for name, runs in found["runs"].items()} == {name: [48] for name in names}
     return found
 
 
