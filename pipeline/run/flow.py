@@ -18,6 +18,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback  #
 
 from pipeline.errors import MaskfleetError
 from pipeline.model.engine import Prepared
+from pipeline.run.leave import leave_without_destructors
 from pipeline.run.left import SPANS_AHEAD, cut
 from pipeline.run.malloc import ONE_ARENA, bound_malloc
 from pipeline.run.own_ray import remember_as_own, without_actors_for_others
@@ -37,6 +38,7 @@ _LOCAL_OBJECT_STORE_BYTES = 256 << 20  # spans and receipts are small; images ne
 _UNWATCHED = {  # what a Ray of this run alone need not do: nobody asks its dashboard, and nobody reads its workers' logs
     "RAY_enable_metrics_collection": "0",
     "REPORTER_UPDATE_INTERVAL_MS": "3600000",
+    "RAY_task_events_report_interval_ms": "0",
 }
 _UNREAD = {
     "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",  # with the next one: it never looks for logs to send to the driver
@@ -127,6 +129,7 @@ class _Worker:
     def __call__(self, batch: dict[str, Any], shared: list["ray.ObjectRef[Shared]"]) -> Iterator[dict[str, list[str]]]:
         if self._segment is None:
             bound_malloc()
+            leave_without_destructors()
             try:
                 self._segment = SegmentSpan(self._config, *ray.get(shared[0]))
             except MaskfleetError as refused:  # a precision that this worker's CPU has not: as a value, else Ray tries again
@@ -203,6 +206,7 @@ def cut_spans(spans: Sequence[Span], read: ReadOptions, part_images: int, pieces
     _configure(DataContext.get_current())
 
     def cut_row(row: dict[str, str]) -> list[dict[str, str]]:
+        leave_without_destructors()
         span = Span.from_json(row["span"])
         pieces_of = cut(span, read=read, part_images=part_images, pieces=pieces, fetch_uri=secrets.get(span.source.uri))
         return [{"span": piece.to_json()} for piece in pieces_of]
