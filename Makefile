@@ -75,7 +75,7 @@ $(PEERS)/installed: $(PEERS)/bin/python pyproject.toml constraints.txt tests/pee
 , := ,
 ifeq ($(TORCH),cpu)
 define install
-$(BIN)/python -m pip install --quiet --disable-pip-version-check uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend=cpu --constraint $(CONSTRAINTS) --editable "$(1)"
+$(BIN)/python -m pip install --quiet --disable-pip-version-check uv && $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --torch-backend=cpu --constraint $(CONSTRAINTS) --editable "$(1)"
 endef
 else
 define install

@@ -7,16 +7,24 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from pipeline.decode import Photograph, decode
 from pipeline.errors import ImageTooLarge, InferenceFailed
 from pipeline.labels.png import encode_gray, encode_mask
 from pipeline.labels.statistics import MaskStatistics
+from pipeline.labels.upsample import upsample_labels
 from pipeline.model.engine import Engine
 from pipeline.model.preprocess import Preset, resize
 
 T = TypeVar("T")
 FAST_DECODE_SCALE = 2  # a JPEG decoded smaller keeps at least this many times the short side that the network reads
+
+
+def load_machine_code() -> None:
+    """Load what numba has compiled, or compile it: 0.5 s of a new process, which else the first image would take."""
+    resize(Image.new("RGB", (4, 4)), 2, max_pixels=4)
+    upsample_labels(np.zeros((1, 1, 1), np.float32), 1, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,24 +145,14 @@ def write_network(model: str, engine: str, tensors: "dict[str, Tensor]", folder:
     ov.save_model(converted, folder / "network.xml", compress_to_fp16=False)
 
 
-def _compile() -> None:
-    """Fill numba's cache, here and once, before every worker of this machine would."""
-    import numpy as np
-    from PIL import Image
-
-    from pipeline.labels.upsample import upsample_labels
-    from pipeline.model.preprocess import resize
-
-    resize(Image.new("RGB", (4, 4)), 2, max_pixels=4)
-    upsample_labels(np.zeros((1, 1, 1), np.float32), 1, 1)
-
-
 def _main(arguments: str) -> None:
+    from pipeline.labels.labeller import load_machine_code
+
     model, weights, engine, precision, folder = json.loads(arguments)
     request = NetworkRequest(model=model, weights=weights, engine=engine, precision=precision)
     try:
         answer = {"stem": _make(request, Path(folder))}
-        _compile()
+        load_machine_code()  # fills numba's cache, here and once, before every worker of this machine would
     except MaskfleetError as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     print(json.dumps({"maskfleet": answer}))

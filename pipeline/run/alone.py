@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 
 from pipeline.errors import BadImage, ImageTimeout, KillsItsProcess
-from pipeline.labels.labeller import Labelled, Labeller, LabelOptions
+from pipeline.labels.labeller import Labelled, Labeller, LabelOptions, load_machine_code
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
 from pipeline.run.watchdog import Watchdog
@@ -75,6 +75,7 @@ def _main() -> None:
     os.dup2(2, 1)  # what libraries print is no answer
     task: Task = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own process wrote it
     labeller = Labeller(load_engine(task.network), task.options)
+    load_machine_code()
     answers.write(b"L")
     with Watchdog(task.timeout_s).limit():
         try:

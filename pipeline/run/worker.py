@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.cache import scratch_folder
 from pipeline.errors import BadImage, BrokenShard, Bug, Incomplete, MaskfleetError, ObjectDenied, ObjectMissing
-from pipeline.labels.labeller import Labelled, Labeller, LabelOptions, Resized
+from pipeline.labels.labeller import Labelled, Labeller, LabelOptions, Resized, load_machine_code
 from pipeline.labels.statistics import LEVELS
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
@@ -71,6 +71,7 @@ class SegmentSpan:
         self._config, self._secrets = config, secrets or {}
         self._store = writable_store_for(config.output)
         self._labeller = Labeller(load_engine(network), config.labels)
+        load_machine_code()  # here, where no image's time limit counts
         output = hashlib.sha256(f"{config.output} {config.fingerprint}".encode()).hexdigest()[:24]
         self._guard = Guard(scratch_folder() / "begun" / output, network, config.labels, config.image_timeout_s)
         self._retries = retries()
