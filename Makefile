@@ -21,7 +21,7 @@ help:
 	@echo "make check       format, lint, types, import contracts"
 	@echo "make chaos       SEEDS=$(SEEDS) runs in which workers, nodes and drivers are killed; goes on where it stopped (an hour)"
 	@echo "make fuzz        INPUTS=$(INPUTS) mutated images, tars and Parquet files through a worker (10 minutes)"
-	@echo "make peers       the benchmark against Ray Data, Daft and a DataLoader, installed into $(PEERS) (15 minutes)"
+	@echo "make peers       the benchmark against Ray Data, Daft and a DataLoader, installed into $(PEERS)"
 
 quickstart: $(VENV)/installed
 	@echo "== labelling the bundled photographs into out/quickstart/"

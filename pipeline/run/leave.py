@@ -17,6 +17,8 @@ def leave_without_destructors() -> None:
 
 
 def _leave() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(0)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:  # nobody may be there to read it
+        os._exit(0)
