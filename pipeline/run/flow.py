@@ -21,7 +21,7 @@ from pipeline.model.engine import Prepared
 from pipeline.run.leave import leave_without_destructors
 from pipeline.run.left import SPANS_AHEAD, cut
 from pipeline.run.malloc import ONE_ARENA, bound_malloc
-from pipeline.run.own_ray import remember_as_own, without_actors_for_others
+from pipeline.run.own_ray import lone_ray, quiet_ray_data, remember_as_own
 from pipeline.run.span import Receipt, Span
 from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.base import ReadOptions
@@ -35,14 +35,10 @@ MAX_BLOCKS = 10_000  # of the list of spans: a block a span up to here
 _LAST_PARTS, _SHORT_PART_S, _LONGEST_PAUSE_S = 16, 0.3, 0.5  # the loop itself waits 0.1 s, and Ray 2 s for the loop to end
 _INIT_DEATHS = 10  # a worker may die while it starts, and be started again
 _LOCAL_OBJECT_STORE_BYTES = 256 << 20  # spans and receipts are small; images never enter it
-_UNWATCHED = {  # what a Ray of this run alone need not do: nobody asks its dashboard, and nobody reads its workers' logs
+_UNWATCHED = {  # what a Ray of this run alone need not do: nobody asks for metrics or tasks
     "RAY_enable_metrics_collection": "0",
     "REPORTER_UPDATE_INTERVAL_MS": "3600000",
     "RAY_task_events_report_interval_ms": "0",
-}
-_UNREAD = {
-    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",  # with the next one: it never looks for logs to send to the driver
-    "LOG_NAME_UPDATE_INTERVAL_S": "inf",
 }
 
 
@@ -96,9 +92,10 @@ def _join_or_start(quiet: dict[str, Any]) -> bool:
         except ConnectionError:
             if address:
                 raise
-    for name, value in (_UNWATCHED | ONE_ARENA | ({} if quiet["log_to_driver"] else _UNREAD)).items():
+    for name, value in (_UNWATCHED | ONE_ARENA).items():
         os.environ.setdefault(name, value)
-    ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **quiet)
+    with lone_ray(logs=quiet["log_to_driver"]):
+        ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **quiet)
     remember_as_own()
     return True
 
@@ -160,7 +157,7 @@ class _Pace(ExecutionCallback):
 
 def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Shared]", workers: int) -> Iterator[Receipt]:
     """Receipts as the parts are committed, in no order. Raises `PassFailed` when Ray does: plan again what is left."""
-    with without_actors_for_others():
+    with quiet_ray_data():
         yield from _label(spans, config, shared, workers)
 
 
@@ -213,7 +210,7 @@ def cut_spans(spans: Sequence[Span], read: ReadOptions, part_images: int, pieces
 
     rows = [{"span": span.to_json()} for span in spans]
     try:
-        with without_actors_for_others():
+        with quiet_ray_data():
             dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(cut_row)
             return [Span.from_json(row["span"]) for row in dataset.take_all()]
     except Exception as error:

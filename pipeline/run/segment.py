@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from itertools import chain, islice
 from typing import Any
@@ -329,11 +330,16 @@ class Attempt:
             "weights": {"name": without_secrets(self._network.weights), "sha256": self._network.weights_sha256},
             "input": [without_secrets(text) for text in self.config.input], "output": self.config.output,
             "ignored_objects": self.listing.ignored,
-            "versions": {name: version(name) for name in _RECORDED},
+            "versions": _versions(),
             "attempts": [*others, mine],
         }  # fmt: skip
         write_run_json(self.store, self.config.output, values)
         return values
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in _RECORDED}
 
 
 def _count(committed: Committed) -> int:
