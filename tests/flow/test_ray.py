@@ -1,13 +1,11 @@
 """What the job asks of Ray, seen at Ray: a quiet session, and a driver that looks as often as it has to."""
 
 import ctypes
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import ray
 import ray.data
@@ -17,22 +15,6 @@ from pipeline.run.span import Receipt
 from tests.support.runs import segment, write_tars
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-
-
-def test_nobody_follows_the_logs_of_workers_that_nobody_reads() -> None:
-    @ray.remote(num_cpus=0)
-    def says() -> int:
-        print("in the log of this worker", flush=True)
-        return os.getpid()
-
-    pid = ray.get(says.remote())
-    (monitor,) = (each for each in psutil.Process().children(recursive=True) if "log_monitor.py" in " ".join(each.cmdline()))
-    logs = {each.path for each in psutil.Process(pid).open_files() if each.path.endswith(".out")}
-    assert logs
-    deadline = time.monotonic() + 2  # it looks ten times a second
-    while time.monotonic() < deadline:
-        assert not logs & {each.path for each in monitor.open_files()}
-        time.sleep(0.1)
 
 
 def test_threads_of_workers_share_one_arena(tmp_path: Path) -> None:
