@@ -34,7 +34,7 @@ def main(
 ) -> None:
     """Measure maskfleet's job against what others would write, and its worker under other schedulers.
 
-    `make peers` installs all of them and runs this; it takes a quarter of an hour on two cores.
+    `make peers` installs all of them and runs this; it takes half an hour to three quarters on two cores.
     """
     run_job(lambda: _peers(photos, images, pairs, short_side, precision, only or NAMES, out))
 
