@@ -19,11 +19,14 @@ def uss(pid: int) -> float:
 
 
 def workers_of(pid: int) -> list[int]:
-    """The processes below this driver that label."""
+    """The processes below this driver that label; not a child of one, which bears its name until it is what it starts."""
     try:
-        return [child.pid for child in psutil.Process(pid).children(recursive=True) if "MapWorker" in "".join(_words(child))]
+        named = {
+            each.pid: each.ppid() for each in psutil.Process(pid).children(recursive=True) if "MapWorker" in "".join(_words(each))
+        }
     except psutil.NoSuchProcess:
         return []
+    return [each for each, parent in named.items() if parent not in named]
 
 
 def _words(process: psutil.Process) -> list[str]:
