@@ -3,6 +3,7 @@
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import psutil
 
@@ -20,13 +21,13 @@ def uss(pid: int) -> float:
 
 def workers_of(pid: int) -> list[int]:
     """The processes below this driver that label; not a child of one, which bears its name until it is what it starts."""
-    try:
-        named = {
-            each.pid: each.ppid() for each in psutil.Process(pid).children(recursive=True) if "MapWorker" in "".join(_words(each))
-        }
-    except psutil.NoSuchProcess:
-        return []
-    return [each for each, parent in named.items() if parent not in named]
+    parents: dict[int, int] = {}
+    with suppress(psutil.NoSuchProcess):
+        for each in psutil.Process(pid).children(recursive=True):
+            if "MapWorker" in "".join(_words(each)):
+                with suppress(psutil.NoSuchProcess):  # such a child lives a tenth of a second
+                    parents[each.pid] = each.ppid()
+    return [each for each, parent in parents.items() if parent not in parents]
 
 
 def _words(process: psutil.Process) -> list[str]:
