@@ -5,6 +5,7 @@
   - `UsageError` (2): wrong flags, config, weights or classes
     - `RunMismatch`: this OUT was made with other settings
     - `ShardChanged`: a planned shard has another size or ETag now
+    - `NewerFormat`: a newer maskfleet wrote it, in a format that this one does not know
   - `BudgetExceeded` (3): more failures, or more broken shards, than allowed; labels are kept
   - `NotReachable` (4): input or storage cannot be reached, nothing could start
   - `Incomplete` (5): work is left; the same command goes on
@@ -62,6 +63,13 @@ class RunMismatch(UsageError):
 
 class ShardChanged(UsageError):
     """A planned shard or image is not the object that was planned."""
+
+
+class NewerFormat(UsageError):
+    """A file of a run is in a format that only a newer maskfleet reads."""
+
+    def __init__(self, what: str, found: object, known: int) -> None:
+        super().__init__(f"{what} is of format {found}, this maskfleet reads up to {known}: use the version that wrote it")
 
 
 class BudgetExceeded(MaskfleetError):

@@ -19,12 +19,12 @@ from pipeline.errors import Damaged
 from pipeline.labels.labeller import class_rows
 from pipeline.labels.png import voc_palette
 from pipeline.labels.statistics import IGNORE, LEVELS, least_confidence, mask_statistics
+from pipeline.run.footer import CHECKSUM_KEY, FOOTER_KEY, PartFooter, footer_length, footer_of, parquet_bytes
 from pipeline.run.identity import fingerprint
-from pipeline.run.parts import FOOTER_FORMAT, FOOTER_KEY, PartFooter, PartName, add_digests, row_digest
+from pipeline.run.parts import PartName, add_digests, row_digest
 from pipeline.run.plan import SETTINGS_KEY
 from pipeline.schema import PLAN, masks_schema
 
-ANOTHER_FORMAT = "a footer of format"  # how the finding of a part begins that another maskfleet made
 _ARROW_SCHEMA = b"ARROW:schema"
 _NULLABLE = {"member", "offset", "length", "path"}
 _WRITER = re.compile(r"parquet-cpp-arrow version \d+\.\d+\.\d+(-[\w.]+)?")
@@ -39,13 +39,15 @@ class Rules:
     classes: tuple[str, ...]
     least: int
     confidence_map: bool
+    part_images: int
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Rules":
         """From the settings of plan file 0."""
         labels = settings["labels"]
         least = least_confidence(labels["min_confidence"])
-        return cls(settings["fingerprint"], tuple(labels["classes"]), least, settings["shape"]["confidence_map"])
+        shape = settings["shape"]
+        return cls(settings["fingerprint"], tuple(labels["classes"]), least, shape["confidence_map"], shape["part_images"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,21 @@ def demand(holds: object, problem: str) -> None:
         raise Damaged(problem)
 
 
-def open_file(data: bytes) -> tuple[pa.Table, bool]:
-    """The table in a Parquet file of a run, and whether the Arrow that runs here says to have written it.
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A Parquet file of a run: its table, its metadata, and whether the Arrow that runs here says to have written it."""
 
-    Raises `Damaged` unless every byte is what maskfleet writes for that table. Checksums cover the pages only. What lies
-    around them is found by writing the table again, where this is the same Arrow: an equal length with other bytes is
-    damage; another length only says that its zstd is another. Of another Arrow's files the contents are judged.
+    table: pa.Table
+    metadata: dict[bytes, bytes]
+    mine: bool
+
+
+def open_file(data: bytes) -> OpenFile:
+    """A Parquet file of a run. Raises `Damaged` unless every byte is what maskfleet writes for that table.
+
+    Checksums cover the pages only. What lies around them is found by writing the table again, if this is the same Arrow: an
+    equal length with other bytes is damage; another length only says that its zstd is another. Of another Arrow's files the
+    contents are judged.
     """
     demand(data[:4] == b"PAR1", "not a Parquet file, or a damaged one: it does not begin with PAR1")
     try:
@@ -86,18 +97,37 @@ def open_file(data: bytes) -> tuple[pa.Table, bool]:
         table = file.read(use_threads=False).combine_chunks().cast(schema)  # Parquet has its own name for list items
         table.validate(full=True)
         groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
-        sink = pa.BufferOutputStream()
-        size = groups[0] if len(groups) > 1 else None
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True, row_group_size=size)
-        again = sink.getvalue()
+        stored = {
+            key: metadata.pop(key) for key in (FOOTER_KEY, CHECKSUM_KEY) if key in metadata and key not in (schema.metadata or {})
+        }
+        again = parquet_bytes(table, stored, row_group_size=groups[0] if len(groups) > 1 else None)
         mine = file.metadata.created_by == pq.read_metadata(pa.BufferReader(again)).created_by
+        data = _without_padding(data, file.metadata)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        if isinstance(error, MemoryError):
+            raise
         raise Damaged(f"cannot be read: {(str(error).splitlines() or [''])[0][:200]}") from error
     demand((schema.metadata or {}) == metadata, "its metadata is stored twice, and the copies differ")
     demand(sum(groups) == table.num_rows and len(set(groups[:-1])) <= 1, "its row groups are not those that were written")
     demand(mine or _WRITER.fullmatch(file.metadata.created_by or ""), "it was not written by Arrow")
-    demand(not mine or again.size != len(data) or again.equals(pa.py_buffer(data)), "some bytes are not those that were written")
-    return table, mine
+    demand(not mine or len(again) != len(data) or again == data, "some bytes are not those that were written")
+    return OpenFile(table, metadata | stored, mine)
+
+
+def _without_padding(data: bytes, metadata: pq.FileMetaData) -> bytes:
+    """Without the zeros between the last page and the footer, which make the size of a part say what it holds."""
+    columns = (
+        metadata.row_group(group).column(number)
+        for group in range(metadata.num_row_groups)
+        for number in range(metadata.num_columns)
+    )
+    ends = (
+        (column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset) + column.total_compressed_size
+        for column in columns
+    )
+    end, footer = max(ends, default=4), len(data) - footer_length(data)
+    demand(0 <= end <= footer and not any(data[end:footer]), "bytes between its pages and its footer")
+    return data[:end] + data[footer:]
 
 
 def _is_like(schema: pa.Schema, wanted: pa.Schema) -> bool:
@@ -107,13 +137,13 @@ def _is_like(schema: pa.Schema, wanted: pa.Schema) -> bool:
 
 def same_file(data: bytes, table: pa.Table) -> bool:
     """Does a Parquet file hold this table? Raises `Damaged`."""
-    found, _ = open_file(data)
+    found = open_file(data).table
     return _is_like(found.schema, table.schema) and bool(found.equals(table))
 
 
 def check_plan_file(data: bytes) -> str:
     """Raises `Damaged`; -> the fingerprint of its settings."""
-    table, _ = open_file(data)
+    table = open_file(data).table
     demand(_is_like(table.schema, PLAN), "not the columns of a plan")
     kinds, uris = table.column("kind").unique().to_pylist(), table.column("uri")
     demand(kinds == ["image"] or (kinds and {*kinds} <= {"tar", "parquet"}), f"it plans {kinds}")
@@ -129,21 +159,24 @@ def check_plan_file(data: bytes) -> str:
 
 def check_part(data: bytes, planned: Planned, rules: Rules, *, deep: bool) -> PartFooter:
     """Is a part what its name, its footer and the plan say? Raises `Damaged` with the first thing that is not so."""
-    table, mine = open_file(data)
-    metadata = dict(table.schema.metadata or {})
-    demand(FOOTER_KEY in metadata, "no footer of maskfleet")
-    footer = PartFooter.from_json(metadata.pop(FOOTER_KEY))
+    found = open_file(data)
+    table = found.table
+    footer = footer_of(found.metadata)
+    metadata = {key: value for key, value in found.metadata.items() if key not in (FOOTER_KEY, CHECKSUM_KEY)}
     schema = masks_schema(confidence_map=rules.confidence_map)
     name = planned.name
-    demand(footer.format == FOOTER_FORMAT, f"{ANOTHER_FORMAT} {footer.format}; this maskfleet reads {FOOTER_FORMAT}")
-    demand(footer.name == name, f"its footer says that it is {footer.name}")
+    demand(
+        footer.name == name,
+        f"its footer says that it is {footer.name}, {_extent(footer.name)}; its name and its size say {_extent(name)}",
+    )
+    demand(footer.part_images in (0, rules.part_images), f"parts of this run have at most {rules.part_images} rows")
     demand(footer.source == planned.source, "its footer names another source than the plan")
     demand(footer.fingerprint == rules.fingerprint, f"made with other settings than the plan's: {footer.fingerprint[:16]}…")
     demand(_is_like(table.schema, schema) and metadata == schema.metadata, "its columns are not those of this run")
     demand(
         not any(_nulls(field.name, table.column(field.name).combine_chunks()) for field in schema), "a null where a value must be"
     )
-    demand(mine or footer.versions.get("pyarrow") != pa.__version__, "its footer and its header name two versions of Arrow")
+    demand(found.mine or footer.versions.get("pyarrow") != pa.__version__, "its footer and its header name two versions of Arrow")
     demand(footer.masks == table.num_rows, f"{table.num_rows} rows; its footer says {footer.masks}")
     demand(footer.last or footer.after.index == name.stop, f"its footer goes on at {footer.after.index}, not at {name.stop}")
     _check_keys(table, footer, planned)
@@ -151,6 +184,10 @@ def check_part(data: bytes, planned: Planned, rules: Rules, *, deep: bool) -> Pa
     if deep:
         _check_labels(table, footer, rules)
     return footer
+
+
+def _extent(name: PartName) -> str:
+    return f"{name.rows} rows{', the last' if name.last else ''}"
 
 
 def _nulls(name: str, column: pa.Array) -> bool:

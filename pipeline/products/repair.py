@@ -12,8 +12,9 @@ import pyarrow as pa
 from pipeline.errors import Damaged, NotReachable, ObjectMissing, StorageError
 from pipeline.products.checks import Rules, open_file, same_file
 from pipeline.products.verify import Finding, Verification, verify
+from pipeline.run.footer import PartFooter, failures_bytes
 from pipeline.run.left import is_left, planned_sources
-from pipeline.run.parts import PartFooter, PartName, failures_bytes, list_parts
+from pipeline.run.parts import PartName, is_part_name, list_parts
 from pipeline.run.plan import Plan, read_plan
 from pipeline.run.summary import Totals, class_stats_bytes, read_run_json, read_totals, write_run_json
 from pipeline.storage import WritableStore, join, normalise, writable_store_for
@@ -32,7 +33,7 @@ def repair(out: str, *, deep: bool = False) -> Repair:
     """Verify the run at `out`, remove exactly the parts that are broken, and make the derived files again.
 
     Nothing is removed before all is read, and nothing where the plan is damaged. Files in `masks/` that no maskfleet named
-    and parts of another version's format are left, and stay damage. Parts that are missing are for the next `segment`.
+    are left, and stay damage. Parts that are missing are for the next `segment`.
     Raises as `verify`, and `UsageError` where `out` cannot be written by design.
     """
     out = normalise(out).rstrip("/") or "/"
@@ -58,11 +59,11 @@ def _make_derived(store: WritableStore, out: str, plan: Plan) -> Iterator[str]:
     totals = Totals(rules.classes)
     names = [name for parts in committed.values() for name in parts]
 
-    def keep(footer: PartFooter) -> None:
+    def keep(name: PartName, footer: PartFooter) -> None:
         if footer.failures:
-            failing[str(footer.name)] = failures_bytes(footer)
+            failing[str(name)] = failures_bytes(footer)
 
-    with suppress(Damaged):  # a part of another format: its failures cannot be read, and no sum is whole
+    with suppress(Damaged):  # of a part that has been damaged since: no sum is whole
         read_totals(store, out, names, totals, keep)
     if len(totals.parts) < len(names):
         return
@@ -84,12 +85,12 @@ def _make_derived(store: WritableStore, out: str, plan: Plan) -> Iterator[str]:
 def _make_failures(store: WritableStore, out: str, failing: dict[str, bytes]) -> Iterator[str]:
     there = set(store.names(join(out, "failures") + "/"))
     for name in sorted(there - failing.keys()):
-        if PartName.parse(name) is not None:
+        if is_part_name(name):
             store.delete(join(out, "failures", name))
             yield f"failures/{name}"
     for name, data in sorted(failing.items()):
         uri = join(out, "failures", name)
-        if not _holds(store, uri, open_file(data)[0]):
+        if not _holds(store, uri, open_file(data).table):
             store.replace(uri, data)
             yield f"failures/{name}"
 

@@ -5,7 +5,7 @@ and the plan promise? Its bytes say it. Are the derived files the sums of the pa
 """
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar, cast
@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import Damaged, NotReachable, ObjectMissing, StorageError
 from pipeline.products.checks import (
-    ANOTHER_FORMAT,
     Planned,
     Rules,
     check_part,
@@ -25,8 +24,9 @@ from pipeline.products.checks import (
     same_file,
     short,
 )
-from pipeline.run.left import plan_file_digest, shard_digest
-from pipeline.run.parts import PartFooter, PartName, failures_bytes
+from pipeline.run.footer import PartFooter, failures_bytes
+from pipeline.run.left import plan_file_digest, planned_sources, shard_digest
+from pipeline.run.parts import PartName, is_part_name
 from pipeline.run.plan import Plan, PlanFile, read_plan
 from pipeline.run.summary import Totals, read_run_json
 from pipeline.storage import Store, WritableStore, join, normalise, store_for
@@ -48,9 +48,8 @@ class Finding:
 
     @property
     def is_broken_part(self) -> bool:
-        """A part of this maskfleet's: what `--repair` may remove. Other files, and parts of another format, are not."""
-        is_part = self.object.startswith("masks/") and PartName.parse(self.object.removeprefix("masks/")) is not None
-        return is_part and self.kind == "damaged" and not self.problem.startswith(ANOTHER_FORMAT)
+        """What `--repair` may remove: a file in `masks/` that bears the name of a part."""
+        return self.kind == "damaged" and self.object.startswith("masks/") and is_part_name(self.object.removeprefix("masks/"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,22 +130,28 @@ class _Verifier:
         self._rules = Rules.of(plan.settings)
         run = read_run_json(cast(WritableStore, self._store), self._out)  # which only reads
         parts = self._list_parts(plan)
-        if not self._found("missing") and run is not None and run.get("state") != "complete":
-            self._add("run.json", f"the run has not come to its end (state {run.get('state')!r})", "missing")
-        ended = not self._found("missing")
         totals = Totals(self._rules.classes)
         with_failures: set[str] = set()
-        for footer, findings in _each(self._planned(plan, parts), lambda planned: self._check(planned, ended=ended)):
-            self._findings += findings
-            if footer is not None:
-                totals.add(footer)
-                with_failures |= {str(footer.name)} if footer.failures else set()
+        unknown: set[str] = set()  # parts of which nobody can say what they cover
+        derived: list[Finding] = []
+        for name, (footer, findings) in _each(self._planned(plan, parts), self._check):
+            for finding in findings:
+                (derived if finding.kind == "derived" else self._findings).append(finding)
+            if footer is None:
+                unknown.add(str(name))
+            else:
+                totals.add(name, footer)
+                with_failures |= {str(name)} if footer.failures else set()
         self._parts, self._images, self._masks = len(totals.parts), totals.images, totals.masks
-        if not ended or self._found("missing"):
+        self._check_chains(plan, parts, unknown)
+        if not self._found("missing") and run is not None and run.get("state") != "complete":
+            self._add("run.json", f"the run has not come to its end (state {run.get('state')!r})", "missing")
+        if self._found("missing"):  # derived files are of a run that has ended
             return
-        for name in self._names("failures"):
-            if name not in with_failures and (name in totals.parts or PartName.parse(name) not in parts.get(name[:24], ())):
-                self._add(f"failures/{name}", "no part has these failures", "derived")
+        self._findings += derived
+        for file_name in self._names("failures"):
+            if file_name not in with_failures | unknown:
+                self._add(f"failures/{file_name}", "no part has these failures", "derived")
         if not self._found("damaged"):  # else the sums lack a part
             self._check_sums(plan, totals, run)
 
@@ -157,8 +162,12 @@ class _Verifier:
         return any(finding.kind == kind for finding in self._findings)
 
     def _names(self, folder: str) -> list[str]:
+        return [name for name, _ in self._files(folder)]
+
+    def _files(self, folder: str) -> Iterator[tuple[str, int]]:
+        """Name and size of each."""
         prefix = join(self._out, folder) + "/"
-        return [info.uri.removeprefix(prefix) for info in self._store.walk(prefix)]
+        return ((info.uri.removeprefix(prefix), info.size or 0) for info in self._store.walk(prefix))
 
     def _read(self, name: str) -> bytes:
         return self._store.read(join(self._out, name))
@@ -183,30 +192,34 @@ class _Verifier:
         return None if self._findings else read_plan(cast(WritableStore, self._store), self._out)
 
     def _list_parts(self, plan: Plan) -> dict[str, list[PartName]]:
-        """The parts of each planned source, in order; what is wrong with their names, and between them, is noted."""
-        shards = {shard_digest(shard): shard.uri for shard in plan.shards.values()}
-        files = {plan_file_digest(file): file for file in plan.files if file.images}
+        """The parts of each planned source, in order; what is wrong with their names is noted."""
+        sources = planned_sources(plan)
         parts: dict[str, list[PartName]] = defaultdict(list)
-        for file_name in self._names("masks"):
-            if (name := PartName.parse(file_name)) is None:
+        for file_name, size in self._files("masks"):
+            if (name := PartName.parse(file_name, size)) is None:
                 self._add(f"masks/{file_name}", "not the name of a part", "damaged")
-            elif name.source not in shards and name.source not in files:
+            elif name.source not in sources:
                 self._add(f"masks/{name}", "a part of no planned source", "damaged")
             else:
                 parts[name.source].append(name)
-        for source, uri in shards.items():
-            self._findings += _chain(uri, sorted(parts[source]), None)
-        for source, file in files.items():
-            self._findings += _chain(file.name, sorted(parts[source]), file.rows)
+        for names in parts.values():
+            names.sort()
         return parts
+
+    def _check_chains(self, plan: Plan, parts: Mapping[str, Sequence[PartName]], unknown: Collection[str]) -> None:
+        """Do the parts of each source follow each other to its end?"""
+        for shard in plan.shards.values():
+            self._findings += _chain(shard.uri, parts.get(shard_digest(shard), ()), None, unknown)
+        for file in (file for file in plan.files if file.images):
+            self._findings += _chain(file.name, parts.get(plan_file_digest(file), ()), file.rows, unknown)
 
     def _planned(self, plan: Plan, parts: Mapping[str, Sequence[PartName]]) -> Iterator[Planned]:
         """Every part of a planned source; the URIs of one plan file at a time are in memory."""
         for shard in plan.shards.values():
             source = {"uri": shard.uri, "size": shard.size, "version": shard.version}
-            yield from (Planned(name, source) for name in parts[shard_digest(shard)])
+            yield from (Planned(name, source) for name in parts.get(shard_digest(shard), ()))
         for file in (file for file in plan.files if file.images):
-            names = parts[plan_file_digest(file)]
+            names = parts.get(plan_file_digest(file), ())
             yield from self._planned_images(file, names, frozenset(plan.superseded.get(file.number, ()))) if names else ()
 
     def _planned_images(self, file: PlanFile, names: Sequence[PartName], superseded: frozenset[int]) -> Iterator[Planned]:
@@ -215,26 +228,29 @@ class _Verifier:
         for name in names:
             yield Planned(name, source, uris.slice(name.first, name.rows), superseded)
 
-    def _check(self, planned: Planned, *, ended: bool) -> tuple[PartFooter | None, list[Finding]]:
-        """In a thread: one part and, if the run has ended, its file of failures."""
+    def _check(self, planned: Planned) -> tuple[PartName, tuple[PartFooter | None, list[Finding]]]:
+        """In a thread: one part and its file of failures."""
         name = f"masks/{planned.name}"
         assert self._rules is not None
         try:
             footer = check_part(self._read(name), planned, self._rules, deep=self._deep)
         except ObjectMissing:
-            return None, [Finding(name, "gone since it was listed", "missing")]
+            return planned.name, (None, [Finding(name, "gone since it was listed", "missing")])
         except Damaged as damage:
-            return None, [Finding(name, str(damage), "damaged")]
-        if not ended or not footer.failures:
-            return footer, []
-        name = f"failures/{planned.name}"
+            return planned.name, (None, [Finding(name, str(damage), "damaged")])
+        return planned.name, (footer, self._check_failures(planned.name, footer))
+
+    def _check_failures(self, part: PartName, footer: PartFooter) -> list[Finding]:
+        if not footer.failures:
+            return []
+        name = f"failures/{part}"
         try:
-            same = same_file(self._read(name), open_file(failures_bytes(footer))[0])
-            return footer, [] if same else [Finding(name, "not the failures of its part", "derived")]
+            same = same_file(self._read(name), open_file(failures_bytes(footer)).table)
+            return [] if same else [Finding(name, "not the failures of its part", "derived")]
         except ObjectMissing:
-            return footer, [Finding(name, "gone; its part has failures", "derived")]
+            return [Finding(name, "gone; its part has failures", "derived")]
         except Damaged as damage:
-            return footer, [Finding(name, str(damage), "derived")]
+            return [Finding(name, str(damage), "derived")]
 
     def _check_sums(self, plan: Plan, totals: Totals, run: Mapping[str, Any] | None) -> None:
         """`class_stats.parquet` and `run.json` against the sums over all parts."""
@@ -275,17 +291,23 @@ def _each(jobs: Iterable[T], check: Callable[[T], R]) -> Iterator[R]:
                 future.cancel()
 
 
-def _chain(source: str, parts: Sequence[PartName], rows: int | None) -> Iterator[Finding]:
-    """Gaps and overlaps of the parts of one source, which has so many rows (None: its last part says how many)."""
+def _chain(source: str, parts: Sequence[PartName], rows: int | None, unknown: Collection[str]) -> Iterator[Finding]:
+    """Gaps and overlaps of the parts of one source, which has so many rows (None: its last part says how many).
+
+    A damaged part covers what is up to the next one: that it has to go is said already.
+    """
     expected, previous = 0, None
     for part in parts:
-        if previous is not None and (part.first < expected or previous.last):
+        damaged = str(part) in unknown
+        if previous is not None and str(previous) in unknown:
+            expected = part.first
+        elif previous is not None and (part.first < expected or previous.last) and not damaged:
             yield Finding(f"masks/{part}", f"covers indices that masks/{previous} covers, or lies behind its end", "damaged")
             continue
         if part.first > expected:
             yield Finding(source, f"no part has indices {expected} to {part.first - 1}", "missing")
-        if rows is not None and (part.stop > rows or part.last != (part.stop == rows)):
-            yield Finding(f"masks/{part}", f"ends at {part.stop}, its plan file at {rows}: one of the names lies", "damaged")
+        if rows is not None and not damaged and (part.stop > rows or part.last != (part.stop == rows)):
+            yield Finding(f"masks/{part}", f"ends at {part.stop}, its plan file at {rows}: one of the two lies", "damaged")
         expected, previous = part.stop, part
-    if previous is None or not previous.last:
+    if previous is None or not (previous.last or str(previous) in unknown):
         yield Finding(source, f"no part has index {expected} and what follows", "missing")

@@ -2,17 +2,23 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import SegmentConfig
-from pipeline.errors import RunMismatch
+from pipeline.errors import NewerFormat, RunMismatch
 from pipeline.model.engine import Prepared
 
+SETTINGS_FORMAT = 2  # of the settings in the plan, and of run.json; those without a format are of 1
 LABELS_VERSION = 2  # raise by hand when the code of the labels changes what it gives
+_BEFORE: dict[str, dict[str, Any]] = {  # settings that came later, with what was so before them
+    "labels": {"fast_decode": False},
+    "shape": {},
+}
 
 
 def settings(config: SegmentConfig, network: Prepared) -> dict[str, Any]:
-    """What is fixed for an OUT: `labels` (all of it is in the fingerprint), the fingerprint, and `shape`."""
+    """What is fixed for an OUT: `labels` (all of it is in the fingerprint), the fingerprint, `shape`, and the format of these."""
     labels = {
         "weights_sha256": network.weights_sha256,
         "model": network.model,
@@ -26,7 +32,7 @@ def settings(config: SegmentConfig, network: Prepared) -> dict[str, Any]:
         "classes": list(network.classes),
         "labels_version": LABELS_VERSION,
     }
-    return {"fingerprint": fingerprint(labels), "labels": labels, "shape": config.shape()}
+    return {"format": SETTINGS_FORMAT, "fingerprint": fingerprint(labels), "labels": labels, "shape": config.shape()}
 
 
 def engine_release(engine: str) -> str:
@@ -41,11 +47,21 @@ def fingerprint(labels: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(labels, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def require_known_format(values: Mapping[str, Any], what: str) -> None:
+    """Raise `NewerFormat` unless this version knows the format of a plan's settings or of a `run.json`."""
+    found = values.get("format", 1)
+    if not isinstance(found, int) or found > SETTINGS_FORMAT:
+        raise NewerFormat(what, found, SETTINGS_FORMAT)
+
+
 def check_same(planned: dict[str, Any], mine: dict[str, Any], out: str) -> None:
-    """Raise `RunMismatch`, with every difference named, unless the output was begun with these settings."""
+    """Raise `RunMismatch`, with every difference named, unless the output was begun with these settings.
+
+    A setting that an older version did not know has the value that this version had then.
+    """
     differences = []
     for group in ("labels", "shape"):
-        before, now = planned.get(group, {}), mine[group]
+        before, now = _BEFORE[group] | planned.get(group, {}), mine[group]
         differences += [
             f"{name} {_short(before.get(name))} there, {_short(now.get(name))} here"
             for name in sorted(before.keys() | now.keys())

@@ -20,7 +20,8 @@ from pipeline.labels.statistics import LEVELS
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
 from pipeline.run.ahead import ReadAhead
-from pipeline.run.parts import Failure, PartFooter, add_digests, failures_bytes, part_bytes, row_digest
+from pipeline.run.footer import Failure, PartFooter, failures_bytes, part_bytes
+from pipeline.run.parts import add_digests, row_digest
 from pipeline.run.worker import IMAGES_AHEAD
 from pipeline.shards.base import Cursor, EncodedImage
 

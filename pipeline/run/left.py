@@ -88,8 +88,7 @@ def _spans(plan: Plan, committed: Committed, part_images: int, workers: int, beg
     for shard in _turned(plan.shards.values(), begin):
         digest = shard_digest(shard)
         for gap in gaps(committed.get(digest, ())):
-            after = None if gap.after is None else str(gap.after)
-            yield Span(source=shard, digest=digest, first=gap.first, stop=gap.stop, after=after)
+            yield Span(source=shard, digest=digest, first=gap.first, stop=gap.stop, after=gap.after)
     images = [file for file in plan.files if file.images]
     parts_a_span = max(1, sum(file.rows for file in images) // part_images // (workers * SPANS_A_WORKER))
     for file in images:

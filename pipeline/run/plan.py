@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from pipeline.errors import Damaged, ObjectMissing, ShardChanged
+from pipeline.run.identity import require_known_format
 from pipeline.schema import PLAN
 from pipeline.shards.base import Shard
 from pipeline.storage import Store, WritableStore, join, store_for
@@ -154,19 +155,20 @@ def _settings(data: bytes) -> dict[str, Any]:
         settings: dict[str, Any] = json.loads(metadata[SETTINGS_KEY])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise Damaged(f"plan/00000.parquet cannot be read: {error}") from error
+    require_known_format(settings, "the plan")
     return settings
 
 
 def _include(plan: Plan, data: bytes) -> None:
     """Take the next plan file, ours or the winner's, into the plan."""
     number = len(plan.files)
+    if number == 0:
+        plan.settings = _settings(data)  # whose format says how to read the rest
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True).cast(PLAN)
         table.validate(full=True)  # text that is no UTF-8, for one
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Damaged(f"plan/{number:05d}.parquet cannot be read: {error}") from error
-    if number == 0:
-        plan.settings = _settings(data)
     images = "image" in set(table.column("kind").unique().to_pylist())
     uris = table.column("uri").to_pylist()
     sizes, versions = table.column("size").to_pylist(), table.column("version").to_pylist()

@@ -31,6 +31,7 @@ from pipeline.labels.statistics import least_confidence
 from pipeline.model.cpu import require_precision
 from pipeline.model.engine import Prepared
 from pipeline.model.prepare import prepare
+from pipeline.run.footer import PartFooter
 from pipeline.run.identity import check_same, settings
 from pipeline.run.left import (
     SPANS_A_WORKER,
@@ -43,7 +44,7 @@ from pipeline.run.left import (
     worth_cutting,
 )
 from pipeline.run.options import check_head, label_options, network_request, read_options
-from pipeline.run.parts import PartFooter, list_parts
+from pipeline.run.parts import list_parts
 from pipeline.run.plan import Plan, catch_up, extend_plan, read_plan
 from pipeline.run.progress import Progress
 from pipeline.run.span import Receipt, Span
@@ -144,6 +145,7 @@ class Attempt:
         except StorageError as error:
             raise NotReachable(f"--output: {error}") from error
         check_same(plan.settings, self._settings, config.output)  # another attempt may have written the plan
+        self._settings = plan.settings  # an older version may have written it
         progress.planned_rows = sum(file.rows for file in plan.files if file.images)
         progress.planned_bytes = sum(shard.size or 0 for shard in plan.shards.values())
         return plan
@@ -205,6 +207,7 @@ class Attempt:
         assert self._network is not None
         worker = WorkerConfig(
             output=config.output, fingerprint=self._settings["fingerprint"], part_images=config.part_images,
+            plan_format=self._settings.get("format", 1),
             read=read_options(config), labels=label_options(config, self._network), patient=patient,
             image_timeout_s=config.image_timeout_s,
         )  # fmt: skip
@@ -251,7 +254,7 @@ class Attempt:
         if receipt.committed and receipt.footer is not None:
             footer = PartFooter.from_json(receipt.footer)
             assert self._totals is not None
-            self._totals.add(footer)
+            self._totals.add(replace(footer.name, size=receipt.size), footer)
             progress.images += footer.masks + len(footer.failures)
             progress.failures += len(footer.failures)
             progress.read_bytes += receipt.bytes
@@ -320,6 +323,7 @@ class Attempt:
         }  # fmt: skip
         others = [attempt for attempt in self._previous.get("attempts", []) if attempt.get("id") != self._id]
         values: dict[str, Any] = {
+            "format": self._settings.get("format", 1),
             "maskfleet": version("maskfleet"), "state": state, "updated": _utc(time.time()),
             "counts": {
                 "images": images, "masks": totals.masks, "failures": totals.failures, "broken_shards": totals.broken_shards,

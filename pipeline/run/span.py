@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 
+from pipeline.run.parts import PartName
 from pipeline.shards.base import Cursor, Shard
 
 
@@ -23,7 +24,7 @@ class Span:
     stop: int | None
     ends: bool = False
     start: Cursor | None = None
-    after: str | None = None
+    after: PartName | None = None
     superseded: tuple[int, ...] = ()
     max_parts: int | None = None
 
@@ -37,6 +38,7 @@ class Span:
         values = json.loads(text)
         values["source"] = Shard(**values["source"])
         values["start"] = None if values["start"] is None else Cursor(**values["start"])
+        values["after"] = None if values["after"] is None else PartName(**values["after"])
         values["superseded"] = tuple(values["superseded"])
         return cls(**values)
 
@@ -45,6 +47,7 @@ class Span:
 class Receipt:
     """What a worker reports of one part, or (`error`) of a span that it had to leave.
 
+    size: bytes of the part's file, if this worker made the part.
     inferred: images that went through the network for it, whether or not the commit was won.
     committed: this worker wrote it; else it was there. seconds: from its first image to the commit.
     milliseconds: by stage, summed over the images. retries: of requests to stores since the receipt before, by what went wrong.
@@ -52,6 +55,7 @@ class Receipt:
     """
 
     part: str | None = None
+    size: int = 0
     rows: int = 0
     failures: int = 0
     bytes: int = 0

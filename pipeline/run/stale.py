@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from pipeline.run.footer import read_footer
 from pipeline.run.left import plan_file_digest, planned_sources
-from pipeline.run.parts import PartName, list_parts, read_footer
+from pipeline.run.parts import PartName, list_parts
 from pipeline.run.plan import Plan
 from pipeline.storage import Store, WritableStore, join
 

@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ObjectMissing
 from pipeline.labels.statistics import LEVELS
-from pipeline.run.parts import PartFooter, PartName, failures_bytes, list_parts, read_footer
+from pipeline.run.footer import PartFooter, failures_bytes, read_footer
+from pipeline.run.identity import require_known_format
+from pipeline.run.parts import PartName, list_parts
 from pipeline.schema import CLASS_STATS
 from pipeline.storage import Store, WritableStore, join
 
@@ -25,10 +27,10 @@ _ROUNDS = 20  # of writing derived files while other attempts still commit
 
 @dataclass(slots=True)
 class Totals:
-    """Sums over the footers of parts; `parts` are those that are in it. Merging is exact and order-free."""
+    """Sums over the footers of parts; `parts` are those that are in it, by name and size. Merging is exact and order-free."""
 
     classes: tuple[str, ...]
-    parts: set[str] = field(default_factory=set)
+    parts: set[tuple[str, int]] = field(default_factory=set)
     images: int = 0
     masks: int = 0
     failures: int = 0
@@ -55,12 +57,11 @@ class Totals:
             self.images = self.masks = self.failures = self.broken_shards = self.pixels = self.digest = 0
             self.__post_init__()
 
-    def add(self, footer: PartFooter) -> None:
+    def add(self, name: PartName, footer: PartFooter) -> None:
         """Take one part in; a part that is in already is not taken twice. Safe in threads."""
-        name = str(footer.name)
         with self._lock:
-            if name not in self.parts:
-                self.parts.add(name)
+            if name.file not in self.parts:
+                self.parts.add(name.file)
                 self._add(footer)
 
     def _add(self, footer: PartFooter) -> None:
@@ -100,25 +101,29 @@ class Totals:
 
 
 def read_totals(
-    store: WritableStore, out: str, names: Iterable[PartName], totals: Totals, seen: Callable[[PartFooter], None] | None = None
+    store: WritableStore,
+    out: str,
+    names: Iterable[PartName],
+    totals: Totals,
+    seen: Callable[[PartName, PartFooter], None] | None = None,
 ) -> Totals:
     """Add the parts that are not in `totals` yet, by one range read each, 16 at a time."""
-    missing = [name for name in names if str(name) not in totals.parts]
+    missing = [name for name in names if name.file not in totals.parts]
     with ThreadPoolExecutor(FOOTER_READERS, "footers") as threads:
-        for footer in threads.map(lambda name: read_footer(store, out, name), missing):
-            totals.add(footer)
+        for name, footer in zip(missing, threads.map(lambda name: read_footer(store, out, name), missing), strict=True):
+            totals.add(name, footer)
             if seen is not None:
-                seen(footer)
+                seen(name, footer)
     return totals
 
 
-def fill_failures(store: WritableStore, out: str) -> Callable[[PartFooter], None]:
+def fill_failures(store: WritableStore, out: str) -> Callable[[PartName, PartFooter], None]:
     """What makes `failures/<part>` again where a worker died between its part and that."""
     have = set(store.names(join(out, "failures") + "/"))
 
-    def fill(footer: PartFooter) -> None:
-        if footer.failures and str(footer.name) not in have:
-            store.replace(join(out, "failures", str(footer.name)), failures_bytes(footer))
+    def fill(name: PartName, footer: PartFooter) -> None:
+        if footer.failures and str(name) not in have:
+            store.replace(join(out, "failures", str(name)), failures_bytes(footer))
 
     return fill
 
@@ -131,11 +136,12 @@ def write_derived(store: WritableStore, out: str, sources: set[str], totals: Tot
     for _ in range(_ROUNDS):
         listed = {source: parts for source, parts in list_parts(store, out).items() if source in sources}
         names = [name for parts in listed.values() for name in parts]
-        if not totals.parts <= set(map(str, names)):
+        if not totals.parts <= {name.file for name in names}:
             totals.clear()  # a part has been removed: replaced by another attempt, or repaired
         read_totals(store, out, names, totals, fill_failures(store, out))
         store.replace(join(out, "class_stats.parquet"), class_stats_bytes(totals.class_stats(least)))
-        if {str(name) for parts in list_parts(store, out).items() if parts[0] in sources for name in parts[1]} == totals.parts:
+        again = list_parts(store, out).items()
+        if {name.file for source, parts in again if source in sources for name in parts} == totals.parts:
             return listed
     return listed
 
@@ -148,12 +154,15 @@ def class_stats_bytes(table: pa.Table) -> bytes:
 
 
 def read_run_json(store: Store, out: str) -> dict[str, Any] | None:
-    """What `run.json` says, or None where there is none, or half of one."""
+    """What `run.json` says, or None if there is none, or half of one. Raises `NewerFormat`."""
     try:
         found = json.loads(store.read(join(out, "run.json")))
     except (ObjectMissing, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    require_known_format(found, "run.json")
+    return found
 
 
 def write_run_json(store: WritableStore, out: str, values: Mapping[str, Any]) -> None:

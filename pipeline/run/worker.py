@@ -6,6 +6,7 @@ import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
@@ -18,18 +19,10 @@ from pipeline.labels.statistics import LEVELS
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
 from pipeline.run.ahead import ReadAhead
+from pipeline.run.footer import Failure, PartFooter, failures_bytes, part_bytes, read_footer
 from pipeline.run.guard import Guard, Watch
-from pipeline.run.parts import (
-    PART_BYTES,
-    Failure,
-    PartFooter,
-    PartName,
-    add_digests,
-    failures_bytes,
-    part_bytes,
-    read_footer,
-    row_digest,
-)  # fmt: skip
+from pipeline.run.identity import SETTINGS_FORMAT
+from pipeline.run.parts import PART_BYTES, PartName, add_digests, part_key, row_digest
 from pipeline.run.plan import read_plan_rows
 from pipeline.run.span import Receipt, Span
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions
@@ -45,7 +38,11 @@ TRACE = "MASKFLEET_TRACE"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
-    """What every worker is told once. `patient`: go on beside another attempt instead of leaving it the span."""
+    """What every worker is told once.
+
+    patient: go on beside another attempt instead of leaving it the span. plan_format: in runs of format 1 there are parts
+    whose names hold their rows.
+    """
 
     output: str
     fingerprint: str
@@ -53,6 +50,7 @@ class WorkerConfig:
     read: ReadOptions
     labels: LabelOptions
     patient: bool = False
+    plan_format: int = SETTINGS_FORMAT
     image_timeout_s: float = 120.0
 
 
@@ -102,7 +100,7 @@ class SegmentSpan:
     def _parts(self, span: Span) -> Iterator[Receipt]:
         cursor = span.start
         if cursor is None:
-            after = PartName.parse(span.after or "")
+            after = span.after
             cursor = Cursor() if after is None else read_footer(self._store, self._config.output, after).after
         while True:
             there = self._committed(span, cursor.index)
@@ -118,15 +116,14 @@ class SegmentSpan:
             item = next(images, None)
             first, parts = cursor.index, 0
             while True:
-                receipt, item, cursor = self._part(span, first, cursor, item, images, watch)
+                receipt, name, item, cursor = self._part(span, first, cursor, item, images, watch)
                 watch.committed(cursor.index)
                 yield receipt
-                assert receipt.part is not None
-                name = PartName.parse(receipt.part)
-                assert name is not None
                 parts += 1
                 if name.last or name.stop == span.stop or parts == span.max_parts:
                     return
+                if not receipt.committed and ((there := self._committed(span, first)) is None or there != name):
+                    return  # who made it saw the source otherwise: what is left of it is for a later pass to say
                 first = name.stop
                 if not self._config.patient and (not receipt.committed or self._committed(span, first)):
                     return  # another attempt is at work right here: leave it the span, a later pass looks again
@@ -136,10 +133,14 @@ class SegmentSpan:
 
     def _committed(self, span: Span, first: int) -> PartName | None:
         """The part that begins at this index, if somebody has committed it."""
-        prefix = join(self._config.output, "masks", f"{span.digest}-{first:010d}-")
-        for name in self._store.names(prefix):
-            if (part := PartName.parse(name)) is not None:
-                return part
+        masks = join(self._config.output, "masks")
+        names = [part_key(span.digest, first, self._config.part_images)]
+        if self._config.plan_format == 1:
+            names = list(self._store.names(join(masks, f"{span.digest}-{first:010d}-")))
+        for name in names:
+            with suppress(ObjectMissing):
+                if (part := PartName.parse(name, self._store.stat(join(masks, name)).size or 0)) is not None:
+                    return part
         return None
 
     def _prepared(self, span: Span, cursor: Cursor, watch: Watch) -> Iterator[_Item]:
@@ -193,8 +194,8 @@ class SegmentSpan:
 
     def _part(
         self, span: Span, first: int, start: Cursor, item: _Item | None, images: Iterator[_Item], watch: Watch
-    ) -> tuple[Receipt, _Item | None, Cursor]:
-        """Label one part and commit it -> its receipt, the first image of the next part, and where that lies."""
+    ) -> tuple[Receipt, PartName, _Item | None, Cursor]:
+        """Label one part and commit it -> its receipt and name, the first image of the next part, and where that lies."""
         draft = _Draft(self._config, self._versions, span, first, start)
         before, began = self._spent(), time.perf_counter()
         while item is not None and not draft.full and item.encoded.after.index <= draft.limit:
@@ -205,17 +206,18 @@ class SegmentSpan:
         self._trace(footer, draft.inferred)  # before the commit: a put that is lost was work all the same
         started = time.perf_counter()
         committed = self._store.create(join(self._config.output, "masks", str(footer.name)), data)
-        if footer.failures:
+        if committed and footer.failures:  # those of a part that was there before are not ours to write
             self._store.replace(join(self._config.output, "failures", str(footer.name)), failures_bytes(footer))
         self._milliseconds["commit"] += 1000 * (time.thread_time() - packing)
         spent = {stage: total - before.get(stage, 0.0) for stage, total in self._spent().items()}
         spent["commit"] = 1000 * (time.perf_counter() - started)  # wall time: the store's, too
         receipt = Receipt(
-            part=str(footer.name), rows=footer.rows, failures=len(footer.failures), bytes=draft.bytes, inferred=draft.inferred,
+            part=str(footer.name), size=len(data),
+            rows=footer.rows, failures=len(footer.failures), bytes=draft.bytes, inferred=draft.inferred,
             committed=committed, seconds=time.perf_counter() - began,
             footer=footer.to_json() if committed else None, milliseconds=spent,
         )  # fmt: skip
-        return receipt, item, footer.after
+        return receipt, footer.name, item, footer.after
 
     def _add(self, draft: "_Draft", item: _Item, watch: Watch) -> None:
         found = item.found
@@ -323,5 +325,6 @@ class _Draft:
             failures=tuple(self._failures), histograms=self._histograms,
             images_by_class=tuple(self._images_by_class.tolist()), pixels_by_class=tuple(self._pixels_by_class.tolist()),
             pixels=self._pixels, digest=add_digests([self._digest]), after=after, versions=self._versions,
+            part_images=self._config.part_images,
         )  # fmt: skip
         return footer, part_bytes(self._rows, footer, confidence_map=self._config.labels.confidence_map)

@@ -20,7 +20,7 @@ from pipeline.run.segment import Attempt, Outcome
 from pipeline.run.span import Span
 from pipeline.schema import masks_schema
 from pipeline.shards.base import Shard
-from tests.support.runs import part_files, read_rows, segment, write_tars
+from tests.support.runs import part_files, parts_in, read_rows, segment, write_tars
 from tests.support.tars import photos, tar_bytes
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -50,9 +50,10 @@ def test_parts_have_the_schema_and_names_of_the_contract(whole: tuple[Path, Path
     _, out = whole
     for file in (out / "masks").iterdir():
         assert pq.read_schema(file).remove_metadata().equals(masks_schema().remove_metadata())
-    rows = sorted(int(name.split("-")[2].removesuffix(".parquet")) for name in part_files(out))
-    assert rows == [2] * 3 + [4] * 6
-    assert sum(name.endswith("-last.parquet") for name in part_files(out)) == 3
+    parts = parts_in(out)
+    assert sorted(part.rows for part in parts) == [2] * 3 + [4] * 6
+    assert sum(part.last for part in parts) == 3
+    assert all(str(part).endswith("-max4.parquet") for part in parts)
 
 
 def test_a_rerun_infers_nothing(whole: tuple[Path, Path]) -> None:
@@ -76,11 +77,12 @@ def test_missing_parts_are_made_again_and_only_they(
 ) -> None:
     source, out = whole
     segment(source, tmp_path / "out")
-    names = sorted(part_files(tmp_path / "out"))
-    for name in (names[0], names[4], names[8]):  # a first, a middle and a last one
-        (tmp_path / "out" / "masks" / name).unlink()
+    parts = parts_in(tmp_path / "out")
+    lost = [parts[0], parts[4], parts[8]]  # a first, a middle and a last one
+    for name in lost:
+        (tmp_path / "out" / "masks" / str(name)).unlink()
     outcome = segment(source, tmp_path / "out")
-    assert outcome.run["counts"]["inferred"] == sum(int(names[n].split("-")[2].split(".")[0]) for n in (0, 4, 8))
+    assert outcome.run["counts"]["inferred"] == sum(name.rows for name in lost)
     assert part_files(tmp_path / "out") == part_files(out)
 
 
@@ -324,8 +326,8 @@ def test_failures_are_made_again_where_a_worker_died_before_writing_them(tmp_pat
     (lost,) = (out / "failures").iterdir()
     before = lost.read_bytes()
     lost.unlink()
-    last = next(name for name in part_files(out) if name.endswith("-last.parquet"))
-    (out / "masks" / last).unlink()
+    last = next(part for part in parts_in(out) if part.last)
+    (out / "masks" / str(last)).unlink()
     outcome = segment(source, out, failure_budget=1)
     assert lost.read_bytes() == before
     assert outcome.run["counts"] == {"images": 7, "masks": 6, "failures": 1, "broken_shards": 0, "inferred": 3, "skipped": 4}

@@ -6,9 +6,10 @@ from pathlib import Path
 from pipeline.config import SegmentConfig
 from pipeline.errors import MAX_MESSAGE_CHARS, BadImage, UsageError
 from pipeline.model.prepare import prepare
+from pipeline.run.footer import read_footer
 from pipeline.run.left import shard_digest
 from pipeline.run.options import check_head, label_options, network_request, read_options
-from pipeline.run.parts import list_parts, read_footer
+from pipeline.run.parts import list_parts
 from pipeline.run.span import Span
 from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.base import Shard

@@ -6,15 +6,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from pipeline.config import SegmentConfig
-from pipeline.labels.statistics import least_confidence
+from pipeline.labels.png import decode_png
+from pipeline.labels.statistics import LEVELS, least_confidence
 from pipeline.model.prepare import prepare
+from pipeline.run.footer import PartFooter, footer_of, part_bytes
 from pipeline.run.identity import settings
 from pipeline.run.left import planned_sources, remaining_spans
 from pipeline.run.options import label_options, network_request, read_options
-from pipeline.run.parts import FOOTER_KEY, PartFooter, part_bytes
+from pipeline.run.parts import add_digests, row_digest
 from pipeline.run.plan import extend_plan, read_plan
 from pipeline.run.summary import Totals, write_derived, write_run_json
 from pipeline.run.worker import SegmentSpan, WorkerConfig
@@ -67,12 +70,31 @@ class Part:
         self.file.write_bytes(part_bytes(rows, said, confidence_map=bool(rows) and "confidence" in rows[0]))
 
 
+def overlapping(part: Part) -> Path:
+    """Commit a part of the last row of this part alone, in order by itself; -> its file."""
+    row, classes = part.rows[-1], len(part.footer.pixels_by_class)
+    pixels = [0] * classes
+    for found in row["classes"]:
+        pixels[found["class_id"]] = found["pixels"]
+    histograms = np.zeros((classes, LEVELS), np.int64)
+    histograms[:, -1] = pixels
+    footer = replace(
+        part.footer, first=row["index"], rows=1, masks=1, histograms=histograms,
+        images_by_class=tuple(int(count > 0) for count in pixels), pixels_by_class=tuple(pixels),
+        pixels=row["width"] * row["height"],
+        digest=add_digests([row_digest(row["shard"], row["index"], decode_png(row["mask"]["bytes"]))]),
+    )  # fmt: skip
+    file = part.file.with_name(str(footer.name))
+    file.write_bytes(part_bytes([row], footer, confidence_map="confidence" in row))
+    return file
+
+
 def parts_of(out: Path, shard: str) -> list[Part]:
     """The parts of one source in order; `plan` for single images."""
     found = []
     for file in sorted((out / "masks").glob("*.parquet")):
         table = pq.read_table(file)
-        footer = PartFooter.from_json(table.schema.metadata[FOOTER_KEY])
+        footer = footer_of(pq.read_metadata(file).metadata)
         if shard in footer.source["uri"]:
             found.append(Part(file, table.to_pylist(), footer))
     return sorted(found, key=lambda part: part.footer.first)

@@ -7,8 +7,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline.config import SegmentConfig
+from pipeline.run.parts import PartName, list_parts
 from pipeline.run.progress import Progress
 from pipeline.run.segment import Attempt, Outcome
+from pipeline.storage.local import LocalStore
 from tests.support.tars import photos, tar_bytes
 
 SHORT_SIDE = 64
@@ -57,3 +59,8 @@ def read_rows(out: Path) -> Rows:
 def part_files(out: Path) -> dict[str, bytes]:
     """Name -> bytes of every part."""
     return {file.name: file.read_bytes() for file in sorted((out / "masks").glob("*.parquet"))}
+
+
+def parts_in(out: Path) -> list[PartName]:
+    """What the names and sizes of the parts say, in order of source and index."""
+    return sorted(name for names in list_parts(LocalStore(), str(out)).values() for name in names)

@@ -11,11 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from jobs.verify import main
+from pipeline.errors import NewerFormat
 from pipeline.labels.png import decode_png, encode_mask
 from pipeline.products.repair import repair
 from pipeline.products.verify import verify
-from pipeline.run.parts import PartName, failures_bytes, part_bytes
-from tests.support.labelled import Part, change_run, label, parts_of
+from pipeline.run.footer import failures_bytes
+from pipeline.run.parts import PartName
+from tests.support.labelled import Part, change_run, label, overlapping, parts_of
 
 
 def _files(out: Path) -> dict[str, bytes]:
@@ -50,23 +52,19 @@ def _empty(out: Path) -> str:
 
 def _twice(out: Path) -> str:
     part = _first(out)
-    name = PartName.parse(part.file.name)
+    name = PartName.parse(part.file.name, part.file.stat().st_size)
     assert name is not None
-    shutil.copy(part.file, part.file.with_name(str(replace(name, rows=3))))
-    return f"masks/{replace(name, rows=3)}"
+    shutil.copy(part.file, part.file.with_name(str(replace(name, rows=3, max_rows=0))))
+    return f"masks/{replace(name, rows=3, max_rows=0)}"
 
 
 def _overlap(out: Path) -> str:
-    first, second, _ = parts_of(out, "a.tar")
-    footer = replace(first.footer, rows=3, masks=3)
-    data = part_bytes([*first.rows, second.rows[0]], footer, confidence_map=False)
-    first.file.with_name(str(footer.name)).write_bytes(data)
-    return f"masks/{footer.name}"
+    return f"masks/{overlapping(_first(out)).name}"
 
 
 def _behind_the_end(out: Path) -> str:
     part = parts_of(out, "a.tar")[-1]
-    name = PartName.parse(part.file.name)
+    name = PartName.parse(part.file.name, part.file.stat().st_size)
     assert name is not None
     shutil.copy(part.file, part.file.with_name(str(replace(name, first=name.stop))))
     return f"masks/{replace(name, first=name.stop)}"
@@ -222,12 +220,13 @@ def test_what_is_no_part_is_left(out: Path, name: str) -> None:
     assert "move it away" in str(done.after.advice)  # asking for another repair would lead nowhere
 
 
-def test_parts_of_another_maskfleet_are_left(out: Path) -> None:
-    _first(out).write(format=2)
-    data = _first(out).file.read_bytes()
-    done = repair(str(out))
-    assert (done.removed, done.after.exit_code) == ((), 7)
-    assert _first(out).file.read_bytes() == data
+def test_parts_of_a_newer_maskfleet_are_no_damage(out: Path) -> None:
+    part = _first(out)
+    part.write(format=3)
+    data = part.file.read_bytes()
+    with pytest.raises(NewerFormat, match="format 3"):
+        repair(str(out))
+    assert part.file.read_bytes() == data
 
 
 def test_nothing_is_removed_where_the_plan_is_damaged(out: Path) -> None:

@@ -18,21 +18,14 @@ from jobs.verify import main
 from pipeline.errors import NotReachable
 from pipeline.labels.png import decode_png, encode_gray, encode_mask
 from pipeline.products.verify import Finding, Verification, verify
+from pipeline.run.footer import Failure, PartFooter, failures_bytes, part_bytes
 from pipeline.run.identity import fingerprint
-from pipeline.run.parts import (
-    Failure,
-    PartFooter,
-    PartName,
-    add_digests,
-    failures_bytes,
-    part_bytes,
-    row_digest,
-)  # fmt: skip
+from pipeline.run.parts import PartName, add_digests, row_digest
 from pipeline.run.plan import extend_plan
 from pipeline.shards.base import Cursor, Shard
 from pipeline.storage import join, writable_store_for
 from tests.support.corpus import photos, tar_bytes
-from tests.support.labelled import Part, Row, change_run, label, parts_of
+from tests.support.labelled import Part, Row, change_run, label, overlapping, parts_of
 
 if TYPE_CHECKING:
     from tests.support.s3_server import S3Server
@@ -135,7 +128,7 @@ def test_large_files_are_written_again_byte_for_byte(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     names = ("background", "other")
     labels = {"classes": names, "min_confidence": 0.0}
-    fixed: Row = {"labels": labels, "fingerprint": fingerprint(labels), "shape": {"confidence_map": False}}
+    fixed: Row = {"labels": labels, "fingerprint": fingerprint(labels), "shape": {"confidence_map": False, "part_images": count}}
     store = writable_store_for(str(out))
     extend_plan(store, str(out), None, images, fixed)
     rows: list[Row] = [
@@ -158,6 +151,7 @@ def test_large_files_are_written_again_byte_for_byte(tmp_path: Path) -> None:
         fingerprint=fixed["fingerprint"], source={"uri": "plan/00000.parquet", "size": None, "version": None}, first=0,
         rows=count, last=True, masks=count, broken=False, failures=(), histograms=histograms, images_by_class=(count, 0),
         pixels_by_class=(count, 0), pixels=count, digest="0" * 64, after=Cursor(count), versions={"pyarrow": pa.__version__},
+        part_images=count,
     )  # fmt: skip
     store.create(join(str(out), "masks", str(footer.name)), part_bytes(rows, footer, confidence_map=False))
     found = verify(str(out))
@@ -211,22 +205,17 @@ def test_damage_wins_over_missing_parts(out: Path) -> None:
 
 def test_part_twice_under_another_name(out: Path) -> None:
     part = parts_of(out, "a.tar")[0]
-    name = PartName.parse(part.file.name)
+    name = PartName.parse(part.file.name, part.file.stat().st_size)
     assert name is not None
-    twin = part.file.with_name(str(replace(name, rows=3)))
+    twin = part.file.with_name(str(replace(name, rows=3, max_rows=0)))
     shutil.copy(part.file, twin)
     found = verify(str(out))
-    problems = [finding.problem for finding in found.findings if finding.object == f"masks/{twin.name}"]
-    assert "covers indices" in problems[0]
-    assert "its footer says" in problems[1]
-    assert found.exit_code == 7
+    assert_damaged(found, f"masks/{twin.name}", "its footer says")
 
 
 def test_parts_that_overlap(out: Path) -> None:
     """Both in order by themselves."""
-    first, second, _ = parts_of(out, "a.tar")
-    rows, footer = [*first.rows, second.rows[0]], replace(first.footer, rows=3, masks=3)
-    first.file.with_name(str(footer.name)).write_bytes(part_bytes(rows, footer, confidence_map=False))
+    overlapping(parts_of(out, "a.tar")[0])
     found = verify(str(out))
     assert any("covers indices" in finding.problem for finding in found.findings)
     assert found.exit_code == 7
@@ -234,7 +223,7 @@ def test_parts_that_overlap(out: Path) -> None:
 
 def test_part_behind_the_last(out: Path) -> None:
     part = parts_of(out, "a.tar")[-1]
-    name = PartName.parse(part.file.name)
+    name = PartName.parse(part.file.name, part.file.stat().st_size)
     assert name is not None
     shutil.copy(part.file, part.file.with_name(str(replace(name, first=name.stop))))
     assert verify(str(out)).exit_code == 7

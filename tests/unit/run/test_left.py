@@ -117,7 +117,7 @@ def test_shards_go_on_behind_what_is_committed() -> None:
     spans = remaining_spans(plan, committed, part_images=4, workers=2)
     assert [(span.source, span.first, span.stop, span.after) for span in spans] == [
         (_tar("0"), 0, None, None),
-        (_tar("1"), 4, None, str(committed[one][0])),
+        (_tar("1"), 4, None, committed[one][0]),
     ]
     assert planned_sources(plan) == {shard_digest(_tar(name)) for name in "012"}
 
@@ -209,7 +209,7 @@ def test_pieces_cover_the_shard_and_begin_where_parts_do(kind: str, pieces: int,
 
 
 def test_a_span_that_goes_on_is_cut_behind_what_is_committed(tar: Path) -> None:
-    after = str(PartName(SOURCE, 0, 20, False))
+    after = PartName(SOURCE, 0, 20, False, 20)
     span = Span(source=_span(tar, "tar").source, digest=SOURCE, first=20, stop=None, after=after)
     spans = cut(span, read=READ, part_images=4, pieces=2)
     assert [(piece.first, piece.stop, piece.after) for piece in spans] == [(20, 40, after), (40, None, None)]

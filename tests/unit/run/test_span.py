@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.run.parts import PartName
 from pipeline.run.span import Span
 from pipeline.shards.base import Cursor, Shard
 
@@ -14,7 +15,7 @@ FILE = Shard(uri="plan/00001.parquet", kind="image", size=None, version=None)
     [
         Span(source=TAR, digest="d", first=0, stop=None),
         Span(source=TAR, digest="d", first=4, stop=8, start=Cursor(4, 2048, "b.jpg")),
-        Span(source=TAR, digest="d", first=4, stop=0, after="d-0000000000-00004.parquet", max_parts=1),
+        Span(source=TAR, digest="d", first=4, stop=0, after=PartName("d" * 24, 0, 4, False, 256, 9), max_parts=1),
         Span(source=FILE, digest="e", first=0, stop=9, ends=True, start=Cursor(0), superseded=(3, 5)),
     ],
 )

@@ -1,13 +1,18 @@
 """A worker without Ray: what it reads of a span that ends inside its shard."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import SegmentConfig
+from pipeline.errors import ImageTooLarge
 from pipeline.labels.labeller import Labeller, Resized
-from pipeline.model.prepare import prepare
+from pipeline.model.engine import Prepared
+from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.model.zoo import DEFAULT_MODEL
 from pipeline.run.left import cut, remaining_spans
 from pipeline.run.options import label_options, network_request, read_options
 from pipeline.run.parts import PartName
@@ -16,9 +21,15 @@ from pipeline.run.span import Span
 from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import writable_store_for
-from tests.support.tars import photos, tar_bytes
+from pipeline.storage.local import LocalStore
+from tests.support.runs import parts_in
+from tests.support.tars import photos, tar_bytes, zeroed_header
 
 PART_IMAGES = 3
+
+
+def _network() -> Prepared:
+    return prepare(NetworkRequest(model=DEFAULT_MODEL, weights="bundled", engine="openvino", short_side=32))
 
 
 def _worker(source: Path, out: Path) -> tuple[SegmentSpan, Span]:
@@ -49,20 +60,74 @@ def test_a_span_is_read_to_its_end_and_one_image_further(tmp_path: Path, monkeyp
     monkeypatch.setattr(Labeller, "read", counted)
     first, last = cut(whole, read=segment._config.read, part_images=PART_IMAGES, pieces=2)
     assert first.stop == last.first
-    parts = [receipt.part for receipt in segment(first)]
+    receipts = list(segment(first))
     assert read == first.stop + 1  # that it goes on says that the part before is not the last
-    parts += [receipt.part for receipt in segment(last)]
+    receipts += segment(last)
     assert read == 20 + 1
-    names = [PartName.parse(part or "") for part in parts]
+    names = [PartName.parse(receipt.part or "", receipt.size) for receipt in receipts]
     assert [(name.first, name.last) for name in names if name is not None] == [(at, at == 18) for at in range(0, 20, 3)]
 
 
 def test_a_hole_between_parts_is_filled_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "in.tar").write_bytes(tar_bytes(photos(9)))
     segment, whole = _worker(tmp_path / "in.tar", tmp_path / "out")
-    before = {receipt.part: (tmp_path / "out" / "masks" / (receipt.part or "")).read_bytes() for receipt in segment(whole)}
+    receipts = list(segment(whole))
+    before = {receipt.part: (tmp_path / "out" / "masks" / (receipt.part or "")).read_bytes() for receipt in receipts}
     first, second, _ = before
     (tmp_path / "out" / "masks" / (second or "")).unlink()
-    hole = replace(whole, first=3, stop=6, after=first)
+    hole = replace(whole, first=3, stop=6, after=PartName.parse(first or "", receipts[0].size))
     assert [receipt.part for receipt in segment(hole)] == [second]
     assert (tmp_path / "out" / "masks" / (second or "")).read_bytes() == before[second]
+
+
+def test_two_parts_never_cover_one_index_however_two_attempts_saw_the_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forced: one attempt reads the whole tar; before it commits its second part, another meets a hole there, and is first."""
+    tar, out = tmp_path / "in.tar", tmp_path / "out"
+    whole = tar_bytes(photos(9))
+    tar.write_bytes(whole)
+    modified = tar.stat().st_mtime_ns
+    segment, span = _worker(tar, out)
+    other = SegmentSpan(segment._config, _network())
+    real, raced = LocalStore.create, list[str]()
+
+    def create(self: LocalStore, uri: str, data: bytes) -> bool:
+        if "-0000000003-" in uri and not raced:
+            raced.append(uri)
+            tar.write_bytes(zeroed_header(whole, 4))
+            os.utime(tar, ns=(modified, modified))
+            list(other(span))
+            tar.write_bytes(whole)
+            os.utime(tar, ns=(modified, modified))
+        return real(self, uri, data)
+
+    monkeypatch.setattr(LocalStore, "create", create)
+    receipts = list(segment(span))
+    assert raced
+    parts = parts_in(out)
+    assert [(part.first, part.rows, part.last) for part in parts] == [(0, 3, False), (3, 2, True)]
+    assert [receipt.committed for receipt in receipts] == [True, False]
+    (failures,) = (out / "failures").iterdir()
+    assert failures.name == str(parts[1])
+    assert pq.read_table(failures).column("error").to_pylist() == ["BrokenShard"]
+
+
+def test_who_loses_a_part_keeps_to_the_failures_of_the_winner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loser sees no image that the winner saw, and must not write its failures over the winner's."""
+    tar, out = tmp_path / "in.tar", tmp_path / "out"
+    tar.write_bytes(tar_bytes([*photos(1), ("0002.jpg", b"no photograph")]))
+    segment, span = _worker(tar, out)
+    other = SegmentSpan(segment._config, _network())
+    monkeypatch.setattr(Labeller, "read", lambda _self, _data: (_ for _ in ()).throw(ImageTooLarge("as another attempt saw it")))
+    real = LocalStore.create
+
+    def create(self: LocalStore, uri: str, data: bytes) -> bool:
+        monkeypatch.undo()
+        list(other(span))
+        return real(self, uri, data)
+
+    monkeypatch.setattr(LocalStore, "create", create)
+    assert [receipt.committed for receipt in segment(span)] == [False]
+    (failures,) = (out / "failures").iterdir()
+    assert pq.read_table(failures).column("error").to_pylist() == ["CorruptImage"]

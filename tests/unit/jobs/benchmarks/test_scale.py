@@ -12,6 +12,7 @@ from jobs.benchmarks.generated_s3 import page
 from jobs.benchmarks.million import million
 from jobs.benchmarks.steady import Stamp
 from jobs.benchmarks.watched_run import Watched
+from tests.support.runs import parts_in
 
 
 def run_of(images: int, ms: float, *, parts: int = 10, start_s: float = 10.0) -> Watched:
@@ -35,8 +36,8 @@ def test_a_thousand_shards_are_planned_until_a_worker_asks_for_the_first(tmp_pat
     assert found["planning_s"] > 0
     assert 0 < found["dispatched_s"] <= found["first_part_s"] + 0.1
     assert 50 < found["planned_peak_mib"] <= found["dispatched_peak_mib"] <= found["peak_mib"] < 600
-    first = next((tmp_path / "planned" / "masks").iterdir())
-    assert "-00001-last" in first.name  # a shard that is gone is one failure
+    first = parts_in(tmp_path / "planned")[0]
+    assert (first.rows, first.last) == (1, True)  # a shard that is gone is one failure
 
 
 def test_pages_follow_each_other_and_end() -> None:
