@@ -33,13 +33,17 @@ _INDEX, _GRAY = 3, 0  # colour types of the PNG header
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the plan fixes for every part. least: the least confidence (uint8) that a mask keeps."""
+    """What the plan fixes for every part.
+
+    least: the least confidence (uint8) that a mask keeps. made_with: engine and version of the labels, as footers name them.
+    """
 
     fingerprint: str
     classes: tuple[str, ...]
     least: int
     confidence_map: bool
     part_images: int
+    made_with: dict[str, str]
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Rules":
@@ -47,7 +51,10 @@ class Rules:
         labels = settings["labels"]
         least = least_confidence(labels["min_confidence"])
         shape = settings["shape"]
-        return cls(settings["fingerprint"], tuple(labels["classes"]), least, shape["confidence_map"], shape["part_images"])
+        made_with = {"engine": str(labels["engine"]), "labels": str(labels["labels_version"])}
+        return cls(
+            settings["fingerprint"], tuple(labels["classes"]), least, shape["confidence_map"], shape["part_images"], made_with
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +179,9 @@ def check_part(data: bytes, planned: Planned, rules: Rules, *, deep: bool) -> Pa
     demand(footer.part_images in (0, rules.part_images), f"parts of this run have at most {rules.part_images} rows")
     demand(footer.source == planned.source, "its footer names another source than the plan")
     demand(footer.fingerprint == rules.fingerprint, f"made with other settings than the plan's: {footer.fingerprint[:16]}…")
+    for what, wanted in rules.made_with.items():
+        made_with = footer.versions.get(what, wanted)  # format 1 says nothing of the labels' version
+        demand(made_with == wanted, f"made with {what} {made_with}, the plan says {wanted}: parts must not mix them")
     demand(_is_like(table.schema, schema) and metadata == schema.metadata, "its columns are not those of this run")
     demand(
         not any(_nulls(field.name, table.column(field.name).combine_chunks()) for field in schema), "a null where a value must be"

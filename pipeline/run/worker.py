@@ -21,7 +21,7 @@ from pipeline.model.loading import load_engine
 from pipeline.run.ahead import ReadAhead
 from pipeline.run.footer import Failure, PartFooter, failures_bytes, part_bytes, read_footer
 from pipeline.run.guard import Guard, Watch
-from pipeline.run.identity import SETTINGS_FORMAT
+from pipeline.run.identity import LABELS_VERSION, SETTINGS_FORMAT
 from pipeline.run.parts import PART_BYTES, PartName, add_digests, part_key, row_digest
 from pipeline.run.plan import read_plan_rows
 from pipeline.run.span import Receipt, Span
@@ -76,7 +76,7 @@ class SegmentSpan:
         self._milliseconds = {"read": 0.0, "commit": 0.0}  # CPU time, as the labeller's
         engine = self._labeller.engine
         self._versions = {
-            "engine": engine.version, "instruction_set": engine.instruction_set,
+            "engine": engine.version, "labels": str(LABELS_VERSION), "instruction_set": engine.instruction_set,
             "pillow": version("pillow"), "pyarrow": version("pyarrow"),
         }  # fmt: skip
 

@@ -14,7 +14,7 @@ from pipeline.labels.png import decode_png
 from pipeline.products.verify import verify
 from pipeline.run.identity import engine_release
 from tests.golden.make import BUCKET, HERE, MODEL, OUTPUTS, lay
-from tests.support.runs import Rows, parts_in, read_rows, segment
+from tests.support.runs import Rows, read_rows, segment
 
 if TYPE_CHECKING:
     from tests.support.s3_server import S3Server

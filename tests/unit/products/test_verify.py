@@ -127,7 +127,7 @@ def test_large_files_are_written_again_byte_for_byte(tmp_path: Path) -> None:
     images = (Shard(uri=f"/images/{number:06}.jpg", kind="image", size=number, version="mtime:1") for number in range(count))
     rng = np.random.default_rng(0)
     names = ("background", "other")
-    labels = {"classes": names, "min_confidence": 0.0}
+    labels = {"classes": names, "min_confidence": 0.0, "engine": "none", "labels_version": 1}
     fixed: Row = {"labels": labels, "fingerprint": fingerprint(labels), "shape": {"confidence_map": False, "part_images": count}}
     store = writable_store_for(str(out))
     extend_plan(store, str(out), None, images, fixed)
@@ -244,6 +244,13 @@ def test_other_fingerprint(out: Path) -> None:
     part = parts_of(out, "a.tar")[0]
     part.write(fingerprint="0" * 64)
     assert_damaged(verify(str(out)), part.object, "other settings")
+
+
+@pytest.mark.parametrize(("what", "other"), [("engine", "openvino 2025.1"), ("labels", "1")])
+def test_a_part_of_another_engine_or_version_of_the_labels(out: Path, what: str, other: str) -> None:
+    part = parts_of(out, "a.tar")[0]
+    part.write(versions=part.footer.versions | {what: other})
+    assert_damaged(verify(str(out)), part.object, f"made with {what} {other}")
 
 
 def test_row_with_the_wrong_shard(out: Path) -> None:
