@@ -11,6 +11,7 @@
   - `Incomplete` (5): work is left; the same command goes on
     - `StorageError`: the store failed and retries did not help
       - `StorageRefused`: it refuses this key, token or bucket as a whole
+      - `HostUnreachable`: no such host, or it takes no connection; or the whole network is gone
       - `ObjectMissing`, `ObjectDenied`: it answers, and has or gives no such object
         - `ForbiddenAddress`: and it is never asked
       - `ObjectTooLarge`: it has more bytes than are read of one
@@ -106,6 +107,10 @@ class ObjectChanged(StorageError):
     """The object is not the one that was listed (size, ETag or mtime)."""
 
 
+class HostUnreachable(StorageError):
+    """No such host, or it takes no connection. It may also be the network of this machine that is gone."""
+
+
 class ObjectMissing(StorageError):
     """The store answers, and has no such object."""
 
@@ -162,6 +167,10 @@ class MissingImage(ReadFailure):
 
 class DeniedImage(ReadFailure):
     """An object that this user may not read, in a store that answers otherwise."""
+
+
+class ObjectUnreachable(ReadFailure):
+    """A single object of the web whose host does not exist or takes no connection, while others answer."""
 
 
 class LinkMember(ReadFailure):

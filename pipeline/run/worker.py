@@ -13,7 +13,7 @@ from importlib.metadata import version
 import numpy as np
 
 from pipeline.cache import scratch_folder
-from pipeline.errors import BadImage, BrokenShard, Bug, Incomplete, MaskfleetError, ObjectDenied, ObjectMissing
+from pipeline.errors import BadImage, Bug, Incomplete, MaskfleetError, ObjectDenied, ObjectMissing, StorageError
 from pipeline.labels.labeller import Labelled, Labeller, LabelOptions, Resized, load_machine_code
 from pipeline.labels.statistics import LEVELS
 from pipeline.model.engine import Prepared
@@ -25,11 +25,13 @@ from pipeline.run.identity import LABELS_VERSION, SETTINGS_FORMAT
 from pipeline.run.parts import PART_BYTES, PartName, add_digests, part_key, row_digest
 from pipeline.run.plan import read_plan_rows
 from pipeline.run.span import Receipt, Span
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.broken import broken_off, to_the_stop
 from pipeline.shards.parquet import read_parquet
 from pipeline.shards.single import read_images
 from pipeline.shards.tar import read_tar
 from pipeline.storage import join, store_for, writable_store_for
+from pipeline.storage.answers import Answers
 from pipeline.storage.retry import retries
 
 IMAGES_AHEAD = 4
@@ -72,6 +74,7 @@ class SegmentSpan:
         load_machine_code()  # here, where no image's time limit counts
         output = hashlib.sha256(f"{config.output} {config.fingerprint}".encode()).hexdigest()[:24]
         self._guard = Guard(scratch_folder() / "begun" / output, network, config.labels, config.image_timeout_s)
+        self._answers = Answers()
         self._retries = retries()
         self._milliseconds = {"read": 0.0, "commit": 0.0}  # CPU time, as the labeller's
         engine = self._labeller.engine
@@ -174,23 +177,24 @@ class SegmentSpan:
             wanted = (
                 (row, replace(image, secret=self._secrets.get(image.uri))) for row, image in rows if row not in span.superseded
             )
-            yield from read_images(wanted, read)
+            yield from read_images(wanted, read, self._answers)
             return
-        store = store_for(source.fetch_uri)
-        reader = read_tar if source.kind == "tar" else read_parquet
+        yield from to_the_stop(self._of_shard(source, cursor), source, cursor, span.stop)
+
+    def _of_shard(self, shard: Shard, cursor: Cursor) -> Iterator[EncodedImage]:
+        """The images of a shard; one that was planned, and is gone or closed for good, breaks off there."""
+        reader = read_tar if shard.kind == "tar" else read_parquet
         position = cursor
         try:
-            for image in reader(store, source, cursor, read):
+            for image in reader(store_for(shard.fetch_uri), shard, cursor, self._config.read):
+                self._answers.heard(shard.fetch_uri)
                 yield image
                 position = image.after
-                if span.stop is not None and position.index > span.stop:
-                    return  # whoever reads knows by it that the shard goes on, and has no use for more
-        except (ObjectMissing, ObjectDenied) as gone:  # planned, and then removed or closed
+        except (ObjectMissing, ObjectDenied) as gone:
+            if not self._answers.is_its_own(shard.fetch_uri, gone, signed=shard.secret is not None):
+                raise StorageError(f"{gone} (and nothing else can be read there now)", gone.code) from gone
             reason = "the shard is gone" if isinstance(gone, ObjectMissing) else "access to the shard is denied"
-            yield EncodedImage(
-                shard=source.uri, index=position.index, image_id=f"{source.uri}#{position.index}", after=position,
-                error=BrokenShard(reason), breaks=True,
-            )  # fmt: skip
+            yield broken_off(shard, position, reason)
 
     def _part(
         self, span: Span, first: int, start: Cursor, item: _Item | None, images: Iterator[_Item], watch: Watch
@@ -315,7 +319,7 @@ class _Draft:
     def finish(self, *, exhausted: bool) -> tuple[PartFooter, bytes]:
         """The footer and the bytes of the part; `exhausted`: the reader has nothing behind it."""
         source = self._span.source
-        rows, last, after = self._count(), exhausted, self._after
+        rows, last, after = self._count(), exhausted and self._after.index != self._span.stop, self._after
         if source.kind == "image":  # rows of the plan file, those that a later plan file replaces too
             rows, last, after = self.limit - self._first, self._span.ends and self.limit == self._span.stop, Cursor(self.limit)
         footer = PartFooter(

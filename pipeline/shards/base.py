@@ -33,7 +33,7 @@ class Shard:
 class Cursor:
     """Where in a shard to go on.
 
-    index: of the next image. offset: byte offset of the next tar header, or None in Parquet.
+    index: of the next image. offset: byte offset of the next tar header, or None in Parquet, and in a tar if it is not known.
     previous: name of the last image member before it, which says whether a key goes on.
     """
 

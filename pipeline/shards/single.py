@@ -7,36 +7,41 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pipeline.errors import (
     BadImage,
     DeniedImage,
-    ForbiddenAddress,
+    HostUnreachable,
     ImageTooLarge,
     MissingImage,
     ObjectDenied,
     ObjectMissing,
     ObjectTooLarge,
+    ObjectUnreachable,
     StorageError,
 )  # fmt: skip
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.storage import store_for
+from pipeline.storage.answers import Answers
 
 FETCHES_AHEAD = 8
+_DOUBT = " (and nothing else can be read there now: are the credentials right, is the disk mounted?)"
+_FINAL = (ObjectMissing, ObjectDenied, HostUnreachable)
 
 
-def read_images(rows: Iterable[tuple[int, Shard]], options: ReadOptions) -> Iterator[EncodedImage]:
-    """The images of `(row of the plan file, image)`; what is gone or denied is an error of that row.
+def read_images(
+    rows: Iterable[tuple[int, Shard]], options: ReadOptions, answers: Answers | None = None
+) -> Iterator[EncodedImage]:
+    """The images of `(row of the plan file, image)`; what is gone, denied or unreachable for good is an error of that row.
 
-    A denial is the image's own only where the same store answers for another one: before that, or
-    for one of those fetched ahead. Else it says that the credentials are wrong, and is raised.
+    What may be the fault of the whole store is raised (see `Answers`).
     """
-    answered: set[str] = set()
+    answers = answers or Answers()
     pending: deque[tuple[int, Shard, Future[bytes]]] = deque()
     with ThreadPoolExecutor(FETCHES_AHEAD, "fetch") as threads:
         try:
             for row, image in rows:
                 pending.append((row, image, threads.submit(_fetch, image, options.max_encoded_bytes)))
                 if len(pending) > FETCHES_AHEAD:
-                    yield _read(*pending.popleft(), answered, pending)
+                    yield _read(*pending.popleft(), answers, pending)
             while pending:
-                yield _read(*pending.popleft(), answered, pending)
+                yield _read(*pending.popleft(), answers, pending)
         finally:
             for _, _, future in pending:
                 future.cancel()
@@ -51,44 +56,38 @@ def _fetch(image: Shard, max_encoded_bytes: int) -> bytes:
         raise ImageTooLarge(f"more than {max_encoded_bytes} bytes encoded, which is the limit") from error
 
 
-def store_root(uri: str) -> str:
-    """What answers for an object: scheme and host or bucket; for files the file system."""
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}://{rest.partition('/')[0]}" if separator else "/"
-
-
-def _answers(root: str, answered: set[str], ahead: Iterable[tuple[int, Shard, Future[bytes]]]) -> bool:
-    """Has this store answered for another object, or does it for one that is being fetched?"""
-    if root in answered or root == "/":
-        return True
-    for _, image, future in ahead:
-        outcome = future.exception() if store_root(image.uri) == root else ObjectDenied("")
-        if outcome is None or isinstance(outcome, ObjectMissing):
-            answered.add(root)
-            return True
-    return False
-
-
 def _read(
-    row: int, image: Shard, fetched: Future[bytes], answered: set[str], ahead: Iterable[tuple[int, Shard, Future[bytes]]]
+    row: int, image: Shard, fetched: Future[bytes], answers: Answers, ahead: Iterable[tuple[int, Shard, Future[bytes]]]
 ) -> EncodedImage:
     data: bytes | None = None
     error: BadImage | None = None
-    root = store_root(image.uri)
     try:
         data = fetched.result()
-        answered.add(root)
+        answers.heard(image.fetch_uri)
     except ImageTooLarge as too_large:
         error = too_large
-    except ObjectMissing:
-        answered.add(root)
-        error = MissingImage("no such object")
-    except ObjectDenied as denied:
-        if not isinstance(denied, ForbiddenAddress) and not _answers(root, answered, ahead):
-            raise StorageError(f"{denied} (and nothing else was readable there yet: are the credentials right?)") from denied
-        error = DeniedImage("access denied")
+    except StorageError as failed:
+        if not isinstance(failed, _FINAL):
+            raise
+        for _, other, future in ahead:
+            if (outcome := future.exception()) is None:
+                answers.heard(other.fetch_uri)
+            elif isinstance(outcome, ObjectMissing | ObjectDenied):
+                answers.spoke(other.fetch_uri)
+        if not answers.is_its_own(image.fetch_uri, failed, signed=image.secret is not None):
+            raise StorageError(f"{failed}{_DOUBT}", failed.code) from failed
+        error = _failure(failed)
     return EncodedImage(
         shard=image.uri, index=0, image_id=image.image_id or image.uri, after=Cursor(row + 1), data=data,
         bytes_length=image.size if data is None else len(data), member=None,
         offset=None if data is None else 0, length=None if data is None else len(data), error=error,
     )  # fmt: skip
+
+
+def _failure(error: StorageError) -> BadImage:
+    """The row of an object that cannot be had for good."""
+    if isinstance(error, ObjectMissing):
+        return MissingImage("no such object")
+    if isinstance(error, HostUnreachable):
+        return ObjectUnreachable(f"its host cannot be reached: {error.code}")
+    return DeniedImage("access denied" + (f" (HTTP {error.code})" if error.code not in ("", "403") else ""))

@@ -3,6 +3,7 @@
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from tarfile import EmptyHeaderError, EOFHeaderError, InvalidHeaderError, TruncatedHeaderError  # type: ignore[attr-defined]
 
 from pipeline.errors import AmbiguousImage, BrokenShard, ImageTooLarge, LinkMember
@@ -56,10 +57,12 @@ def read_tar(store: Store, shard: Shard, start: Cursor, options: ReadOptions) ->
     assert shard.size is not None
     info = ObjectInfo(shard.fetch_uri, shard.size, shard.version)
     held: EncodedImage | None = None
-    previous = start.previous
     at = start
     with RangeFile(store, info) as file:
         try:
+            if start.index and start.offset is None:
+                start = at = _found(file, shard.size, start.index, options.image_ext)
+            previous = start.previous
             for member in _members(file, shard.size, start.offset or 0, options.image_ext):
                 twins = _twins(previous, member.name)
                 if held is not None:
@@ -79,6 +82,16 @@ def read_tar(store: Store, shard: Shard, start: Cursor, options: ReadOptions) ->
             return
     if held is not None:
         yield held
+
+
+def _found(file: RangeFile, size: int, index: int, wanted: str | None) -> Cursor:
+    """The cursor of an index whose offset is not known, by the headers before it. Raises `_Break`."""
+    at = Cursor()
+    for member in islice(_members(file, size, 0, wanted), index):
+        at = Cursor(at.index + 1, member.end, member.name)
+    if at.index < index:
+        raise _Break(f"the tar ends before image {index}")
+    return at
 
 
 def part_starts(store: Store, shard: Shard, options: ReadOptions, part_images: int, part_bytes: int) -> list[Cursor]:

@@ -6,13 +6,23 @@ from typing import Any
 import fsspec
 from fsspec.asyn import sync
 
-from pipeline.errors import ForbiddenAddress, NotReachable, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError
+from pipeline.errors import (
+    ForbiddenAddress,
+    HostUnreachable,
+    NotReachable,
+    ObjectDenied,
+    ObjectMissing,
+    ObjectTooLarge,
+    StorageError,
+)
 from pipeline.storage.base import ObjectInfo
 from pipeline.storage.retry import with_retries
 from pipeline.storage.uris import without_secrets
 
 _GONE = {404, 410}
-_DENIED = {401, 403}
+_DENIED = {400, 401, 403, 451}  # 400: of a presigned URL whose token has expired, among others
+_UNREACHABLE = ("ClientConnectorError", "ClientConnectorDNSError", "ClientConnectorCertificateError", "ClientConnectorSSLError",
+                "ConnectionTimeoutError", "InvalidUrlClientError")  # fmt: skip
 FORBIDDEN = "is a metadata address"  # in the message of what `storage.web` raises
 
 
@@ -24,14 +34,17 @@ async def _web_client(**arguments: Any) -> Any:
 
 def _translated(error: Exception, uri: str) -> StorageError:
     uri = without_secrets(uri)
-    status = getattr(error, "status", None)
+    status, kind = getattr(error, "status", None), type(error).__name__
     error = getattr(error, "os_error", error)  # aiohttp's, around what the connection met
     if isinstance(error, PermissionError) and FORBIDDEN in str(error):
         return ForbiddenAddress(f"never asked, as it may be a metadata service: {uri}")
     if isinstance(error, FileNotFoundError) or status in _GONE:
         return ObjectMissing(f"no such object: {uri}")
     if isinstance(error, PermissionError) or status in _DENIED:
-        return ObjectDenied(f"access denied: {uri}")
+        said = "" if status in (None, 403) else f" (HTTP {status})"
+        return ObjectDenied(f"access denied{said}: {uri}", str(status or ""))
+    if kind in _UNREACHABLE:
+        return HostUnreachable(f"{type(error).__name__}: {uri}", type(error).__name__)
     return StorageError(f"{type(error).__name__}: {uri}", type(error).__name__)
 
 

@@ -10,6 +10,7 @@ from pipeline.storage.remote import FORBIDDEN
 
 _METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16")))
 _PIECE_BYTES = 1 << 20
+_PATIENCE = aiohttp.ClientTimeout(total=300, sock_connect=10, sock_read=60)  # seconds
 
 
 def is_metadata_address(host: str) -> bool:
@@ -30,7 +31,7 @@ def _socket(address: tuple[Any, ...]) -> socket.socket:
 
 async def client(**arguments: Any) -> aiohttp.ClientSession:
     """For fsspec's `get_client`."""
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=_socket), **arguments)
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=_socket), **({"timeout": _PATIENCE} | arguments))
 
 
 async def get(files: Any, url: str, most: int) -> bytes:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import s3fs
 
-from pipeline.errors import ObjectChanged, StorageError, StorageRefused
+from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, StorageError, StorageRefused
 from pipeline.storage import _store, retry
 from pipeline.storage import s3 as s3_module
+from pipeline.storage.answers import Answers
 from pipeline.storage.retry import retries
 from pipeline.storage.s3 import S3Store
 from tests.conftest import Finished
@@ -196,6 +197,25 @@ def test_a_run_through_many_faults_is_the_same_and_tells_of_them(
     told = sum(run["attempts"][-1]["retries"].values())
     assert faults > 10
     assert faults - lost - 3 <= told <= faults  # but for those that aiohttp asked again about, and those after it was written
+
+
+@pytest.mark.parametrize(("closed", "own"), [(("0.jpg",), True), (("0.jpg", "1.jpg", "2.jpg"), False)])
+def test_one_closed_object_is_its_own_fault_and_all_are_the_credentials(
+    s3: S3Server, connect: Callable[[str], S3Store], closed: tuple[str, ...], own: bool
+) -> None:
+    """A role that may list, and read nothing: what it denies is not final."""
+    for name in ("0.jpg", "1.jpg", "2.jpg"):
+        s3.filesystem().pipe_file(f"{BUCKET}/roles/{name}", DATA)
+    with FaultyS3(s3.endpoint, lambda asked: "denied" if asked.path.endswith(closed) else None) as proxy:
+        store, answers = connect(proxy.endpoint), Answers()
+        denied = f"s3://{BUCKET}/roles/0.jpg"
+        with pytest.raises(ObjectDenied) as caught:
+            store.read(denied)
+        assert answers.is_its_own(denied, caught.value) is own
+        gone = f"s3://{BUCKET}/roles/gone.jpg"
+        with pytest.raises(ObjectMissing) as missing:
+            store.read(gone)
+        assert answers.is_its_own(gone, missing.value)  # the bucket lists others
 
 
 def test_a_clock_that_is_wrong_from_the_start_is_exit_4_in_one_line(

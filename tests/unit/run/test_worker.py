@@ -22,7 +22,7 @@ from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import writable_store_for
 from pipeline.storage.local import LocalStore
-from tests.support.runs import parts_in
+from tests.support.runs import parts_in, read_rows
 from tests.support.tars import photos, tar_bytes, zeroed_header
 
 PART_IMAGES = 3
@@ -131,3 +131,49 @@ def test_who_loses_a_part_keeps_to_the_failures_of_the_winner(tmp_path: Path, mo
     assert [receipt.committed for receipt in segment(span)] == [False]
     (failures,) = (out / "failures").iterdir()
     assert pq.read_table(failures).column("error").to_pylist() == ["CorruptImage"]
+
+
+def test_a_shard_that_is_gone_with_all_its_folder_stays_open(tmp_path: Path) -> None:
+    """It may be a disk that is not mounted on this node: nothing is committed."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.tar").write_bytes(tar_bytes(photos(3)))
+    segment, span = _worker(tmp_path / "in" / "a.tar", tmp_path / "out")
+    (tmp_path / "in" / "a.tar").rename(tmp_path / "elsewhere.tar")
+    (receipt,) = segment(span)
+    assert (receipt.error_class, receipt.part) == ("StorageError", None)
+    assert "nothing else can be read there now" in str(receipt.error)
+    assert parts_in(tmp_path / "out") == []
+
+
+def test_a_shard_that_is_gone_beside_others_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.tar").write_bytes(tar_bytes(photos(3)))
+    (tmp_path / "in" / "b.tar").write_bytes(tar_bytes(photos(3)))
+    segment, span = _worker(tmp_path / "in" / "a.tar", tmp_path / "out")
+    (tmp_path / "in" / "a.tar").unlink()
+    (receipt,) = segment(span)
+    assert (receipt.error, receipt.failures) == (None, 1)
+    assert [(part.first, part.rows, part.last) for part in parts_in(tmp_path / "out")] == [(0, 1, True)]
+
+
+def test_pieces_of_a_shard_that_is_gone_are_one_chain(tmp_path: Path) -> None:
+    """Each piece meets the break, and only the last one ends the shard; what is made again later has the right indices."""
+    (tmp_path / "in").mkdir()
+    tar = tmp_path / "in" / "a.tar"
+    whole = tar_bytes(photos(9))
+    tar.write_bytes(whole)
+    (tmp_path / "in" / "b.tar").write_bytes(whole)
+    status = tar.stat()
+    segment, span = _worker(tar, tmp_path / "out")
+    pieces = cut(span, read=segment._config.read, part_images=PART_IMAGES, pieces=2)
+    assert [(piece.first, piece.stop) for piece in pieces] == [(0, 3), (3, None)]
+    tar.unlink()
+    assert [receipt.failures for piece in pieces for receipt in segment(piece)] == [3, 1]
+    parts = parts_in(tmp_path / "out")
+    assert [(part.first, part.rows, part.last) for part in parts] == [(0, 3, False), (3, 1, True)]
+    (tmp_path / "out" / "masks" / str(parts[1])).unlink()
+    tar.write_bytes(whole)
+    os.utime(tar, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert [receipt.rows for receipt in segment(replace(span, first=3, after=parts[0]))] == [3, 3]
+    rows = read_rows(tmp_path / "out").masks
+    assert [(row["index"], row["member"]) for row in rows] == [(index, f"{index + 1:04}.jpg") for index in range(3, 9)]

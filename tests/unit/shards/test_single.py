@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, StorageError
+from pipeline.errors import HostUnreachable, ObjectChanged, ObjectDenied, ObjectMissing, StorageError
 from pipeline.shards import single
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
-from pipeline.shards.single import FETCHES_AHEAD, read_images, store_root
+from pipeline.shards.single import FETCHES_AHEAD, read_images
+from pipeline.storage import answers as answers_module
 from pipeline.storage.base import ObjectInfo
 
 
@@ -28,7 +29,7 @@ class _Store:
         version: str | None = None,
         most: int | None = None,
     ) -> bytes:
-        assert (start, length, most) == (0, None, ReadOptions().max_encoded_bytes)
+        assert (start, length, most) in ((0, None, ReadOptions().max_encoded_bytes), (0, 1, None))
         self.asked.append((uri, version))
         answer = self.answers.get(uri, ObjectMissing("gone"))
         if isinstance(answer, Exception):
@@ -36,10 +37,10 @@ class _Store:
         return answer
 
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
-        raise NotImplementedError
+        return (ObjectInfo(uri, 1, None) for uri in self.answers if uri.startswith(prefix))
 
     def stat(self, uri: str) -> ObjectInfo:
-        raise NotImplementedError
+        raise ObjectMissing(f"{uri}: the root of a host is no object, but it answers")
 
 
 def _image(uri: str, *, size: int | None = None, secret: str | None = None) -> Shard:
@@ -49,6 +50,7 @@ def _image(uri: str, *, size: int | None = None, secret: str | None = None) -> S
 def _read(monkeypatch: pytest.MonkeyPatch, answers: dict[str, bytes | Exception], *uris: str) -> list[EncodedImage]:
     store = _Store(answers)
     monkeypatch.setattr(single, "store_for", lambda _: store)
+    monkeypatch.setattr(answers_module, "store_for", lambda _: store)
     return list(read_images(enumerate(map(_image, uris)), ReadOptions()))
 
 
@@ -92,6 +94,7 @@ def test_too_large_ones_are_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None
     assert store.asked == []
 
 
+AWAY = HostUnreachable("no such host", "ClientConnectorDNSError")
 DENIED = ObjectDenied("access denied: s3://b/0")
 
 
@@ -100,8 +103,14 @@ DENIED = ObjectDenied("access denied: s3://b/0")
     [
         ({"s3://b/0": b"x", "s3://b/1": DENIED}, ["s3://b/0", "s3://b/1"], [None, "DeniedImage"]),
         ({"s3://b/0": DENIED, "s3://b/1": b"x"}, ["s3://b/0", "s3://b/1"], ["DeniedImage", None]),
-        ({"s3://b/0": DENIED}, ["s3://b/0", "s3://b/gone"], ["DeniedImage", "MissingImage"]),
-        ({"/a": DENIED}, ["/a"], ["DeniedImage"]),  # file permissions are each file's own
+        ({"s3://b/0": DENIED, "s3://b/1": b"x"}, ["s3://b/0", "s3://b/gone"], ["DeniedImage", "MissingImage"]),
+        ({"/in/a": DENIED, "/in/b": b"x"}, ["/in/a"], ["DeniedImage"]),
+        (
+            {"https://a/0": ObjectMissing("404"), "https://b/0": ObjectMissing("404")},
+            ["https://a/0", "https://b/0"],
+            ["MissingImage"] * 2,
+        ),
+        ({"https://a/0": b"x", "https://b/0": AWAY}, ["https://a/0", "https://b/0"], [None, "ObjectUnreachable"]),
     ],
 )
 def test_a_denial_is_the_images_own_where_the_store_answers(
@@ -116,6 +125,7 @@ def test_a_denial_is_the_images_own_where_the_store_answers(
         {"s3://b/0": DENIED, "s3://b/1": DENIED},
         {"s3://b/0": DENIED, "s3://other/1": b"x", "s3://b/1": DENIED},
         {"s3://b/0": DENIED, "s3://b/1": StorageError("503")},
+        {"https://a/0": AWAY, "https://b/0": AWAY},
     ],
 )
 def test_denials_everywhere_are_wrong_credentials(monkeypatch: pytest.MonkeyPatch, answers: dict[str, bytes | Exception]) -> None:
@@ -153,16 +163,10 @@ def test_several_are_fetched_at_once_but_not_all(monkeypatch: pytest.MonkeyPatch
 
 
 def test_closing_early_ends_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = _Store({})
+    store = _Store({f"s3://b/{row}": b"x" for row in range(1000)})
     monkeypatch.setattr(single, "store_for", lambda _: store)
     images = read_images(((row, _image(f"s3://b/{row}")) for row in range(1000)), ReadOptions())
     next(images)
     images.close()  # type: ignore[attr-defined]
     assert len(store.asked) <= FETCHES_AHEAD + 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fetch")]
-
-
-def test_store_root() -> None:
-    assert store_root("s3://bucket/a/b") == "s3://bucket"
-    assert store_root("https://h:80/a") == "https://h:80"
-    assert store_root("/a/b") == "/"

@@ -333,3 +333,16 @@ def test_memory_does_not_grow_with_members(monkeypatch: pytest.MonkeyPatch) -> N
         tracemalloc.stop()
     assert [image.member for image in found] == ["0001.jpg", "0002.jpg"]
     assert peak < 2 << 20  # two chunks, and copies
+
+
+@pytest.mark.parametrize("index", range(1, 5))
+def test_a_cursor_without_an_offset_is_found_by_headers(index: int) -> None:
+    data, options = tar_bytes(photos(4)), ReadOptions()
+    whole = list(read_tar(MemoryStore(data), _shard(data), Cursor(), options))
+    assert list(read_tar(MemoryStore(data), _shard(data), Cursor(index), options)) == whole[index:]
+
+
+def test_a_cursor_behind_the_end_is_a_break() -> None:
+    data = tar_bytes(photos(4))
+    (image,) = read_tar(MemoryStore(data), _shard(data), Cursor(5), ReadOptions())
+    assert (image.breaks, image.index, str(image.error)) == (True, 5, "the tar ends before image 5")

@@ -1,12 +1,13 @@
 """http for inputs on a real server: one request an image, no endless answers, and no metadata service, however it is named."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pipeline.errors import ForbiddenAddress, ObjectDenied, ObjectMissing, ObjectTooLarge
+from pipeline.errors import ForbiddenAddress, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError
 from pipeline.shards.base import ReadOptions, Shard
 from pipeline.shards.single import read_images
 from pipeline.storage import retry
@@ -100,6 +101,23 @@ def test_each_is_one_failure_and_the_rest_is_read(server: str) -> None:
     kinds = [None if image.error is None else image.error.kind for image in found]
     assert kinds == ["DeniedImage", "ImageTooLarge", "DeniedImage", None]
     assert found[-1].data == BODY
+
+
+def test_dead_hosts_are_failures_while_another_host_answers(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No such host, a refused connection, a server that speaks no TLS: three tries each, and the rest is read."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        refused = f"http://127.0.0.1:{closed.getsockname()[1]}/x.jpg"
+        names = [f"{server}/a.jpg", "http://no-such-host.invalid/x.jpg", refused, server.replace("http", "https") + "/a.jpg"]
+        rows = [(row, Shard(uri=uri, kind="image", size=None, version=None)) for row, uri in enumerate(names)]
+        found = list(read_images(iter(rows), ReadOptions(max_encoded_bytes=len(BODY))))
+    assert [None if image.error is None else image.error.kind for image in found] == [None, *["ObjectUnreachable"] * 3]
+
+
+def test_dead_hosts_alone_may_be_a_dead_network(server: str) -> None:
+    rows = [(0, Shard(uri="http://no-such-host.invalid/x.jpg", kind="image", size=None, version=None))]
+    with pytest.raises(StorageError, match="nothing else can be read"):
+        list(read_images(iter(rows), ReadOptions()))
 
 
 def test_a_forbidden_address_is_denied() -> None:

@@ -1,0 +1,39 @@
+"""Shards that break off: one row for what nobody can count, a row per image up to where another part begins."""
+
+from collections.abc import Iterator
+
+from pipeline.errors import BadImage, BrokenShard
+from pipeline.shards.base import Cursor, EncodedImage, Shard
+
+
+def broken_off(shard: Shard, at: Cursor, reason: str) -> EncodedImage:
+    """The row that stands for the rest of a shard, from `at` on."""
+    return EncodedImage(
+        shard=shard.uri, index=at.index, image_id=f"{shard.uri}#{at.index}", after=at, error=BrokenShard(reason), breaks=True
+    )
+
+
+def to_the_stop(images: Iterator[EncodedImage], shard: Shard, start: Cursor, stop: int | None) -> Iterator[EncodedImage]:
+    """The images of a shard up to index `stop` and one further, which tells that it goes on; or to its end.
+
+    A part begins at `stop`, so that there are images up to it, whatever the shard shows now: a break before it is a failure
+    of each of them, and not the end of the shard.
+    """
+    position = start
+    error: BadImage
+    for image in images:
+        if image.breaks and stop is not None and image.index < stop:
+            assert image.error is not None
+            error = image.error
+            break
+        yield image
+        position = image.after
+        if stop is not None and position.index > stop:
+            return
+    else:
+        if stop is None or position.index >= stop:
+            return
+        error = BrokenShard(f"the shard ends before image {stop}, where it went on before")
+    for index in range(position.index, stop):
+        image_id, after = f"{shard.uri}#{index}", Cursor(index + 1)  # where in a tar that is, nobody knows
+        yield EncodedImage(shard=shard.uri, index=index, image_id=image_id, after=after, error=error)
