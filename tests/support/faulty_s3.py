@@ -44,9 +44,9 @@ class Request:
 class FaultyS3:
     """`fault(request)` names what is done to each request, or None; `done` counts the faults that were really done.
 
-    slow_down, internal, conflict, exists, full, skew, expired, denied: answered so, without asking the server. reset, truncated: half of
-    the body, then the connection breaks (the first) or ends (the second) though its length was told. short: half of the body,
-    told as if it were all. stall: half of the body, then nothing; who waits 30 s for it is counted, too. lost: done by the
+    slow_down, internal, conflict, exists, full, skew, expired, denied: answered so, without asking the server. reset, truncated:
+    half of the body, then the connection breaks (the first) or ends (the second) though its length was told. short: half of the
+    body, told as if it were all. stall: half of the body, then nothing; who waits 30 s for it is counted, too. lost: done by the
     server, and the answer is lost.
     """
 
