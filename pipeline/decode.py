@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
-from pipeline.errors import CorruptImage, ImageTooLarge, UnsupportedFormat
+from pipeline.errors import BadImage, CorruptImage, ImageTooLarge, UnsupportedFormat
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is the run's own, and is checked before any pixel is decoded
 # Images of up to 32 megapixels in one piece, so that their pixels are read where they lie, and the memory of the last one is kept
@@ -16,8 +17,17 @@ Image.core.set_block_size(128 << 20)  # type: ignore[attr-defined]
 Image.core.set_blocks_max(1)  # type: ignore[attr-defined]
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
+# A TIFF under one of these names is what a camera's sensor saw, and the first image in it a thumbnail.
+RAW_EXTENSIONS = frozenset(
+    {"3fr", "arw", "cr2", "dcr", "dng", "erf", "fff", "iiq", "k25", "kdc", "mef", "mos", "nef", "nrw", "orf", "pef", "raw", "rw2",
+     "rwl", "sr2", "srf", "srw"}
+)  # fmt: skip
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF")  # MPO, of phones, opens as JPEG
 _ORIENTATION_TAG = 0x0112
+_NEW_SUBFILE_TYPE_TAG, _REDUCED = 254, 1  # TIFF 6.0, section 8: bit 0 says that it is a smaller version of another image
+_DNG_VERSION_TAG = 50706
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_CR2_HEADER = (b"II*\0\x10\0\0\0CR", "CR2")  # the first directory is at byte 16, so no pixels of a plain TIFF lie at 8
 _SIDEWAYS = 5  # from this orientation on, width and height change places
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -62,42 +72,88 @@ class Photograph:
         return self.stored.transpose(_TRANSPOSE[self.turn]) if self.turn in _TRANSPOSE else self.stored
 
 
-def decode(data: bytes, *, max_source_pixels: int, least_side: int | None = None) -> Photograph:
+def decode(data: bytes, *, max_source_pixels: int, least_side: int | None = None, name: str = "") -> Photograph:
     """The first frame of an encoded image as RGB, 8 bits a channel.
 
     Alpha is dropped as `PIL.Image.convert("RGB")` does; 16-bit gray keeps its high byte.
     least_side: a JPEG is decoded at 1/2, 1/4 or 1/8 (libjpeg's scaled DCT) if its short side keeps this many pixels.
+    name: of its file, if it has one: some camera raws are TIFFs, and only their name tells.
     Raises `CorruptImage`, `UnsupportedFormat` or `ImageTooLarge`, whatever the bytes are.
     """
     if not data:
         raise CorruptImage("zero bytes")
-    for offset, magic, name in _UNSUPPORTED_MAGIC:
+    for offset, magic, kind in _UNSUPPORTED_MAGIC:
         if data.startswith(magic, offset):
-            raise UnsupportedFormat(f"{name} cannot be decoded here: convert it to JPEG or PNG")
+            raise UnsupportedFormat(f"{kind} cannot be decoded here: convert it to JPEG or PNG")
+    if (raw := _raw_kind(data, name)) is not None:
+        raise _camera_raw(raw)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of EXIF and TIFF oddities that it copes with
         image = _open(data)
         width, height = image.size
         if width * height > max_source_pixels:
             raise ImageTooLarge(f"{width}x{height} pixels; --max-source-pixels is {max_source_pixels}")
-        try:
-            return photograph_of(image, least_side)
-        except UnsupportedFormat:
-            raise
-        except MemoryError as error:
-            raise ImageTooLarge(f"{width}x{height} pixels do not fit into memory") from error
-        except Exception as error:  # decoders raise anything on damaged data; it is this image's own fault
-            raise CorruptImage(f"{type(error).__name__}: {error}") from error
+        return photograph_of(image, least_side)
 
 
 def photograph_of(image: Image.Image, least_side: int | None = None) -> Photograph:
-    """An open image as RGB; `least_side` as of `decode`. Raises whatever Pillow does on damaged data, or `UnsupportedFormat`."""
-    orientation, size = _orientation(image), image.size
+    """An open image as RGB; `least_side` and errors as of `decode`.
+
+    An image that cannot be loaded is closed: Pillow lets whoever loads it again have what was decoded before the damage.
+    """
+    width, height = image.size
+    try:
+        return _photograph(image, least_side)
+    except BadImage:
+        raise
+    except MemoryError as error:
+        raise ImageTooLarge(f"{width}x{height} pixels do not fit into memory") from error
+    except Exception as error:  # decoders raise anything on damaged data; it is this image's own fault
+        raise CorruptImage(f"{type(error).__name__}: {error}") from error
+
+
+def _photograph(image: Image.Image, least_side: int | None) -> Photograph:
+    size, tiff = image.size, isinstance(image, TiffImageFile)
+    if isinstance(image, TiffImageFile):
+        _refuse_thumbnail(image)
+    # Pillow turns a TIFF while it loads it, and forgets how; what it cannot read of its EXIF it raises then, too. All others are
+    # loaded first: a PNG's EXIF may lie behind its pixels, and an error in those must not pass for one in EXIF.
+    turned = _orientation(image) if tiff else None
     drafted = least_side is not None and image.draft(None, (least_side, least_side))
-    image.load()
+    try:
+        image.load()
+    except BaseException:
+        image.close()
+        raise
     rgb = _rgb(image)
-    turn = 1 if image.format == "TIFF" else orientation  # Pillow turns a TIFF by itself, and its size with it
-    return Photograph(rgb, turn, orientation, size if drafted else rgb.size)
+    orientation = _orientation_or_1(image) if turned is None else turned
+    return Photograph(rgb, orientation if turned is None else 1, orientation, size if drafted else rgb.size)
+
+
+def _raw_kind(data: bytes, name: str) -> str | None:
+    """Of a camera raw that begins as a TIFF does."""
+    if not data.startswith(_TIFF_MAGIC):
+        return None
+    extension = name.partition("?")[0].rpartition(".")[2].lower()
+    if extension in RAW_EXTENSIONS:
+        return extension.upper()
+    magic, kind = _CR2_HEADER
+    return kind if data.startswith(magic) else None
+
+
+def _camera_raw(kind: str) -> UnsupportedFormat:
+    return UnsupportedFormat(f"{kind} is a camera raw, whose first image is a thumbnail: convert it to JPEG or PNG")
+
+
+def _refuse_thumbnail(image: TiffImageFile) -> None:
+    """Raise `UnsupportedFormat` where the first image of a TIFF is not the photograph."""
+    if image.tell():
+        return  # who opened it chose this one
+    if _DNG_VERSION_TAG in image.tag_v2:
+        raise _camera_raw("DNG")
+    kind = image.tag_v2.get(_NEW_SUBFILE_TYPE_TAG)
+    if isinstance(kind, int) and kind & _REDUCED:
+        raise UnsupportedFormat("the first image of this TIFF is a thumbnail (of a camera raw?): convert it to JPEG or PNG")
 
 
 def _open(data: bytes) -> Image.Image:
@@ -110,12 +166,17 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 where EXIF is absent, damaged or says nonsense."""
+    """The EXIF orientation; 1 where it says nothing, or nonsense. Raises anything where EXIF is damaged."""
+    value = image.getexif().get(_ORIENTATION_TAG, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _orientation_or_1(image: Image.Image) -> int:
+    """The same of an image that is loaded; 1 where EXIF is damaged."""
     try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
+        return _orientation(image)
     except Exception:  # noqa: BLE001 - EXIF is a jungle of its own; the pixels are good
         return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -65,15 +65,17 @@ class Labeller:
         self.engine, self.options = engine, options
         self.milliseconds: dict[str, float] = {}
 
-    def read(self, data: bytes) -> Resized:
-        """Decode and resize. Raises a `BadImage`. Safe in another thread than `label`."""
-        return self.resize(self.decode(data))
+    def read(self, data: bytes, name: str = "") -> Resized:
+        """Decode and resize; name: of its file. Raises a `BadImage`. Safe in another thread than `label`."""
+        return self.resize(self.decode(data, name))
 
-    def decode(self, data: bytes) -> Photograph:
+    def decode(self, data: bytes, name: str = "") -> Photograph:
         """The photograph, smaller where `fast_decode` allows it. Raises a `BadImage`."""
         options = self.options
         least_side = FAST_DECODE_SCALE * options.preset.short_side if options.fast_decode else None
-        return self._timed("decode", lambda: decode(data, max_source_pixels=options.max_source_pixels, least_side=least_side))
+        return self._timed(
+            "decode", lambda: decode(data, max_source_pixels=options.max_source_pixels, least_side=least_side, name=name)
+        )
 
     def resize(self, photograph: Photograph) -> Resized:
         """The same for a photograph that is decoded."""

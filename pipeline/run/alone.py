@@ -29,6 +29,7 @@ class Task:
     options: LabelOptions
     timeout_s: float
     data: bytes
+    name: str = ""
 
 
 def label_alone(task: Task) -> Labelled | BadImage:
@@ -79,7 +80,7 @@ def _main() -> None:
     answers.write(b"L")
     with Watchdog(task.timeout_s).limit():
         try:
-            resized = labeller.read(task.data)
+            resized = labeller.read(task.data, task.name)
             answers.write(b"D")
             found: Labelled | BadImage = labeller.label(resized)
         except BadImage as error:

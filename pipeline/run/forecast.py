@@ -207,7 +207,7 @@ def _decoded(images: Iterable[EncodedImage], config: SegmentConfig) -> tuple[int
         try:
             if image.error is not None or image.data is None:
                 raise image.error or BadImage("no data")
-            decode(image.data, max_source_pixels=config.max_source_pixels)
+            decode(image.data, max_source_pixels=config.max_source_pixels, name=image.name)
         except BadImage:
             damaged += 1
     return count, damaged

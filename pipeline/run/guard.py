@@ -24,9 +24,9 @@ class Guard:
         """The images of one source, by position, from `first`."""
         return Watch(self, source, first)
 
-    def alone(self, data: bytes) -> Labelled | BadImage:
+    def alone(self, data: bytes, name: str) -> Labelled | BadImage:
         """The labels of an image that may have killed a worker, made where it can kill nothing."""
-        return label_alone(Task(self._network, self._options, self._timeout_s, data))
+        return label_alone(Task(self._network, self._options, self._timeout_s, data, name))
 
 
 class Watch:
@@ -55,11 +55,11 @@ class Watch:
         """Did a worker die with this image in hand?"""
         return any(position in held for held in self._left.values())
 
-    def judge(self, position: int, data: bytes) -> Labelled | BadImage:
+    def judge(self, position: int, data: bytes, name: str) -> Labelled | BadImage:
         """What a suspect is: its labels, or why it has none. What is poison stays known until it is committed."""
         if (known := self._verdicts.get(position)) is not None:
             return known
-        found = self._guard.alone(data)
+        found = self._guard.alone(data, name)
         if isinstance(found, KillsItsProcess | ImageTimeout):
             self._verdicts.add(position, found)
         return found

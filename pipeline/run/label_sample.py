@@ -166,6 +166,6 @@ def _resized(
         try:
             if image.error is not None or image.data is None:
                 raise image.error or BadImage("no data")
-            yield number, image, labeller.read(image.data)
+            yield number, image, labeller.read(image.data, image.name)
         except BadImage as error:
             yield number, image, error

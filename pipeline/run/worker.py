@@ -162,10 +162,10 @@ class SegmentSpan:
             return encoded.error
         assert encoded.data is not None
         if watch.suspect(encoded.position):
-            return watch.judge(encoded.position, encoded.data)
+            return watch.judge(encoded.position, encoded.data, encoded.name)
         try:
             with watch.decoding(encoded.position):
-                return self._labeller.read(encoded.data)
+                return self._labeller.read(encoded.data, encoded.name)
         except BadImage as error:
             return error
 

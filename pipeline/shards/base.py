@@ -77,3 +77,8 @@ class EncodedImage:
     def position(self) -> int:
         """In its source: of a shard the index, of single images the row of the plan file."""
         return self.after.index - 1
+
+    @property
+    def name(self) -> str:
+        """Of its file: as its tar or Parquet file names it, else its own URI."""
+        return self.member or self.shard

@@ -8,6 +8,7 @@ from functools import cache
 from hypothesis import strategies as st
 
 from tests.support.corpus import images, jpeg, parquet_bytes, parquets, photos, tar_bytes, tars
+from tests.support.decoders import decoders
 
 _LARGEST = 200_000  # bytes of a file that is worth mutating
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF)
@@ -32,7 +33,7 @@ def originals() -> dict[str, tuple[Input, ...]]:
         for layout in ("binary", "large_binary", "struct")
     }
     found = {
-        "image": {case.name: case.data for case in images().values()} | {"scene.jpg": jpeg()},
+        "image": {case.name: case.data for case in images().values()} | decoders() | {"scene.jpg": jpeg()},
         "tar": tar_files,
         "parquet": parquet_files,
     }
@@ -94,21 +95,26 @@ _MUTATIONS: tuple[Callable[[bytearray, int, random.Random], None], ...] = (
 )  # fmt: skip
 
 
-def mutated(seed: int) -> Input:
-    """The input of this seed: one to six mutations of one file, half of them near its beginning or end."""
-    draw = random.Random(seed)
-    kind = draw.choices(("image", "tar", "parquet"), (8, 1, 1))[0]
-    original = draw.choice(originals()[kind])
-    data = bytearray(original.data)
+def mutate(original: bytes, draw: random.Random, *, at_end: bool = False) -> bytes:
+    """One to six mutations, half of them near the beginning; `at_end`: or as often near the end."""
+    data = bytearray(original)
     for _ in range(draw.randint(1, 6)):
         if not data:
             break
         near = draw.choice((64, 600, len(data), len(data)))
         at = draw.randrange(min(near, len(data)))
-        if kind == "parquet" and draw.random() < 0.5:  # its footer
+        if at_end and draw.random() < 0.5:
             at = len(data) - 1 - at
         draw.choice(_MUTATIONS)(data, at, draw)
-    return Input(kind, original.name, bytes(data))
+    return bytes(data)
+
+
+def mutated(seed: int) -> Input:
+    """The input of this seed: a file, mutated."""
+    draw = random.Random(seed)
+    kind = draw.choices(("image", "tar", "parquet"), (8, 1, 1))[0]
+    original = draw.choice(originals()[kind])
+    return Input(kind, original.name, mutate(original.data, draw, at_end=kind == "parquet"))  # its footer
 
 
 def inputs() -> st.SearchStrategy[Input]:

@@ -1,10 +1,19 @@
-"""A mutated input as a worker meets it: every image becomes a mask or a failure, and nothing else happens."""
+"""A mutated input as a worker meets it: every image becomes a mask or a failure, and nothing else happens.
+
+What plain Pillow refuses to load in full may not have a mask.
+"""
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
 
 from pipeline.config import SegmentConfig
 from pipeline.errors import MAX_MESSAGE_CHARS, BadImage, UsageError
+from pipeline.labels.labeller import Labeller
 from pipeline.model.prepare import prepare
 from pipeline.run.footer import read_footer
 from pipeline.run.left import shard_digest
@@ -13,8 +22,10 @@ from pipeline.run.parts import list_parts
 from pipeline.run.span import Span
 from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.base import Shard
+from pipeline.shards.parquet import read_row
 from pipeline.storage import writable_store_for
 from tests.fuzz.mutations import Input
+from tests.support.images import refused_by_pillow
 
 _SIDE = 32
 
@@ -35,22 +46,29 @@ class Worker:
             labels=label_options(config, network),
         )  # fmt: skip
         self._segment = SegmentSpan(worker, network)
-        self._labeller = self._segment._labeller
+        plain = self._segment._labeller
+        self._labellers = (plain, Labeller(plain.engine, replace(plain.options, fast_decode=True)))
 
     def label(self, given: Input) -> Counter[str]:
         """What became of it: `mask`, or the classes of the failures. Raises where it is anything else."""
         return self._image(given.data) if given.kind == "image" else self._shard(given)
 
     def _image(self, data: bytes) -> Counter[str]:
-        try:
-            self._labeller.label(self._labeller.read(data))
-        except BadImage as error:
-            failed = error
-        else:
-            return Counter(["mask"])
-        assert failed.message.isprintable()
-        assert len(failed.message) <= MAX_MESSAGE_CHARS
-        return Counter([failed.kind])
+        found: list[str] = []
+        for labeller in self._labellers:
+            try:
+                labeller.label(labeller.read(data))
+            except BadImage as error:
+                failed = error
+            else:
+                _is_an_image(data)
+                found.append("mask")
+                continue
+            assert failed.message.isprintable()
+            assert len(failed.message) <= MAX_MESSAGE_CHARS
+            found.append(failed.kind)
+        assert found[0] == found[1]
+        return Counter(found[:1])
 
     def _shard(self, given: Input) -> Counter[str]:
         file = self._folder / f"x.{given.kind}"
@@ -72,7 +90,19 @@ class Worker:
             rows = part.stop
             found["mask"] += footer.masks
             found.update(failure.error for failure in footer.failures)
+            for row in pq.read_table(self._out / "masks" / str(part), columns=["index", "offset", "length"]).to_pylist():
+                _is_an_image(self._encoded(shard, row))
         assert parts[-1].last
         for left in (*(self._out / "masks").iterdir(), *(self._out / "failures").glob("*")):
             left.unlink()
         return found
+
+    def _encoded(self, shard: Shard, row: Mapping[str, Any]) -> bytes:
+        if row["offset"] is None:
+            return read_row(self._store, self._store.stat(shard.uri), row["index"], self._read.image_column)
+        return self._store.read(shard.uri, row["offset"], row["length"])
+
+
+def _is_an_image(data: bytes) -> None:
+    refused = refused_by_pillow(data)
+    assert refused is None, f"labelled, though Pillow says {refused}"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import io
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 from PIL import Image
+
+from pipeline.decode import FORMATS
 
 SIZE: Final = (64, 48)  # width, height of the upright scene
 SEED: Final = 20261125
@@ -66,6 +69,18 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def refused_by_pillow(data: bytes) -> str | None:
+    """Why plain Pillow cannot load this image in full; None where it can. The oracle for what may have a mask."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                image.load()
+        except Exception as error:  # noqa: BLE001 - decoders raise anything on damaged data
+            return f"{type(error).__name__}: {error}"
+    return None
 
 
 def jpeg(seed: int = SEED) -> bytes:

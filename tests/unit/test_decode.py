@@ -1,6 +1,8 @@
 """Every nasty image of the corpus: mask or failure, size, orientation, error; and that upright means upright."""
 
 import io
+import random
+import struct
 
 import numpy as np
 import pytest
@@ -9,13 +11,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.config import PILLOW_MAX_PIXELS
-from pipeline.decode import decode
+from pipeline.decode import decode, photograph_of
 from pipeline.errors import BadImage, CorruptImage, ImageTooLarge, UnsupportedFormat
 from pipeline.model.preprocess import resize
+from tests.fuzz.mutations import mutate
 from tests.support.corpus import images
-from tests.support.images import SIZE, encode, jpeg, scene
+from tests.support.decoders import decoders
+from tests.support.images import SIZE, encode, jpeg, refused_by_pillow, scene
 
 CASES = images()
+DECODERS = decoders()
 LIMIT = PILLOW_MAX_PIXELS
 SCENE = np.asarray(scene()).astype(int)
 
@@ -156,3 +161,90 @@ def test_whatever_the_bytes_are(data: bytes, flips: list[tuple[int, int]], keep:
         return
     assert image.mode == "RGB"
     assert image.width * image.height <= 1_000_000
+
+
+@pytest.mark.parametrize("least_side", [None, 8])
+@pytest.mark.parametrize("name", DECODERS)
+def test_what_pillow_refuses_is_never_a_photograph(name: str, least_side: int | None) -> None:
+    """A decoder that has failed may hand out what it had by then to whoever asks twice."""
+    assert refused_by_pillow(DECODERS[name]) is None
+    accepted, refused = [], 0
+    for seed in range(60):
+        data = mutate(DECODERS[name], random.Random(seed))
+        try:
+            decode(data, max_source_pixels=1 << 22, least_side=least_side)
+        except BadImage:
+            refused += 1
+        else:
+            accepted.append(refused_by_pillow(data))
+    assert [why for why in accepted if why is not None] == []
+    assert refused > 2
+
+
+def test_exif_behind_the_pixels_of_a_png_counts() -> None:
+    data = CASES["orientation_6_png.png"].data
+    kind = data.index(b"eXIf")
+    exif = data[kind - 4 : kind + 8 + int.from_bytes(data[kind - 4 : kind], "big")]
+    end = data.index(b"IEND") - 4
+    moved = data[: kind - 4] + data[kind - 4 + len(exif) : end] + exif + data[end:]
+    assert moved.index(b"eXIf") > moved.index(b"IDAT")
+    photograph = decode(moved, max_source_pixels=LIMIT)
+    assert (photograph.orientation, photograph.size) == (6, SIZE)
+
+
+def raw_of(tags: dict[int, object], **options: object) -> bytes:
+    """What a camera writes: a TIFF whose first image is a small one."""
+    return encode(scene().resize((160, 120)), "TIFF", tiffinfo=tags, **options)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (raw_of({50706: bytes((1, 4, 0, 0))}), "0001.jpg"),  # DNGVersion
+        (raw_of({50706: bytes((1, 4, 0, 0)), 254: 1}, big_tiff=True), "0001.jpg"),
+        (raw_of({254: 1, 271: "NIKON CORPORATION"}), "0001.jpg"),  # NewSubfileType: a reduced one
+        (raw_of({254: 1}, compression="tiff_lzw"), ""),
+        *((raw_of({}), f"s3://bucket/train/DSC_0001.{suffix}") for suffix in ("NEF", "arw", "dng", "cr2", "pef?version=2")),
+        (b"II*\0\x10\0\0\0CR\x02\0" + bytes(64), "0001.jpg"),  # CR2
+    ],
+)
+def test_a_camera_raw_is_not_its_thumbnail(data: bytes, name: str) -> None:
+    with pytest.raises(UnsupportedFormat, match="convert it"):
+        decode(data, max_source_pixels=LIMIT, name=name)
+
+
+def pixels_first(image: Image.Image) -> bytes:
+    """An uncompressed TIFF as libtiff writes it: pixels from byte 8 on, then the directory."""
+    pixels = image.tobytes()
+    tags = [
+        (256, 4, 1, image.width), (257, 4, 1, image.height), (258, 3, 3, 0), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 8),
+        (277, 3, 1, 3), (278, 4, 1, image.height), (279, 4, 1, len(pixels)),
+    ]  # fmt: skip
+    directory = 8 + len(pixels)
+    tags[2] = (258, 3, 3, directory + 2 + 12 * len(tags) + 4)  # BitsPerSample: three of them, behind the directory
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<I", directory) + pixels
+    return head + struct.pack("<H", len(tags)) + entries + bytes(4) + struct.pack("<HHH", 8, 8, 8)
+
+
+def test_other_tiffs_are_labelled_whatever_images_follow() -> None:
+    small = scene().resize((32, 24))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    pyramid = encode(scene(), "TIFF", save_all=True, append_images=[small])
+    with Image.open(io.BytesIO(pyramid)) as image:
+        image.seek(1)
+        assert image.getexif()[254] == 1
+        assert photograph_of(image).size == (32, 24), "who opened it chose this one"
+    for data in (pyramid, raw_of({254: 0}), raw_of({254: 2, 297: (0, 2)}), raw_of({271: "NIKON CORPORATION", 330: 8})):
+        assert decode(data, max_source_pixels=LIMIT, name="0001.tif").image.mode == "RGB"
+    assert decode(jpeg(), max_source_pixels=LIMIT, name="0001.nef").size == SIZE  # what it is decides, if it can be read
+    red = Image.new("RGB", (64, 48), (ord("C"), ord("R"), 2))
+    assert decode(pixels_first(red), max_source_pixels=LIMIT, name="0001.tif").stored.getpixel((0, 0)) == (67, 82, 2)
+
+
+@pytest.mark.parametrize("name", ["cut_png.png", "cut_jpeg.jpg"])
+def test_an_open_image_that_fails_once_fails_again(name: str) -> None:
+    with Image.open(io.BytesIO(CASES[name].data)) as image:
+        for _ in range(2):
+            with pytest.raises(CorruptImage):
+                photograph_of(image)

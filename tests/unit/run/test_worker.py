@@ -22,6 +22,7 @@ from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import writable_store_for
 from pipeline.storage.local import LocalStore
+from tests.support.images import encode, jpeg, scene
 from tests.support.runs import parts_in, read_rows
 from tests.support.tars import photos, tar_bytes, zeroed_header
 
@@ -52,10 +53,10 @@ def test_a_span_is_read_to_its_end_and_one_image_further(tmp_path: Path, monkeyp
     segment, whole = _worker(tmp_path / "in.tar", tmp_path / "out")
     read, real = 0, Labeller.read
 
-    def counted(self: Labeller, data: bytes) -> Resized:
+    def counted(self: Labeller, data: bytes, name: str) -> Resized:
         nonlocal read
         read += 1
-        return real(self, data)
+        return real(self, data, name)
 
     monkeypatch.setattr(Labeller, "read", counted)
     first, last = cut(whole, read=segment._config.read, part_images=PART_IMAGES, pieces=2)
@@ -119,7 +120,7 @@ def test_who_loses_a_part_keeps_to_the_failures_of_the_winner(tmp_path: Path, mo
     tar.write_bytes(tar_bytes([*photos(1), ("0002.jpg", b"no photograph")]))
     segment, span = _worker(tar, out)
     other = SegmentSpan(segment._config, _network())
-    monkeypatch.setattr(Labeller, "read", lambda _self, _data: (_ for _ in ()).throw(ImageTooLarge("as another attempt saw it")))
+    monkeypatch.setattr(Labeller, "read", lambda *_: (_ for _ in ()).throw(ImageTooLarge("as another attempt saw it")))
     real = LocalStore.create
 
     def create(self: LocalStore, uri: str, data: bytes) -> bool:
@@ -177,3 +178,12 @@ def test_pieces_of_a_shard_that_is_gone_are_one_chain(tmp_path: Path) -> None:
     assert [receipt.rows for receipt in segment(replace(span, first=3, after=parts[0]))] == [3, 3]
     rows = read_rows(tmp_path / "out").masks
     assert [(row["index"], row["member"]) for row in rows] == [(index, f"{index + 1:04}.jpg") for index in range(3, 9)]
+def test_a_camera_raw_is_no_photograph(tmp_path: Path) -> None:
+    """Its first image is a thumbnail: the name tells, or a tag."""
+    dng = encode(scene(), "TIFF", tiffinfo={50706: bytes((1, 4, 0, 0))})
+    members = [("0.jpg", jpeg()), ("1.nef", encode(scene(), "TIFF")), ("2.jpg", dng), ("3.tif", encode(scene(), "TIFF"))]
+    (tmp_path / "in.tar").write_bytes(tar_bytes(members))
+    segment, whole = _worker(tmp_path / "in.tar", tmp_path / "out")
+    assert [receipt.error for receipt in segment(whole)] == [None, None]
+    failures = read_rows(tmp_path / "out").failures
+    assert [(row["image_id"], row["error"]) for row in failures] == [("1", "UnsupportedFormat"), ("2", "UnsupportedFormat")]
