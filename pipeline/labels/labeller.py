@@ -93,6 +93,8 @@ class Labeller:
         options = self.options
         try:
             logits = self._timed("network", lambda: self.engine.logits(resized.pixels_HWC))
+            if not np.isfinite(logits).all():  # 15 microseconds; argmax would say class 0
+                raise InferenceFailed("the logits of the network are not finite")
             statistics = self._timed(
                 "labels", lambda: self.engine.labels(logits, resized.height, resized.width, options.min_confidence)
             )
