@@ -287,6 +287,8 @@ def _row_groups(file: Shard) -> list[int]:
     with RangeFile(store_for(file.fetch_uri), info, ahead=False) as opened:
         try:
             metadata = open_parquet(opened).metadata
+        except MemoryError:  # of Arrow, too: says nothing of the file
+            raise
         except (pa.ArrowException, OSError, StorageError) as error:
             failure = error if isinstance(error, StorageError) else opened.failure
             if failure is None or isinstance(failure, ObjectMissing | ObjectDenied):

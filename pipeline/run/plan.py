@@ -153,6 +153,8 @@ def _settings(data: bytes) -> dict[str, Any]:
     try:
         metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
         settings: dict[str, Any] = json.loads(metadata[SETTINGS_KEY])
+    except MemoryError:  # of Arrow, too: says nothing of the file
+        raise
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise Damaged(f"plan/00000.parquet cannot be read: {error}") from error
     require_known_format(settings, "the plan")
@@ -167,6 +169,8 @@ def _include(plan: Plan, data: bytes) -> None:
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True).cast(PLAN)
         table.validate(full=True)  # text that is no UTF-8, for one
+    except MemoryError:  # of Arrow, too: says nothing of the file
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Damaged(f"plan/{number:05d}.parquet cannot be read: {error}") from error
     images = "image" in set(table.column("kind").unique().to_pylist())

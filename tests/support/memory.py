@@ -2,6 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import pyarrow as pa
 
 from pipeline.errors import StorageError
 from pipeline.storage.base import ObjectInfo
@@ -15,6 +19,17 @@ class Request:
     start: int
     length: int | None
     version: str | None
+
+
+def short_of_memory(*_: object, **__: object) -> NoReturn:
+    """In the place of a function of Arrow."""
+    raise pa.ArrowMemoryError("malloc of size 64 failed")
+
+
+def data_bytes() -> int:
+    """Of this process, as RLIMIT_DATA counts them."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData:"))
+    return int(line.split()[1]) << 10
 
 
 class MemoryStore:

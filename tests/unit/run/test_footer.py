@@ -20,6 +20,7 @@ from pipeline.run.parts import PartName
 from pipeline.schema import FAILURES, masks_schema
 from pipeline.shards.base import Cursor
 from pipeline.storage.local import LocalStore
+from tests.support.memory import short_of_memory
 
 STORE = LocalStore()
 SOURCE = {"uri": "s3://b/0.tar", "size": 100, "version": "etag:1"}
@@ -96,6 +97,13 @@ def test_a_part_without_rows_has_a_footer_too(tmp_path: Path) -> None:
 
 def test_a_part_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(ObjectMissing):
+        read_footer(STORE, str(tmp_path), _footer().name)
+
+
+def test_memory_that_runs_out_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _commit(tmp_path, _footer())
+    monkeypatch.setattr(pq, "read_metadata", short_of_memory)
+    with pytest.raises(MemoryError):
         read_footer(STORE, str(tmp_path), _footer().name)
 
 

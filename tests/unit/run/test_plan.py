@@ -14,6 +14,7 @@ from pipeline.run import plan as plan_module
 from pipeline.run.plan import Known, Plan, extend_plan, read_plan, read_plan_rows
 from pipeline.shards.base import Shard
 from pipeline.storage.local import LocalStore
+from tests.support.memory import short_of_memory
 
 STORE = LocalStore()
 SETTINGS = {"fingerprint": "f", "part_images": 4}
@@ -234,6 +235,14 @@ def test_damaged_plans_are_said_to_be(tmp_path: Path, number: int) -> None:
         path.write_bytes(data)
         with pytest.raises(Damaged, match=f"plan/{number:05}.parquet"):
             read_plan(STORE, str(tmp_path))
+
+
+@pytest.mark.parametrize("reads", ["read_table", "read_metadata"])
+def test_memory_that_runs_out_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: str) -> None:
+    _extend(tmp_path, None, _tar("0"))
+    monkeypatch.setattr(pq, reads, short_of_memory)
+    with pytest.raises(MemoryError):
+        read_plan(STORE, str(tmp_path))
 
 
 def test_any_flipped_byte_of_a_plan_is_damage_or_harmless(tmp_path: Path) -> None:
