@@ -11,7 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from pipeline.errors import BadImage, ImageTimeout, KillsItsProcess
+from pipeline.errors import BadImage, ImageTimeout, ImageTooLarge, KillsItsProcess
 from pipeline.labels.labeller import Labelled, Labeller, LabelOptions, load_machine_code
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
@@ -85,6 +85,8 @@ def _main() -> None:
             found: Labelled | BadImage = labeller.label(resized)
         except BadImage as error:
             found = error
+        except MemoryError:  # with nothing else in it
+            found = ImageTooLarge("it does not fit into memory")
     answers.write(pickle.dumps(found))
 
 

@@ -9,8 +9,10 @@ from pipeline.errors import BadImage, ImageTimeout, KillsItsProcess
 from pipeline.labels.labeller import Labelled, LabelOptions
 from pipeline.model.engine import Prepared
 from pipeline.run.alone import Task, label_alone
-from pipeline.run.in_flight import DECODING, LABELLING, InFlight, left_behind
+from pipeline.run.apart import read_apart
+from pipeline.run.in_flight import DECODING, LABELLING, UNPACKING, InFlight, left_behind
 from pipeline.run.watchdog import Watchdog
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 
 
 class Guard:
@@ -35,7 +37,8 @@ class Watch:
     def __init__(self, guard: Guard, source: str, first: int) -> None:
         self._guard = guard
         # What lies before `first` was left by a worker of another stretch, and is for the one that goes on there.
-        self._left = {path: held for path, held in left_behind(guard.folder, source) if min(held, default=first) >= first}
+        left = left_behind(guard.folder, source)
+        self._left = {path: held for path, held in left if min(held.positions, default=first) >= first}
         self._in_flight = InFlight(guard.folder, source)
         self._verdicts = Verdicts(guard.folder / f"{source}.verdicts")
 
@@ -51,9 +54,24 @@ class Watch:
         with self._in_flight.hold(LABELLING, position), self._guard.watchdog.limit():
             yield
 
+    @contextmanager
+    def unpacking(self, position: int) -> Iterator[None]:
+        """Of this row of a Parquet shard, in the thread that decodes. Waits for storage, too: no time limit."""
+        with self._in_flight.hold(UNPACKING, position):
+            yield
+
+    @property
+    def unpacks_apart(self) -> bool:
+        """Did a worker die, or run out of memory, while it unpacked this source?"""
+        return any(held.unpacking is not None for held in self._left.values())
+
+    def read_apart(self, shard: Shard, start: Cursor, options: ReadOptions) -> Iterator[EncodedImage]:
+        """What `read_parquet` yields, unpacked where it can kill nothing."""
+        return read_apart(shard, start, options)
+
     def suspect(self, position: int) -> bool:
         """Did a worker die with this image in hand?"""
-        return any(position in held for held in self._left.values())
+        return any(position in held.images for held in self._left.values())
 
     def judge(self, position: int, data: bytes, name: str) -> Labelled | BadImage:
         """What a suspect is: its labels, or why it has none. What is poison stays known until it is committed."""
@@ -66,7 +84,7 @@ class Watch:
 
     def committed(self, stop: int) -> None:
         """Everything before `stop` is committed: what was left behind there is settled."""
-        for path in [path for path, held in self._left.items() if max(held, default=-1) < stop]:
+        for path in [path for path, held in self._left.items() if max(held.positions, default=-1) < stop]:
             path.unlink(missing_ok=True)
             del self._left[path]
         if not self._left:

@@ -6,17 +6,31 @@ import struct
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-DECODING, LABELLING = 0, 1  # one thread each
-_SLOTS = struct.Struct("<qq")
+DECODING, LABELLING, UNPACKING = 0, 1, 2  # at most one image each
+_SLOTS = struct.Struct("<qqq")
 _NONE = -1
 _SUFFIX = ".images"
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a process had in hand: positions of images, and of the one that it was unpacking from Parquet."""
+
+    images: frozenset[int]
+    unpacking: int | None
+
+    @property
+    def positions(self) -> frozenset[int]:
+        """All of them."""
+        return self.images if self.unpacking is None else self.images | {self.unpacking}
+
+
 class InFlight:
-    """The images of one source, by position, that this process decodes and labels at this moment: at most one each.
+    """The images of one source, by position, that this process unpacks, decodes and labels at this moment.
 
     The file is mapped, so that an image costs no system call and a kill -9 loses nothing, and locked as long as
     this process lives: a file whose lock can be had was left behind by one that died.
@@ -27,36 +41,44 @@ class InFlight:
         self._path = folder / f"{source}-{uuid.uuid4().hex}{_SUFFIX}"
         self._file = open(self._path, "xb+")  # noqa: SIM115 - open as long as the work lasts
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._file.write(_SLOTS.pack(_NONE, _NONE))
+        self._file.write(_SLOTS.pack(_NONE, _NONE, _NONE))
         self._file.flush()
         self._map = mmap.mmap(self._file.fileno(), _SLOTS.size)
+        self._stays = False
 
     @contextmanager
     def hold(self, slot: int, position: int) -> Iterator[None]:
-        """This image is in hand."""
+        """This image is in hand. If memory runs out meanwhile, it stays written down, as if the process had died."""
         place = slice(8 * slot, 8 * slot + 8)
         self._map[place] = position.to_bytes(8, "little", signed=True)
         try:
             yield
-        finally:
+        except MemoryError:
+            self._stays = True
+            raise
+        except BaseException:
             self._map[place] = _NONE.to_bytes(8, "little", signed=True)
+            raise
+        self._map[place] = _NONE.to_bytes(8, "little", signed=True)
 
     def close(self) -> None:
         """Nothing is in hand any more."""
-        self._path.unlink(missing_ok=True)
+        if not self._stays:
+            self._path.unlink(missing_ok=True)
         self._map.close()
         self._file.close()
 
 
-def left_behind(folder: Path, source: str) -> Iterator[tuple[Path, frozenset[int]]]:
-    """The files of this source whose processes died, with the images that those had in hand."""
+def left_behind(folder: Path, source: str) -> Iterator[tuple[Path, Held]]:
+    """The files of this source whose processes died or ran out of memory, with what those had in hand."""
     for path in folder.glob(f"{source}-*{_SUFFIX}"):
         try:
             with open(path, "rb") as file:
                 if _is_free(file):
                     data = file.read(_SLOTS.size)
-                    held = _SLOTS.unpack(data) if len(data) == _SLOTS.size else ()
-                    yield path, frozenset(position for position in held if position != _NONE)
+                    held = _SLOTS.unpack(data) if len(data) == _SLOTS.size else (_NONE,) * 3
+                    images = frozenset(held[slot] for slot in (DECODING, LABELLING) if held[slot] != _NONE)
+                    yield path, Held(images, None if held[UNPACKING] == _NONE else held[UNPACKING])
         except FileNotFoundError:
             continue  # its process has just finished
 

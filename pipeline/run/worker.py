@@ -5,8 +5,8 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 
@@ -35,6 +35,7 @@ from pipeline.storage.answers import Answers
 from pipeline.storage.retry import retries
 
 IMAGES_AHEAD = 4
+WAITING_BYTES = 112 << 20  # of those: see `ENCODED_AHEAD_BYTES`
 TRACE = "MASKFLEET_TRACE"
 
 
@@ -62,6 +63,14 @@ class _Item:
 
     encoded: EncodedImage
     found: Resized | Labelled | BadImage
+
+    def size(self) -> int:
+        """Bytes that it keeps in memory."""
+        if isinstance(self.found, Resized):
+            return self.found.pixels_HWC.nbytes
+        if isinstance(self.found, Labelled):
+            return self.found.statistics.mask.nbytes + self.found.statistics.confidence.nbytes
+        return 0
 
 
 class SegmentSpan:
@@ -114,7 +123,7 @@ class SegmentSpan:
                 return
             cursor = read_footer(self._store, self._config.output, there).after
         watch = self._guard.watch(span.digest, cursor.index)
-        images = ReadAhead(self._prepared(span, cursor, watch), IMAGES_AHEAD)
+        images = ReadAhead(self._prepared(span, cursor, watch), IMAGES_AHEAD, most_bytes=WAITING_BYTES, size_of=_Item.size)
         try:
             item = next(images, None)
             first, parts = cursor.index, 0
@@ -148,14 +157,20 @@ class SegmentSpan:
 
     def _prepared(self, span: Span, cursor: Cursor, watch: Watch) -> Iterator[_Item]:
         """Images decoded and resized, ahead of the network, in a thread of their own."""
-        images = self._encoded(span, cursor)
-        while True:
-            started = time.thread_time()
-            encoded = next(images, None)
-            self._milliseconds["read"] += 1000 * (time.thread_time() - started)
-            if encoded is None:
-                return
-            yield _Item(replace(encoded, data=None), self._read(encoded, watch))
+        with closing(self._encoded(span, cursor, watch)) as images:
+            position = cursor.index
+            while True:
+                started = time.thread_time()
+                with watch.unpacking(position) if span.source.kind == "parquet" else nullcontext():
+                    encoded = next(images, None)
+                self._milliseconds["read"] += 1000 * (time.thread_time() - started)
+                if encoded is None:
+                    return
+                position = encoded.after.index
+                item = _Item(replace(encoded, data=None), self._read(encoded, watch))
+                del encoded  # else its bytes lie in memory beside those of the next
+                yield item
+                del item
 
     def _read(self, encoded: EncodedImage, watch: Watch) -> Resized | Labelled | BadImage:
         if encoded.error is not None:
@@ -167,9 +182,10 @@ class SegmentSpan:
             with watch.decoding(encoded.position):
                 return self._labeller.read(encoded.data, encoded.name)
         except BadImage as error:
-            return error
+            error.__cause__ = error.__context__ = None  # their frames hold the bytes of the image
+            return error.with_traceback(None)
 
-    def _encoded(self, span: Span, cursor: Cursor) -> Iterator[EncodedImage]:
+    def _encoded(self, span: Span, cursor: Cursor, watch: Watch) -> Generator[EncodedImage]:
         source = replace(span.source, secret=self._secrets.get(span.source.uri))
         read = self._config.read
         if source.kind == "image":
@@ -179,22 +195,30 @@ class SegmentSpan:
             )
             yield from read_images(wanted, read, self._answers)
             return
-        yield from to_the_stop(self._of_shard(source, cursor), source, cursor, span.stop)
+        yield from to_the_stop(self._of_shard(source, cursor, watch), source, cursor, span.stop)
 
-    def _of_shard(self, shard: Shard, cursor: Cursor) -> Iterator[EncodedImage]:
+    def _of_shard(self, shard: Shard, cursor: Cursor, watch: Watch) -> Iterator[EncodedImage]:
         """The images of a shard; one that was planned, and is gone or closed for good, breaks off there."""
-        reader = read_tar if shard.kind == "tar" else read_parquet
         position = cursor
         try:
-            for image in reader(store_for(shard.fetch_uri), shard, cursor, self._config.read):
+            for image in self._reader(shard, cursor, watch):
                 self._answers.heard(shard.fetch_uri)
-                yield image
                 position = image.after
+                yield image
+                del image
         except (ObjectMissing, ObjectDenied) as gone:
             if not self._answers.is_its_own(shard.fetch_uri, gone, signed=shard.secret is not None):
                 raise StorageError(f"{gone} (and nothing else can be read there now)", gone.code) from gone
             reason = "the shard is gone" if isinstance(gone, ObjectMissing) else "access to the shard is denied"
             yield broken_off(shard, position, reason)
+
+    def _reader(self, shard: Shard, cursor: Cursor, watch: Watch) -> Iterator[EncodedImage]:
+        read = self._config.read
+        if shard.kind == "tar":
+            return read_tar(store_for(shard.fetch_uri), shard, cursor, read)
+        if watch.unpacks_apart:
+            return watch.read_apart(shard, cursor, read)
+        return read_parquet(store_for(shard.fetch_uri), shard, cursor, read)
 
     def _part(
         self, span: Span, first: int, start: Cursor, item: _Item | None, images: Iterator[_Item], watch: Watch

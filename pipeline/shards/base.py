@@ -5,6 +5,10 @@ from typing import Literal
 
 from pipeline.errors import BadImage
 
+# A worker reads at most 256 MiB ahead, or one image if that is larger: these of encoded images, 16 in the chunks of
+# `storage.stream`, 112 of images that wait for the network (`run.worker`).
+ENCODED_AHEAD_BYTES = 128 << 20
+
 ShardKind = Literal["tar", "parquet", "image"]
 
 

@@ -26,8 +26,9 @@ def to_the_stop(images: Iterator[EncodedImage], shard: Shard, start: Cursor, sto
             assert image.error is not None
             error = image.error
             break
-        yield image
         position = image.after
+        yield image
+        del image  # else it lies in memory beside the next one
         if stop is not None and position.index > stop:
             return
     else:

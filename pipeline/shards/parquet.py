@@ -7,7 +7,7 @@ from itertools import accumulate
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import BadImage, BrokenShard, DamagedRowGroup, ImageTooLarge, MissingImage, UsageError
+from pipeline.errors import BrokenShard, DamagedRowGroup, ImageTooLarge, MissingImage, UsageError
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.storage.base import ObjectInfo, Store
 from pipeline.storage.stream import RangeFile
@@ -56,8 +56,13 @@ def open_parquet(file: RangeFile) -> pq.ParquetFile:
     return parquet
 
 
-def read_parquet(store: Store, shard: Shard, start: Cursor, options: ReadOptions) -> Iterator[EncodedImage]:
-    """The images of a Parquet shard from row `start.index` on. Storage errors are raised."""
+def read_parquet(
+    store: Store, shard: Shard, start: Cursor, options: ReadOptions, given_up: str | None = None
+) -> Iterator[EncodedImage]:
+    """The images of a Parquet shard from row `start.index` on. Storage errors are raised, and `MemoryError`.
+
+    given_up: why the row group of `start` is not unpacked: its rows from there on fail, as if it were damaged.
+    """
     assert shard.size is not None
     info = ObjectInfo(shard.fetch_uri, shard.size, shard.version)
     file_name = shard.uri.rpartition("/")[2]
@@ -67,6 +72,8 @@ def read_parquet(store: Store, shard: Shard, start: Cursor, options: ReadOptions
             column = image_column(parquet.schema_arrow, options.image_column)
             if options.id_column is not None and options.id_column not in parquet.schema_arrow.names:
                 raise UsageError(f"no id column {options.id_column!r}")
+        except MemoryError:  # of Arrow, too: says nothing of the file
+            raise
         except (pa.ArrowException, OSError, ValueError, UsageError) as error:
             _raise_storage_failure(file)
             reason = "no Parquet footer" if not isinstance(error, UsageError) else str(error)
@@ -79,7 +86,11 @@ def read_parquet(store: Store, shard: Shard, start: Cursor, options: ReadOptions
         for group in range(parquet.metadata.num_row_groups):
             rows = parquet.metadata.row_group(group).num_rows
             if first + rows > start.index and rows:
-                yield from _row_group(file, parquet, group, first, rows, start.index, column, file_name, shard, options)
+                if given_up is None:
+                    yield from _row_group(file, parquet, group, first, rows, start.index, column, file_name, shard, options)
+                else:
+                    yield from _damaged(shard, group, range(max(first, start.index), first + rows), given_up)
+                    given_up = None
             first += rows
 
 
@@ -89,6 +100,8 @@ def row_group_starts(store: Store, shard: Shard) -> list[Cursor]:
     with RangeFile(store, ObjectInfo(shard.fetch_uri, shard.size, shard.version), ahead=False) as file:
         try:
             metadata = open_parquet(file).metadata
+        except MemoryError:
+            raise
         except (pa.ArrowException, OSError, ValueError):
             _raise_storage_failure(file)
             return [Cursor()]
@@ -107,10 +120,10 @@ def read_row(store: Store, info: ObjectInfo, index: int, column: str | None) -> 
             if index < rows:
                 for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=[name]):
                     if index < batch.num_rows:
-                        data, _ = _value(batch.column(0)[index])
-                        if data is None:
+                        cell, _ = _value(batch.column(0)[index])
+                        if cell is None:
                             raise MissingImage("the image is null")
-                        return data
+                        return bytes(cell.to_pybytes())
                     index -= batch.num_rows
             index -= rows
     raise IndexError("no such row")
@@ -134,34 +147,41 @@ def _row_group(
                             f"{file_name}#{index + offset}" if ids is None or not ids[offset].is_valid else _text(ids[offset])
                         )
                         yield _image(shard, index + offset, image_id, value, options, last_of_group=index + offset == end - 1)
+                    del value
+                del values, ids
             index += batch.num_rows
+            del read, batch  # else the last image lies in memory beside the next
         if index < end:  # page headers have no checksum
             raise pa.ArrowInvalid(f"{end - index} rows fewer than the footer says")
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         _raise_storage_failure(file)
-        message = f"row group {group} is damaged: {_first_line(error)}"
-        for row in range(max(index, wanted), end):  # the batch that failed, and what is behind it
-            yield _failed(shard, row, f"{file_name}#{row}", DamagedRowGroup(message), last_of_group=row == end - 1)
+        yield from _damaged(shard, group, range(max(index, wanted), end), _first_line(error))  # the batch, and what is behind it
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or ["unreadable"])[0]
 
 
-def _failed(shard: Shard, index: int, image_id: str, error: BadImage, *, last_of_group: bool) -> EncodedImage:
-    return EncodedImage(
-        shard=shard.uri, index=index, image_id=image_id, after=Cursor(index + 1), error=error, ends_part=last_of_group
-    )
+def _damaged(shard: Shard, group: int, rows: range, reason: str) -> Iterator[EncodedImage]:
+    """The last rows of a row group, which cannot be read."""
+    file_name = shard.uri.rpartition("/")[2]
+    for row in rows:
+        yield EncodedImage(
+            shard=shard.uri, index=row, image_id=f"{file_name}#{row}", after=Cursor(row + 1),
+            error=DamagedRowGroup(f"row group {group} is damaged: {reason}"), ends_part=row == rows[-1],
+        )  # fmt: skip
 
 
-def _value(value: pa.Scalar) -> tuple[bytes | None, str | None]:
-    """Bytes and path of a cell."""
+def _value(value: pa.Scalar) -> tuple[pa.Buffer | None, str | None]:
+    """Bytes, not copied yet, and path of a cell."""
     if not value.is_valid:
         return None, None
     if pa.types.is_struct(value.type):
         has_path = value.type.get_field_index("path") >= 0 and value["path"].is_valid and _is_text(value["path"].type)
-        return value["bytes"].as_py(), _text(value["path"]) if has_path else None
-    return value.as_py(), None
+        return value["bytes"].as_buffer(), _text(value["path"]) if has_path else None
+    return value.as_buffer(), None
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -176,17 +196,16 @@ def _text(value: pa.Scalar) -> str:
 def _image(
     shard: Shard, index: int, image_id: str, value: pa.Scalar, options: ReadOptions, *, last_of_group: bool
 ) -> EncodedImage:
-    data, path = _value(value)
+    cell, path = _value(value)
     image = EncodedImage(
-        shard=shard.uri, index=index, image_id=image_id, after=Cursor(index + 1), data=data,
-        bytes_length=None if data is None else len(data), member=path, ends_part=last_of_group,
+        shard=shard.uri, index=index, image_id=image_id, after=Cursor(index + 1),
+        bytes_length=None if cell is None else cell.size, member=path, ends_part=last_of_group,
     )  # fmt: skip
-    if data is None:
+    if cell is None:
         return replace(image, error=MissingImage("the image is null" if path is None else "only a path, no bytes"))
-    if len(data) > options.max_encoded_bytes:
-        error = ImageTooLarge(f"{len(data)} bytes encoded; the limit is {options.max_encoded_bytes}")
-        return replace(image, data=None, error=error)
-    return image
+    if cell.size > options.max_encoded_bytes:
+        return replace(image, error=ImageTooLarge(f"{cell.size} bytes encoded; the limit is {options.max_encoded_bytes}"))
+    return replace(image, data=cell.to_pybytes())
 
 
 def _raise_storage_failure(file: RangeFile) -> None:

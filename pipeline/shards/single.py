@@ -16,11 +16,12 @@ from pipeline.errors import (
     ObjectUnreachable,
     StorageError,
 )  # fmt: skip
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.base import ENCODED_AHEAD_BYTES, Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.storage import store_for
 from pipeline.storage.answers import Answers
 
 FETCHES_AHEAD = 8
+UNTOLD_BYTES = ENCODED_AHEAD_BYTES // FETCHES_AHEAD  # at most, ahead, of an image whose size no listing has told
 _DOUBT = " (and nothing else can be read there now: are the credentials right, is the disk mounted?)"
 _FINAL = (ObjectMissing, ObjectDenied, HostUnreachable)
 
@@ -32,19 +33,38 @@ def read_images(
 
     What may be the fault of the whole store is raised (see `Answers`).
     """
-    answers = answers or Answers()
+    answers, most = answers or Answers(), options.max_encoded_bytes
     pending: deque[tuple[int, Shard, Future[bytes]]] = deque()
     with ThreadPoolExecutor(FETCHES_AHEAD, "fetch") as threads:
+
+        def oldest() -> EncodedImage:
+            row, image, future = pending.popleft()
+            if image.size is None and most > UNTOLD_BYTES and isinstance(future.exception(), ImageTooLarge):
+                future = threads.submit(_fetch, image, most)  # its turn has come
+            return _read(row, image, future, answers, pending)
+
         try:
             for row, image in rows:
-                pending.append((row, image, threads.submit(_fetch, image, options.max_encoded_bytes)))
+                while pending and _bytes_ahead(image, most) + sum(_bytes_ahead(each, most) for _, each, _ in pending) > (
+                    ENCODED_AHEAD_BYTES
+                ):
+                    yield oldest()
+                ahead = min(most, UNTOLD_BYTES) if image.size is None else most
+                pending.append((row, image, threads.submit(_fetch, image, ahead)))
                 if len(pending) > FETCHES_AHEAD:
-                    yield _read(*pending.popleft(), answers, pending)
+                    yield oldest()
             while pending:
-                yield _read(*pending.popleft(), answers, pending)
+                yield oldest()
         finally:
             for _, _, future in pending:
                 future.cancel()
+
+
+def _bytes_ahead(image: Shard, max_encoded_bytes: int) -> int:
+    """That fetching this image may take; what is too large is not fetched."""
+    if image.size is None:
+        return min(UNTOLD_BYTES, max_encoded_bytes)
+    return image.size if image.size <= max_encoded_bytes else 0
 
 
 def _fetch(image: Shard, max_encoded_bytes: int) -> bytes:

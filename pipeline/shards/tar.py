@@ -67,6 +67,7 @@ def read_tar(store: Store, shard: Shard, start: Cursor, options: ReadOptions) ->
                 twins = _twins(previous, member.name)
                 if held is not None:
                     yield replace(held, error=_ambiguous(previous, member.name), data=None) if twins else held
+                    held = None  # else it lies in memory beside the next one
                 at = Cursor(at.index + 1, member.end, member.name)
                 held = _image(file, shard, member, at, options)
                 if twins:

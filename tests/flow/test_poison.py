@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Finished
-from tests.support.poison.sitecustomize import CRASHES, HANGS
+from tests.support.parquets import parquet_bytes
+from tests.support.poison.sitecustomize import CRASHES, HANGS, UNPACKED
 from tests.support.runs import read_rows
 from tests.support.tars import photos, tar_bytes
 
@@ -45,6 +46,25 @@ def test_poison_is_quarantined_and_the_rest_is_labelled(source: Path, tmp_path: 
     again = job("segment", *arguments, env=POISONED)
     assert again.code == 0, "what is written down is not tried again"
     assert "0 inferred" in again.out or job("verify", out, "--deep").code == 0
+
+
+def test_a_row_that_kills_whoever_unpacks_it_costs_its_row_group(tmp_path: Path, job: Callable[..., Finished]) -> None:
+    """And a poisoned image behind it is found as in a tar."""
+    images = [data for _, data in photos(12)]
+    images[5] += UNPACKED
+    images[9] += CRASHES
+    (tmp_path / "x.parquet").write_bytes(parquet_bytes(images))
+    out = tmp_path / "out"
+    done = job("segment", "--input", tmp_path / "x.parquet", "--output", out, *FLAGS, "--failure-budget", 1, env=POISONED)
+    assert done.code == 0, done.err
+    rows = read_rows(out)
+    assert len(rows.keys) == len(set(rows.keys)) == 12
+    assert [(row["index"], row["error"]) for row in sorted(rows.failures, key=lambda row: row["index"])] == [
+        (5, "DamagedRowGroup"), (6, "DamagedRowGroup"), (7, "DamagedRowGroup"), (9, "KillsItsProcess"),
+    ]  # fmt: skip
+    assert {row["message"] for row in rows.failures if row["stage"] == "read"} == {
+        "row group 1 is damaged: it ends the process that unpacks it: SIGSEGV"
+    }
 
 
 def test_a_run_that_does_not_get_on_ends_and_says_where_it_stood(

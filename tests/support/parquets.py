@@ -60,6 +60,18 @@ def parquet_bytes(
     return buffer.getvalue()
 
 
+def large_row_parquet(size: int) -> bytes:
+    """Two images, a row of so many zeros in some kilobytes, and a row group of two more images behind it."""
+    images = [pa.array([jpeg(SEED + number)], pa.binary()) for number in range(4)]
+    zeros = pa.array([bytes(size)], pa.binary())
+    buffer, schema = io.BytesIO(), pa.schema({"image": pa.binary()})
+    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "data_page_size": 1, "write_batch_size": 1}
+    with pq.ParquetWriter(buffer, schema, **options) as writer:
+        for pieces in ([*images[:2], zeros], images[2:]):
+            writer.write_table(pa.table({"image": pa.chunked_array(pieces)}))
+    return buffer.getvalue()
+
+
 def without_footer(data: bytes) -> bytes:
     """Cut the footer off, as an upload that broke does."""
     length = int.from_bytes(data[-_MAGIC_AND_LENGTH:-4], "little")

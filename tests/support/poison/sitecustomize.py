@@ -1,14 +1,16 @@
 """On the PYTHONPATH of a job, this makes a decoder that dies or hangs on some images: real signals, and a real loop in C.
 
-An image is poison by what its file ends with, behind the end of the JPEG, where a decoder does not look.
+An image is poison by what its file ends with, behind the end of the JPEG, where a decoder does not look. `UNPACKED` is poison
+for who unpacks it from Parquet.
 """
 
 import ctypes
 import os
 import re
 import time
+from collections.abc import Iterator
 
-CRASHES, HANGS, SLEEPS = b"<crash>", b"<hang>", b"<sleep>"
+CRASHES, HANGS, SLEEPS, UNPACKED = b"<crash>", b"<hang>", b"<sleep>", b"<unpacked>"
 
 
 def _poison(data: bytes) -> None:
@@ -33,6 +35,18 @@ def _install() -> None:
         return real(file, *arguments, **options)  # type: ignore[arg-type]
 
     Image.open = poisoned  # type: ignore[assignment]
+
+    from pyarrow.parquet import ParquetFile
+
+    batches = ParquetFile.iter_batches
+
+    def poisoned_batches(self: ParquetFile, *arguments: object, **options: object) -> Iterator[object]:
+        for batch in batches(self, *arguments, **options):
+            if any(UNPACKED in buffer.to_pybytes() for column in batch for buffer in column.buffers() if buffer is not None):
+                _poison(CRASHES)
+            yield batch
+
+    ParquetFile.iter_batches = poisoned_batches
 
 
 if os.environ.get("MASKFLEET_TEST_POISON"):

@@ -123,3 +123,33 @@ def test_an_error_after_close_is_nobodys() -> None:
     threading.Timer(0.02, go.set).start()
     items.close()
     assert not _threads()
+
+
+def _waiting(sizes: list[int], most_bytes: int) -> int:
+    """How many of these are taken from their source while nobody asks."""
+    taken = 0
+
+    def source() -> Iterator[int]:
+        nonlocal taken
+        for size in sizes:
+            taken += 1
+            yield size
+
+    items = ReadAhead(source(), 4, most_bytes=most_bytes, size_of=lambda size: size)
+    time.sleep(0.05)
+    found, before = taken, list(items)
+    assert before == sizes
+    return found
+
+
+def test_no_more_bytes_wait_than_asked_for() -> None:
+    """One more is in hand, and waits to be put."""
+    assert _waiting([10] * 9, 100) == 5  # four of them, as without bytes
+    assert _waiting([50] * 9, 100) == 3
+    assert _waiting([100, 1, 1], 100) == 2
+    assert _waiting([1, 100, 1], 100) == 2
+
+
+def test_an_item_of_more_bytes_than_may_wait_waits_alone() -> None:
+    assert _waiting([1000, 1, 1000, 1], 100) == 2
+    assert _waiting([1, 1000, 1], 100) == 2

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run.in_flight import DECODING, LABELLING, InFlight, left_behind
+from pipeline.run.in_flight import DECODING, LABELLING, UNPACKING, Held, InFlight, left_behind
 
+NOTHING = Held(frozenset(), None)
 _DIES = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.run.in_flight import DECODING, LABELLING, InFlight
+from pipeline.run.in_flight import DECODING, LABELLING, UNPACKING, InFlight
 mine = InFlight(Path(sys.argv[1]), "source")
 with mine.hold(DECODING, 6):
     pass
-with mine.hold(DECODING, 7), mine.hold(LABELLING, 3):
+with mine.hold(DECODING, 7), mine.hold(LABELLING, 3), mine.hold(UNPACKING, 8):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -23,7 +24,8 @@ with mine.hold(DECODING, 7), mine.hold(LABELLING, 3):
 def test_what_is_in_hand_at_the_kill_is_left_behind(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", _DIES, str(tmp_path)], check=False)
     ((path, held),) = left_behind(tmp_path, "source")
-    assert held == {3, 7}
+    assert held == Held(frozenset({3, 7}), 8)
+    assert held.positions == {3, 7, 8}
     assert list(left_behind(tmp_path, "other")) == []
     path.unlink()
 
@@ -43,10 +45,23 @@ def test_an_image_that_fails_is_let_go(tmp_path: Path) -> None:
     mine._file.close()  # as a death does: the lock goes
     mine._map.close()
     ((_, held),) = left_behind(tmp_path, "source")
-    assert held == frozenset()
+    assert held == NOTHING
+
+
+def test_what_ran_out_of_memory_is_left_behind(tmp_path: Path) -> None:
+    """Its worker goes on with other spans; the next that comes here is to know."""
+    mine = InFlight(tmp_path, "source")
+    with pytest.raises(MemoryError), mine.hold(UNPACKING, 5):
+        raise MemoryError
+    with mine.hold(DECODING, 4):
+        pass
+    mine.close()
+    ((_, held),) = left_behind(tmp_path, "source")
+    assert held == Held(frozenset(), 5)
 
 
 def test_a_file_that_was_cut_short_names_nothing(tmp_path: Path) -> None:
-    (tmp_path / "source-x.images").write_bytes(b"\0\0")
-    ((_, held),) = left_behind(tmp_path, "source")
-    assert held == frozenset()
+    for length in (0, 2, 16):  # 16 of a version that knew two slots
+        (tmp_path / "source-x.images").write_bytes(bytes(length))
+        ((_, held),) = left_behind(tmp_path, "source")
+        assert held == NOTHING

@@ -1,8 +1,13 @@
 """A worker without Ray: what it reads of a span that ends inside its shard."""
 
+import json
 import os
+import subprocess
+import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,7 +27,10 @@ from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import writable_store_for
 from pipeline.storage.local import LocalStore
+from pipeline.storage.stream import CHUNK_BYTES
+from tests.conftest import ROOT
 from tests.support.images import encode, jpeg, scene
+from tests.support.parquets import large_row_parquet
 from tests.support.runs import parts_in, read_rows
 from tests.support.tars import photos, tar_bytes, zeroed_header
 
@@ -33,10 +41,10 @@ def _network() -> Prepared:
     return prepare(NetworkRequest(model=DEFAULT_MODEL, weights="bundled", engine="openvino", short_side=32))
 
 
-def _worker(source: Path, out: Path) -> tuple[SegmentSpan, Span]:
+def _worker(source: Path, out: Path, **flags: Any) -> tuple[SegmentSpan, Span]:
     """And the one span that is all there is."""
     config = SegmentConfig(
-        input=(str(source),), output=str(out), weights="bundled", short_side=32, part_images=PART_IMAGES, workers=1
+        input=(str(source),), output=str(out), weights="bundled", short_side=32, part_images=PART_IMAGES, workers=1, **flags
     )
     network, store = prepare(network_request(config)), writable_store_for(config.output)
     plan = extend_plan(store, config.output, None, list_inputs(config.input, Listing()), {})
@@ -178,6 +186,8 @@ def test_pieces_of_a_shard_that_is_gone_are_one_chain(tmp_path: Path) -> None:
     assert [receipt.rows for receipt in segment(replace(span, first=3, after=parts[0]))] == [3, 3]
     rows = read_rows(tmp_path / "out").masks
     assert [(row["index"], row["member"]) for row in rows] == [(index, f"{index + 1:04}.jpg") for index in range(3, 9)]
+
+
 def test_a_camera_raw_is_no_photograph(tmp_path: Path) -> None:
     """Its first image is a thumbnail: the name tells, or a tag."""
     dng = encode(scene(), "TIFF", tiffinfo={50706: bytes((1, 4, 0, 0))})
@@ -187,3 +197,51 @@ def test_a_camera_raw_is_no_photograph(tmp_path: Path) -> None:
     assert [receipt.error for receipt in segment(whole)] == [None, None]
     failures = read_rows(tmp_path / "out").failures
     assert [(row["image_id"], row["error"]) for row in failures] == [("1", "UnsupportedFormat"), ("2", "UnsupportedFormat")]
+
+
+_SHORT_OF_MEMORY = """
+import json, resource, sys
+from pathlib import Path
+from pipeline.run import apart
+from tests.support.memory import data_bytes
+from tests.unit.run.test_worker import _worker
+apart.PAGES_BYTES = 512 << 20
+segment, whole = _worker(Path(sys.argv[1]), Path(sys.argv[2]), max_source_pixels=1 << 20)
+said = []
+for most in (100 << 20, None):
+    limit = resource.RLIM_INFINITY if most is None else data_bytes() + most
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+    said.append([[receipt.rows, receipt.error_class, receipt.error] for receipt in segment(whole)])
+print(json.dumps(said))
+"""
+
+
+def test_a_row_that_takes_all_memory_leaves_its_part_open_and_fails_where_it_is_alone(tmp_path: Path) -> None:
+    """What is short of memory may be the node. A process with nothing else to do, and a limit, says whether it is the row."""
+    (tmp_path / "in.parquet").write_bytes(large_row_parquet(256 << 20))
+    command = [sys.executable, "-c", _SHORT_OF_MEMORY, str(tmp_path / "in.parquet"), str(tmp_path / "out")]
+    # Arrow's other pool now and then ends the process instead, which is the case of `test_poison`.
+    environment = os.environ | {"TMPDIR": str(tmp_path), "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    short, alone = json.loads(done.stdout)
+    assert short == [[0, "Incomplete", "a worker ran out of memory"]]
+    assert alone == [[3, None, None], [2, None, None]]
+    (failure,) = read_rows(tmp_path / "out").failures
+    assert (failure["index"], failure["error"]) == (2, "DamagedRowGroup")
+    assert failure["message"] == "row group 0 is damaged: it takes more than 542 MiB of memory"
+    left = list((tmp_path / f"maskfleet-{os.getuid()}" / "begun").rglob("*.images"))
+    assert left == [], "what was left behind is settled"
+
+
+def test_no_image_lies_in_memory_beside_the_next(tmp_path: Path) -> None:
+    size = 24 << 20
+    noise = os.urandom(size)
+    (tmp_path / "in.tar").write_bytes(tar_bytes([(f"{number}.jpg", noise) for number in range(6)]))
+    del noise
+    segment, whole = _worker(tmp_path / "in.tar", tmp_path / "out")
+    tracemalloc.start()
+    assert [receipt.error for receipt in segment(whole)] == [None, None]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * size + 2 * CHUNK_BYTES + (4 << 20)  # one of them, in pieces and whole, and the chunks that it comes in

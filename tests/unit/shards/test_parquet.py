@@ -18,9 +18,11 @@ from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.shards.parquet import image_column, is_image_type, read_parquet, read_row, row_group_starts
 from pipeline.storage.base import ObjectInfo
 from pipeline.storage.stream import RangeFile
+from tests.conftest import ROOT
 from tests.support.corpus import damaged_pages, parquet_bytes, parquets
 from tests.support.images import SEED, jpeg
 from tests.support.memory import MemoryStore
+from tests.support.parquets import large_row_parquet
 
 CASES = parquets()
 TEN = [jpeg(SEED + number) for number in range(10)]
@@ -287,3 +289,36 @@ def test_a_bomb_is_unpacked_a_row_at_a_time(tmp_path: Path, dictionary: bool) ->
     count, kinds, peak_mib = done.stdout.split(" ", 1)[0], done.stdout, int(done.stdout.split()[-1])
     assert (count, "ImageTooLarge" in kinds) == ("24", True)
     assert peak_mib < 800
+
+
+def test_a_row_group_that_is_given_up_fails_from_its_row_on() -> None:
+    data = CASES["binary.parquet"].data
+    found = list(read_parquet(MemoryStore(data), _shard(data), Cursor(5), ReadOptions(), "it is a bomb"))
+    assert [image.index for image in found] == [5, 6, 7, 8, 9]
+    assert [str(image.error) for image in found[:3]] == ["row group 1 is damaged: it is a bomb"] * 3
+    assert [(image.data, image.ends_part) for image in found[3:]] == [(TEN[8], False), (TEN[9], True)]
+    assert [image.ends_part for image in found[:3]] == [False, False, True]
+
+
+_SHORT_OF_MEMORY = """
+import resource, sys
+from tests.support.memory import MemoryStore, data_bytes
+from pipeline.shards.base import Cursor, ReadOptions, Shard
+from pipeline.shards.parquet import read_parquet
+data = open(sys.argv[1], "rb").read()
+shard = Shard(uri="memory/x.parquet", kind="parquet", size=len(data), version=None)
+resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + (100 << 20), resource.RLIM_INFINITY))
+try:
+    print("yields", [image.error for image in read_parquet(MemoryStore(data), shard, Cursor(), ReadOptions())])
+except MemoryError as error:
+    print("raises", type(error).__name__)
+"""
+
+
+def test_memory_that_runs_out_says_nothing_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "large.parquet"
+    file.write_bytes(large_row_parquet(256 << 20))
+    done = subprocess.run(
+        [sys.executable, "-c", _SHORT_OF_MEMORY, str(file)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "raises ArrowMemoryError"

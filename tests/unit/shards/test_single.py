@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import HostUnreachable, ObjectChanged, ObjectDenied, ObjectMissing, StorageError
+from pipeline.errors import HostUnreachable, ObjectChanged, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError
 from pipeline.shards import single
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.shards.single import FETCHES_AHEAD, read_images
@@ -20,6 +20,7 @@ class _Store:
     def __init__(self, answers: dict[str, bytes | Exception]) -> None:
         self.answers = answers
         self.asked: list[tuple[str, str | None]] = []
+        self.most: list[int] = []
 
     def read(
         self,
@@ -29,11 +30,14 @@ class _Store:
         version: str | None = None,
         most: int | None = None,
     ) -> bytes:
-        assert (start, length, most) in ((0, None, ReadOptions().max_encoded_bytes), (0, 1, None))
+        assert (start, length, most is None) in ((0, None, False), (0, 1, True))
         self.asked.append((uri, version))
+        self.most.append(most or 1)
         answer = self.answers.get(uri, ObjectMissing("gone"))
         if isinstance(answer, Exception):
             raise answer
+        if most is not None and len(answer) > most:
+            raise ObjectTooLarge("more")
         return answer
 
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -160,6 +164,55 @@ def test_several_are_fetched_at_once_but_not_all(monkeypatch: pytest.MonkeyPatch
     assert taken == FETCHES_AHEAD + 1
     together.abort()
     images.close()  # type: ignore[attr-defined]
+
+
+class _Weighs(_Store):
+    """Knows how many bytes were asked for and not yet taken, at most."""
+
+    def __init__(self, sizes: dict[str, int]) -> None:
+        super().__init__({uri: bytes(size) for uri, size in sizes.items()})
+        self.sizes, self.lock, self.ahead, self.peak = sizes, threading.Lock(), 0, 0
+
+    def read(self, uri: str, *asked: Any, **more: Any) -> bytes:
+        with self.lock:
+            self.ahead += self.sizes[uri]
+            self.peak = max(self.peak, self.ahead)
+        return super().read(uri, *asked, **more)
+
+    def all_of(self, images: Iterator[EncodedImage]) -> list[EncodedImage]:
+        found = []
+        for image in images:
+            with self.lock:
+                self.ahead -= self.sizes[image.shard]
+            found.append(image)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("sizes", "peak"), [([10] * 30, 90), ([60] * 9, 60), ([40] * 9, 80), ([10, 500, 10, 500, 10], 500), ([90, 10, 10], 100)]
+)
+def test_no_more_bytes_are_fetched_ahead_than_the_bound(monkeypatch: pytest.MonkeyPatch, sizes: list[int], peak: int) -> None:
+    monkeypatch.setattr(single, "ENCODED_AHEAD_BYTES", 100)
+    store = _Weighs({f"s3://b/{number}": size for number, size in enumerate(sizes)})
+    monkeypatch.setattr(single, "store_for", lambda _: store)
+    rows = ((row, _image(f"s3://b/{row}", size=size)) for row, size in enumerate(sizes))
+    found = store.all_of(read_images(rows, ReadOptions()))
+    assert [len(image.data or b"") for image in found] == sizes
+    assert store.peak <= peak
+    assert store.peak > peak // 2
+
+
+def test_of_an_image_of_unknown_size_only_so_much_is_fetched_before_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(single, "ENCODED_AHEAD_BYTES", 80)
+    monkeypatch.setattr(single, "UNTOLD_BYTES", 10)
+    sizes = [3, 50, 3, 10, 11, 2000, 3]
+    store = _Store({f"s3://b/{number}": bytes(size) for number, size in enumerate(sizes)})
+    monkeypatch.setattr(single, "store_for", lambda _: store)
+    rows = ((row, _image(f"s3://b/{row}")) for row in range(len(sizes)))
+    found = list(read_images(rows, ReadOptions(max_encoded_bytes=1000)))
+    assert _kinds(found) == [None, None, None, None, None, "ImageTooLarge", None]
+    assert [len(image.data or b"") for image in found] == [3, 50, 3, 10, 11, 0, 3]
+    assert sorted(store.most) == [10] * 7 + [1000] * 3
 
 
 def test_closing_early_ends_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
