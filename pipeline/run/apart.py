@@ -1,7 +1,7 @@
 """A Parquet shard read in a process of its own: a row group that ends whoever unpacks it ends nothing else.
 
 `python -m pipeline.run.apart` is that process: a pickled `Reading` on stdin; on stdout one pickle for each image, and a last one:
-None at the end of the shard, or the error of the store, or `MemoryError`.
+None at the end of the shard, or the error of the store.
 """
 
 import os
@@ -23,6 +23,7 @@ from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.shards.parquet import read_parquet
 from pipeline.storage import store_for
 
+_NO_MEMORY = 70  # its exit code
 _TRIES = 2  # a kill from outside does not come twice
 # The limits keep a bomb from the node. They are far above what a sound file takes, as the worker may have been killed from
 # outside: a page has at most 2 GiB, and as many while it is packed; an image takes 2 to 4.3 times its bytes on top (pyarrow 26).
@@ -100,16 +101,16 @@ def _in_child(reading: Reading) -> Iterator[EncodedImage | _Died]:
             while isinstance(found := pickle.load(child.stdout), EncodedImage):  # noqa: S301 - our own process wrote it
                 yield found
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):  # it died, in the middle of an image perhaps
-            found = _cause(child.wait(), said)
+            found = _cause(child.wait(), said, reading)
         if isinstance(found, StorageError):
             raise found
-        if isinstance(found, MemoryError):
-            yield _Died(f"it takes more than {reading.memory_bytes >> 20} MiB of memory", again=False)
-        elif isinstance(found, _Died):
+        if isinstance(found, _Died):
             yield found
 
 
-def _cause(code: int, said: BinaryIO) -> _Died:
+def _cause(code: int, said: BinaryIO, reading: Reading) -> _Died:
+    if code == _NO_MEMORY:
+        return _Died(f"it takes more than {reading.memory_bytes >> 20} MiB of memory", again=False)
     if code >= 0:
         said.seek(0)
         raise RuntimeError(said.read().decode(errors="replace")[-3000:])
@@ -138,7 +139,7 @@ def _main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     most = reading.memory_bytes if hard == resource.RLIM_INFINITY else min(reading.memory_bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
-    last: StorageError | MemoryError | None = None
+    last: StorageError | None = None
     try:
         for image in _limited(reading):
             pickle.dump(image, answers)  # large bytes go there as they are
@@ -146,7 +147,7 @@ def _main() -> None:
     except StorageError as error:
         last = error
     except MemoryError:
-        last = MemoryError()
+        os._exit(_NO_MEMORY)  # half an image may be on its way
     pickle.dump(last, answers)
     answers.flush()
 
