@@ -240,6 +240,7 @@ class Attempt:
         progress.retries.update(receipt.retries)
         if receipt.part is not None or receipt.in_hand:
             progress.last_sign = time.monotonic()
+            progress.phase = progress.phase if progress.parts else "labelling the first parts"
         if receipt.error is not None:
             for fatal in (Bug, UsageError, Damaged):
                 if receipt.error_class == fatal.__name__:
