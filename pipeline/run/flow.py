@@ -1,37 +1,42 @@
 """Spans -> actor pool -> receipts, on Ray Data; with `own_ray.py` the only import of Ray."""
 
+import json
 import logging
+import math
 import os
 import signal
 import sys
 import tempfile
 import time
+import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions
+from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions, TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback  # the base that DataContext asks for
 
 from pipeline.errors import MaskfleetError
 from pipeline.model.engine import Prepared
+from pipeline.run.cutting import all_pieces, most_at_once
 from pipeline.run.leave import leave_without_destructors
-from pipeline.run.left import SPANS_AHEAD, cut
+from pipeline.run.left import SPANS_AHEAD
 from pipeline.run.malloc import ONE_ARENA, bound_malloc
 from pipeline.run.own_ray import lone_ray, quiet_ray_data, remember_as_own
 from pipeline.run.span import Receipt, Span
 from pipeline.run.worker import SegmentSpan, WorkerConfig
-from pipeline.shards.base import ReadOptions
 
 
 class PassFailed(Exception):
     """A fault of Ray or of the cluster ended a pass; what is left can be sent again."""
 
 
-MAX_BLOCKS = 10_000  # of the list of spans: a block a span up to here
+CHUNK_SPANS = 500  # that a feed takes at once
+_FED_WORKERS, _MAX_FEEDS = 16, 8  # a feed gives two spans a turn of Ray Data's loop, which is 20 a second
+_QUEUED = 8  # times the bytes of the spans that workers have, waiting for them in the driver
 _LAST_PARTS, _SHORT_PART_S, _LONGEST_PAUSE_S = 16, 0.3, 0.5  # the loop itself waits 0.1 s, and Ray 2 s for the loop to end
 _INIT_DEATHS = 10  # a worker may die while it starts, and be started again
 _LOCAL_OBJECT_STORE_BYTES = 256 << 20  # spans and receipts are small; images never enter it
@@ -105,12 +110,26 @@ def cores() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
 
 
-Shared = tuple[Prepared, dict[str, str]]
+def share(network: Prepared) -> "ray.ObjectRef[Prepared]":
+    """Put the network where every worker fetches it once."""
+    return ray.put(network)
 
 
-def share(network: Prepared, secrets: dict[str, str]) -> "ray.ObjectRef[Shared]":
-    """Put the network, and the secret URIs of presigned inputs, where every worker fetches them once."""
-    return ray.put((network, secrets))
+def _feed(row: dict[str, bytes], config: WorkerConfig) -> Iterator[dict[str, str]]:
+    """A chunk of spans, each as a row of its own; those that are to be cut as pieces, while others are labelled."""
+    leave_without_destructors()
+    spans = [Span.from_json(text) for text in json.loads(zlib.decompress(row["spans"]))]
+    for piece in all_pieces(spans, read=config.read, part_images=config.part_images, output=config.output):
+        yield {"span": piece.to_json()}
+
+
+def _chunks(spans: Sequence[Span], feeds: int) -> list[dict[str, bytes]]:
+    """Spans that are whole, dealt out to the feeds in their order; those that are to be cut behind them, together."""
+    whole = [span for span in spans if span.piece_bytes is None]
+    rounds = [whole[first : first + feeds * CHUNK_SPANS] for first in range(0, len(whole), feeds * CHUNK_SPANS)]
+    dealt = [some[feed::feeds] for some in rounds for feed in range(feeds)]
+    dealt.append([span for span in spans if span.piece_bytes is not None])
+    return [{"spans": zlib.compress(json.dumps([span.to_json() for span in chunk]).encode(), 1)} for chunk in dealt if chunk]
 
 
 class _Worker:
@@ -123,12 +142,12 @@ class _Worker:
         self._config = config
         self._segment: SegmentSpan | None = None
 
-    def __call__(self, batch: dict[str, Any], shared: list["ray.ObjectRef[Shared]"]) -> Iterator[dict[str, list[str]]]:
+    def __call__(self, batch: dict[str, Any], shared: list["ray.ObjectRef[Prepared]"]) -> Iterator[dict[str, list[str]]]:
         if self._segment is None:
             bound_malloc()
             leave_without_destructors()
             try:
-                self._segment = SegmentSpan(self._config, *ray.get(shared[0]))
+                self._segment = SegmentSpan(self._config, ray.get(shared[0]))
             except MaskfleetError as refused:  # a precision that this worker's CPU has not: as a value, else Ray tries again
                 yield {"receipt": [Receipt(error=str(refused), error_class=type(refused).__name__).to_json()]}
                 return
@@ -155,23 +174,33 @@ class _Pace(ExecutionCallback):
         time.sleep(self.pause_s())
 
 
-def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Shared]", workers: int) -> Iterator[Receipt]:
-    """Receipts as the parts are committed, in no order. Raises `PassFailed` when Ray does: plan again what is left."""
+def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Prepared]", workers: int) -> Generator[Receipt]:
+    """Receipts as the parts are committed, in no order. Raises `PassFailed` when Ray does: plan again what is left.
+
+    Closed before its end, it ends the workers.
+    """
     with quiet_ray_data():
         yield from _label(spans, config, shared, workers)
 
 
-def _label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Shared]", workers: int) -> Iterator[Receipt]:
+def _label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Prepared]", workers: int) -> Generator[Receipt]:
     _configure(DataContext.get_current())
-    rows = [{"span": span.to_json()} for span in spans]
+    feeds = min(_MAX_FEEDS, math.ceil(workers / _FED_WORKERS))
+    chunks = _chunks(spans, feeds)
     try:
-        dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS)).map_batches(
+        fed = ray.data.from_items(chunks, override_num_blocks=len(chunks)).flat_map(
+            _feed,  # type: ignore[arg-type]
+            fn_kwargs={"config": config},
+            num_cpus=0,  # beside workers that have all
+            compute=TaskPoolStrategy(size=min(feeds, len(chunks))),
+        )
+        dataset = fed.map_batches(
             _Worker,  # type: ignore[arg-type]
             batch_size=1,
             num_cpus=1,
             fn_constructor_args=(config,),
             fn_kwargs={"shared": [shared]},
-            compute=_pool(min(workers, len(spans))),
+            compute=_pool(min(workers, most_at_once(spans, config.part_images))),
         )
         batches = iter(dataset.iter_batches(batch_size=None, prefetch_batches=0))
     except Exception as error:
@@ -198,25 +227,6 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
-def cut_spans(spans: Sequence[Span], read: ReadOptions, part_images: int, pieces: int, secrets: Mapping[str, str]) -> list[Span]:
-    """Few big shards as more spans: tar headers are walked by tasks, before the actors take the cores."""
-    _configure(DataContext.get_current())
-
-    def cut_row(row: dict[str, str]) -> list[dict[str, str]]:
-        leave_without_destructors()
-        span = Span.from_json(row["span"])
-        pieces_of = cut(span, read=read, part_images=part_images, pieces=pieces, fetch_uri=secrets.get(span.source.uri))
-        return [{"span": piece.to_json()} for piece in pieces_of]
-
-    rows = [{"span": span.to_json()} for span in spans]
-    try:
-        with quiet_ray_data():
-            dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(cut_row)
-            return [Span.from_json(row["span"]) for row in dataset.take_all()]
-    except Exception as error:
-        raise PassFailed(_first_line(error)) from error
-
-
 def _pool(workers: int) -> ActorPoolStrategy:
     """A fixed pool where the cores are there; else one that grows as the cluster does."""
     have = min(workers, cores())
@@ -226,9 +236,10 @@ def _pool(workers: int) -> ActorPoolStrategy:
 
 
 def _configure(context: DataContext) -> None:
-    context.target_max_block_size = 1  # a receipt is a block at once, and not when 128 MiB of them have gathered
+    context.target_max_block_size = 1  # a span or receipt is a block at once, and not when 128 MiB of them have gathered
+    context.downstream_capacity_backpressure_ratio = _QUEUED  # counts only without the reservation of resources
     context.max_consecutive_actor_init_deaths = _INIT_DEATHS
-    context.op_resource_reservation_enabled = False  # there is one operator: nothing to share out, ten times a second
+    context.op_resource_reservation_enabled = False  # feeds take no CPU: nothing to share out
     context.custom_execution_callback_classes = [_Pace]
     context.print_on_execution_start = False
     context.enable_progress_bars = False

@@ -148,14 +148,14 @@ def forecast(config: SegmentConfig) -> Forecast:
     failures = Counter(outcome for outcome in sample.outcomes if isinstance(outcome, str))
     more, damaged = _decoded(left.spare(chosen), config)
     sound = 1 - (failures.total() + damaged) / max(1, len(sample.outcomes) + more)
-    trial = rehearse(config, chosen, processes, cuts=left.cuts) if chosen else NOTHING
+    trial = rehearse(config, chosen, processes) if chosen else NOTHING
     # What the run takes besides labelling, on this machine: Python and Ray start, workers load the network, meet the first
     # shapes, Ray ends. The network is in the cache by now, so that its preparation is not in it.
     busy = sample.seconds_per_image > _BUSY * sample.cpu_s_per_image
     image_s = sample.cpu_s_per_image if busy else sample.seconds_per_image
     start_s = max(0.0, trial.seconds - trial.images * sample.seconds_per_image)
     labelling_s = share * (_busiest(left.tasks, workers) * image_s + _read_s(left, workers, cores))
-    seconds = listing_s + (start_s + left.cut_s + labelling_s if parts else 0.0)
+    seconds = listing_s + (start_s + labelling_s if parts else 0.0)
     core_hours = workers * seconds / 3600
     done = sum(map(len, committed.values()))
     failing = round(parts * (1 - sound ** (images / max(1, parts))))  # parts with a failure

@@ -8,22 +8,22 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import accumulate, chain, islice, pairwise, zip_longest
-from statistics import median
 from typing import TypeVar
 
 import pyarrow as pa
 
 from pipeline.config import SegmentConfig
 from pipeline.errors import BrokenShard, ObjectDenied, ObjectMissing, StorageError
-from pipeline.run.left import SPANS_A_WORKER, worth_cutting
+from pipeline.run.cutting import in_order
 from pipeline.run.options import read_options
 from pipeline.run.parts import PART_BYTES
 from pipeline.run.span import Span
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.headers import FAR_BYTES
 from pipeline.shards.listing import Listing
 from pipeline.shards.parquet import open_parquet, read_parquet
 from pipeline.shards.single import read_images
-from pipeline.shards.tar import HEADER_CHUNK_BYTES, part_starts, read_tar
+from pipeline.shards.tar import part_starts, read_tar
 from pipeline.storage import ObjectInfo, scheme_of, store_for
 from pipeline.storage.stream import CHUNK_BYTES, RangeFile
 
@@ -35,7 +35,6 @@ EXACT_TAR_BYTES = 64 << 20  # up to here a tar is counted to its end ...
 EXACT_TARS = 64  # ... while there are no more than this: the headers of a local tar are walked in milliseconds
 EXACT_TARS_REMOTE = 8  # these are read whole, as a request for each header would take longer
 HEAD_BYTES = CHUNK_BYTES  # of a sampled tar: what its first request brings anyway
-_TIMED_GETS = 5
 _SEED = 0
 _BEGINNING = Cursor()
 
@@ -80,7 +79,6 @@ class Left:
     """What is left of the plan: images, bytes, parts and GETs, counted or estimated, and some of the images.
 
     tasks: the images of each span, as they go to the workers. read_s: CPU seconds that reading takes, all workers together.
-    cuts: are tars cut into spans before the workers start? cut_s: what their headers take, one request each.
     """
 
     def __init__(self, config: SegmentConfig, listing: Listing) -> None:
@@ -91,7 +89,6 @@ class Left:
         self._by_kind: Counter[str] = Counter()
         self.images = self.bytes = self.parts = self.gets = self.read_s = 0.0
         self.tasks: list[float] = []
-        self.cuts, self.cut_s = False, 0.0
         self._cpu_s: dict[str, float] = defaultdict(float)  # of reading the heads, by kind; and their bytes
         self._cpu_bytes = Counter[str]()
         self.exact = True
@@ -109,22 +106,11 @@ class Left:
         lengths = [image.bytes_length or 0 for image in chain(*self._heads["image"])]
         image_bytes = seen.image_bytes or sum(lengths) / max(1, len(lengths))
         self._cpu_bytes["image"] = round(image_bytes * len(self._heads["image"]))
-        pieces = {span.source.uri: workers * SPANS_A_WORKER for span in worth_cutting(spans, workers)}
-        for span in spans:
+        for span in in_order(spans, workers):
             if span.source.kind == "image":
                 self._add_images(span, image_bytes)
             else:
-                self._add_shard(span, pieces.get(span.source.uri, 1))
-        self._cut([shards[uri] for uri in pieces], workers)
-
-    def _cut(self, big: Sequence[Shard], workers: int) -> None:
-        """Every header of a big tar is read, to find where parts begin."""
-        self.cuts = bool(big)
-        tars = [shard for shard in big if shard.kind == "tar"]
-        headers = sum(min(self._shards[tar.uri][0], math.ceil((tar.size or 0) / HEADER_CHUNK_BYTES)) for tar in tars)
-        self.gets += headers
-        if any(scheme_of(tar.uri) != "file" for tar in tars):
-            self.cut_s = headers * _seconds_a_get(tars[0]) / min(workers, len(tars))
+                self._add_shard(span)
 
     def sample(self) -> list[EncodedImage]:
         """64 images: of each kind as many as its share, of each of its sampled shards alike."""
@@ -150,16 +136,20 @@ class Left:
         self._add("image", images, images * image_bytes, math.ceil(rows / self._config.part_images), gets)
         self.tasks.append(images)
 
-    def _add_shard(self, span: Span, pieces: int) -> None:
+    def _add_shard(self, span: Span) -> None:
         shard, (whole, parts) = span.source, self._shards[span.source.uri]
         images = max(0.0, (whole if span.stop is None else span.stop) - span.first)
         share = images / whole if whole else 1.0
         size = (shard.size or 0) * share
-        gets = max(1, math.ceil(size / CHUNK_BYTES)) + (2 if shard.kind == "parquet" else 0)
         parts = parts if share == 1 else max(1, math.ceil(parts * share))
+        wanted = 1 if span.piece_bytes is None else math.ceil(size / span.piece_bytes)
+        pieces = max(1, min(wanted, math.ceil(parts)))
+        gets = pieces * (max(1, math.ceil(size / pieces / CHUNK_BYTES)) + (2 if shard.kind == "parquet" else 0))
+        if span.piece_bytes is not None:  # where to cut it is looked for: in whole chunks, or at each header
+            looks = math.ceil(size / CHUNK_BYTES if size <= FAR_BYTES * images else images)
+            gets += 2 if shard.kind == "parquet" else looks
         self._add(shard.kind, images, size, parts, gets)
-        pieces = min(pieces, math.ceil(parts))
-        edges = [number * math.ceil(parts) // pieces for number in range(pieces + 1)]  # as `cut` does
+        edges = [number * math.ceil(parts) // pieces for number in range(pieces + 1)]
         self.tasks += [images * (stop - first) / math.ceil(parts) for first, stop in pairwise(edges)]
 
     def _add(self, kind: str, images: float, size: float, parts: float, gets: float) -> None:
@@ -229,7 +219,7 @@ class Left:
         start = Cursor()
         if scheme_of(tar.uri) == "file":
             with suppress(ObjectMissing, ObjectDenied):
-                start = part_starts(store_for(tar.fetch_uri), tar, self._read, 1, 1)[-1]  # where its last image begins
+                *_, start = part_starts(store_for(tar.fetch_uri), tar, self._read, 1, 1)  # where its last image begins
         return start.index + sum(1 for _ in _rows(tar, self._read, start))
 
     def _parquets(self, files: Sequence[Shard]) -> None:
@@ -267,17 +257,6 @@ def _rows(shard: Shard, read: ReadOptions, start: Cursor = _BEGINNING) -> Genera
     except (ObjectMissing, ObjectDenied) as gone:
         error = BrokenShard("the shard is gone" if isinstance(gone, ObjectMissing) else "access to the shard is denied")
         yield EncodedImage(shard=shard.uri, index=start.index, image_id=shard.uri, after=start, error=error, breaks=True)
-
-
-def _seconds_a_get(tar: Shard) -> float:
-    """Of one small range; 0 where the tar is gone."""
-    store, seconds = store_for(tar.fetch_uri), list[float]()
-    with suppress(ObjectMissing, ObjectDenied):
-        for number in range(_TIMED_GETS):
-            started = time.perf_counter()
-            store.read(tar.fetch_uri, number * HEADER_CHUNK_BYTES, HEADER_CHUNK_BYTES, tar.version)
-            seconds.append(time.perf_counter() - started)
-    return median(seconds) if seconds else 0.0
 
 
 def _row_groups(file: Shard) -> list[int]:

@@ -25,6 +25,7 @@ class Progress:
     retries: Counter[str] = field(default_factory=Counter)
     labelling_since: float | None = None
     last_part: float = field(default_factory=time.monotonic)
+    last_sign: float = field(default_factory=time.monotonic)  # of a worker that gets on
 
     @property
     def done(self) -> int:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from pipeline.config import SegmentConfig
 from pipeline.errors import Incomplete
-from pipeline.run.left import SHORT_SHARD_BYTES
 from pipeline.run.worker import TRACE
 from pipeline.shards.base import EncodedImage
 
@@ -35,19 +34,16 @@ class Rehearsal:
 NOTHING = Rehearsal(seconds=0.0, images=0, run_json_bytes=0, class_stats_bytes=0)
 
 
-def rehearse(config: SegmentConfig, images: Sequence[EncodedImage], workers: int, *, cuts: bool) -> Rehearsal:
+def rehearse(config: SegmentConfig, images: Sequence[EncodedImage], workers: int) -> Rehearsal:
     """Label some of these images, a tar of them a worker. Ray is started as the run would start it here.
 
-    `cuts`: let it look for where to cut its tars, as the run will with its own.
     Raises `Incomplete` where the run does not end well.
     """
     with tempfile.TemporaryDirectory(prefix="maskfleet-") as scratch:
         source, out, trace = Path(scratch) / "in", Path(scratch) / "out", Path(scratch) / "trace"
         source.mkdir()
         for worker in range(workers):
-            (source / f"{worker:05d}.tar").write_bytes(
-                _tar(images[worker::workers][:_IMAGES_A_WORKER] or images[:1], SHORT_SHARD_BYTES if cuts else 0)
-            )
+            (source / f"{worker:05d}.tar").write_bytes(_tar(images[worker::workers][:_IMAGES_A_WORKER] or images[:1]))
         rehearsed = config.model_copy(
             update={
                 "input": (str(source),), "output": str(out), "workers": workers, "limit": None, "redo": None, "dry_run": False,
@@ -77,13 +73,10 @@ def rehearse(config: SegmentConfig, images: Sequence[EncodedImage], workers: int
         )  # fmt: skip
 
 
-def _tar(images: Sequence[EncodedImage], padding: int) -> bytes:
-    """What has no bytes is there too, as an image that cannot be decoded; `padding` bytes are no image at all."""
+def _tar(images: Sequence[EncodedImage]) -> bytes:
+    """What has no bytes is there too, as an image that cannot be decoded."""
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as tar:
-        filling = tarfile.TarInfo("padding")
-        filling.size = padding
-        tar.addfile(filling, io.BytesIO(bytes(padding)))
         for number, image in enumerate(images):
             member = tarfile.TarInfo(f"{number:08d}.jpg")
             member.size = len(image.data or b"")

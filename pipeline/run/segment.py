@@ -6,9 +6,9 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -31,21 +31,14 @@ from pipeline.labels.statistics import least_confidence
 from pipeline.model.cpu import require_precision
 from pipeline.model.engine import Prepared
 from pipeline.model.prepare import prepare
+from pipeline.run.cutting import in_order, limited
 from pipeline.run.footer import PartFooter
 from pipeline.run.identity import check_same, settings
-from pipeline.run.left import (
-    SPANS_A_WORKER,
-    Committed,
-    is_left,
-    limited,
-    longest_first,
-    planned_sources,
-    waves,
-    worth_cutting,
-)
+from pipeline.run.left import Committed, is_left, planned_sources, waves
 from pipeline.run.options import check_head, label_options, network_request, read_options
 from pipeline.run.parts import list_parts
 from pipeline.run.plan import Plan, catch_up, extend_plan, read_plan
+from pipeline.run.presigned import Secrets
 from pipeline.run.progress import Progress
 from pipeline.run.span import Receipt, Span
 from pipeline.run.stale import remove_stale
@@ -163,7 +156,10 @@ class Attempt:
             progress.phase = "starting workers"
             flow.start_ray(debug=self._debug)
             workers = config.workers or flow.cores()
-            left = waves(plan, committed, part_images=config.part_images, workers=workers, begin=self._where_to_begin(plan))
+            left = waves(
+                plan, committed, part_images=config.part_images, workers=workers, begin=self._where_to_begin(plan),
+                secrets=Secrets(self.listing.secrets, config.output),
+            )  # fmt: skip
             reason = self._pass(left, workers, patient=idle > 0)
             before, committed = committed, self._list(plan)
             idle = idle + 1 if _count(committed) <= _count(before) else 0
@@ -213,13 +209,16 @@ class Attempt:
         )  # fmt: skip
         reason = None
         try:
-            shared = flow.share(self._network, self.listing.secrets)
-            with gives_up_after(config.idle_minutes, self.progress):
-                for spans in left:
-                    for receipt in flow.label(self._fitted(spans, workers), worker, shared, workers):
+            shared = flow.share(self._network)
+            for spans in left:
+                receipts = flow.label(self._fitted(spans, workers), worker, shared, workers)
+                with gives_up_after(config.idle_minutes, self.progress), closing(receipts):
+                    for receipt in receipts:
                         reason = self._take(receipt) or reason
-                    if self._fatal is not None or self._limited():
-                        break
+                        if self._fatal is not None:
+                            return reason
+                if self._limited():
+                    break
         except flow.PassFailed as error:
             log.warning("a pass failed, what is left is planned again: %s", error)
             if self._debug:
@@ -227,25 +226,21 @@ class Attempt:
             reason = str(error)
         return reason
 
-    def _fitted(self, spans: list[Span], workers: int) -> Sequence[Span]:
-        """Big shards cut where there are few, and no more parts than `--limit` has left."""
-        from pipeline.run import flow
-
+    def _fitted(self, spans: list[Span], workers: int) -> list[Span]:
+        """In the order in which they go, big shards to be cut; of `--limit` no more parts than it has left."""
         config = self.config
-        if big := worth_cutting(spans, workers):
-            known = self.listing.secrets
-            secrets = {span.source.uri: known[span.source.uri] for span in big if span.source.uri in known}
-            pieces = flow.cut_spans(big, read_options(config), config.part_images, workers * SPANS_A_WORKER, secrets)
-            spans = [span for span in spans if span not in big] + pieces
         if config.limit is not None:
-            return limited(spans, config.limit - self.progress.done, config.part_images)
-        return longest_first(spans, workers)
+            return limited(spans, config.limit - self.progress.done, config.part_images, workers)
+        return in_order(spans, workers)
 
     def _take(self, receipt: Receipt) -> str | None:
         progress = self.progress
         progress.inferred += receipt.inferred
         progress.milliseconds.update({stage: round(spent) for stage, spent in receipt.milliseconds.items()})
         progress.retries.update(receipt.retries)
+        if receipt.part is not None or receipt.in_hand:
+            progress.last_sign = time.monotonic()
+            progress.phase = progress.phase if progress.parts else "labelling the first parts"
         if receipt.error is not None:
             for fatal in (Bug, UsageError, Damaged):
                 if receipt.error_class == fatal.__name__:

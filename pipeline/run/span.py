@@ -16,6 +16,9 @@ class Span:
     start: where to begin, or None: `after` names the committed part that ends there, and its footer says.
     superseded: rows of the plan file that a later plan file replaces.
     max_parts: stop after as many (None: no limit).
+    piece_bytes: where to cut it is looked for on its way to the workers, who get pieces of about so many bytes (None: whole).
+    secrets: of single images: row of the plan file and the URI to fetch, where that says more than the plan may hold. That of
+    a shard stands in its `source`.
     """
 
     source: Shard
@@ -27,6 +30,8 @@ class Span:
     after: PartName | None = None
     superseded: tuple[int, ...] = ()
     max_parts: int | None = None
+    piece_bytes: int | None = None
+    secrets: tuple[tuple[int, str], ...] = field(default=(), repr=False)
 
     def to_json(self) -> str:
         """For the way through Ray."""
@@ -40,14 +45,16 @@ class Span:
         values["start"] = None if values["start"] is None else Cursor(**values["start"])
         values["after"] = None if values["after"] is None else PartName(**values["after"])
         values["superseded"] = tuple(values["superseded"])
+        values["secrets"] = tuple((row, uri) for row, uri in values["secrets"])
         return cls(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What a worker reports of one part, or (`error`) of a span that it had to leave.
+    """What a worker reports of one part, of a part that it has in hand, or (`error`) of a span that it had to leave.
 
     size: bytes of the part's file, if this worker made the part.
+    in_hand: rows of the part in hand that are done: a sign that it gets on, and nothing else is said.
     inferred: images that went through the network for it, whether or not the commit was won.
     committed: this worker wrote it; else it was there. seconds: from its first image to the commit.
     milliseconds: by stage, summed over the images. retries: of requests to stores since the receipt before, by what went wrong.
@@ -56,6 +63,7 @@ class Receipt:
 
     part: str | None = None
     size: int = 0
+    in_hand: int = 0
     rows: int = 0
     failures: int = 0
     bytes: int = 0

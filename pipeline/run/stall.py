@@ -1,4 +1,4 @@
-"""The end of a run that does not get on: no part for so long, and the main thread is told, whatever it waits for."""
+"""The end of a run that does not get on: no image for so long, and the main thread is told, whatever it waits for."""
 
 import signal
 import threading
@@ -18,9 +18,10 @@ class _Stalled(BaseException):
 
 @contextmanager
 def gives_up_after(minutes: float, progress: Progress) -> Iterator[None]:
-    """Raise `Incomplete`, with where it stood, in the body when no part has come in for so many minutes.
+    """Raise `Incomplete`, with where it stood, in the body when no worker has reported images for so many minutes.
 
-    By SIGALRM, as the body waits inside Ray; so only in the main thread (elsewhere nothing is watched).
+    A part of many images takes longer than that: workers report it while they have it in hand. By SIGALRM, as the body
+    waits inside Ray; so only in the main thread (elsewhere nothing is watched).
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -31,7 +32,7 @@ def gives_up_after(minutes: float, progress: Progress) -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(limit_s / _LOOKS_A_LIMIT):
-            if time.monotonic() - max(began, progress.last_part) > limit_s:
+            if time.monotonic() - max(began, progress.last_sign) > limit_s:
                 signal.pthread_kill(main, signal.SIGALRM)
                 return
 
@@ -45,7 +46,7 @@ def gives_up_after(minutes: float, progress: Progress) -> Iterator[None]:
         yield
     except _Stalled:
         raise Incomplete(
-            f"no part was committed for {minutes:g} minutes (--idle-minutes); this attempt stood at {progress.parts:,} parts, "
+            f"no image was labelled for {minutes:g} minutes (--idle-minutes); this attempt stood at {progress.parts:,} parts, "
             f"the run at {progress.done:,} images: run the same command again"
         ) from None
     finally:

@@ -5,7 +5,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -19,11 +19,13 @@ from pipeline.labels.statistics import LEVELS
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
 from pipeline.run.ahead import ReadAhead
+from pipeline.run.cutting import beginning
 from pipeline.run.footer import Failure, PartFooter, failures_bytes, part_bytes, read_footer
 from pipeline.run.guard import Guard, Watch
 from pipeline.run.identity import LABELS_VERSION, SETTINGS_FORMAT
 from pipeline.run.parts import PART_BYTES, PartName, add_digests, part_key, row_digest
 from pipeline.run.plan import read_plan_rows
+from pipeline.run.presigned import without_secrets_of
 from pipeline.run.span import Receipt, Span
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.shards.broken import broken_off, to_the_stop
@@ -36,6 +38,7 @@ from pipeline.storage.retry import retries
 
 IMAGES_AHEAD = 4
 WAITING_BYTES = 112 << 20  # of those: see `ENCODED_AHEAD_BYTES`
+HEARTBEAT_ROWS = 128  # some ten seconds of work; a receipt costs the driver 3 ms
 TRACE = "MASKFLEET_TRACE"
 
 
@@ -76,8 +79,8 @@ class _Item:
 class SegmentSpan:
     """Labels spans, part by part: read ahead in a thread, label, commit, report."""
 
-    def __init__(self, config: WorkerConfig, network: Prepared, secrets: Mapping[str, str] | None = None) -> None:
-        self._config, self._secrets = config, secrets or {}
+    def __init__(self, config: WorkerConfig, network: Prepared) -> None:
+        self._config = config
         self._store = writable_store_for(config.output)
         self._labeller = Labeller(load_engine(network), config.labels)
         load_machine_code()  # here, where no image's time limit counts
@@ -93,7 +96,11 @@ class SegmentSpan:
         }  # fmt: skip
 
     def __call__(self, span: Span) -> Iterator[Receipt]:
-        """One receipt a part, in order; the last may say why the rest of the span was left."""
+        """One receipt a part, in order; the last may say why the rest of the span was left.
+
+        Before that of a part come those that say how much of it is done, after each `HEARTBEAT_ROWS` rows: by count, not by
+        time, and of a part that was there too, as Ray repeats what a dead worker yielded by position.
+        """
         for receipt in self._receipts(span):
             asked_again = retries() - self._retries
             self._retries += asked_again
@@ -107,17 +114,15 @@ class SegmentSpan:
         except MemoryError:
             yield Receipt(error="a worker ran out of memory", error_class=Incomplete.__name__)
         except Exception:  # noqa: BLE001 - one span must not end the others; the driver reports it and exits with 1
-            yield Receipt(error=traceback.format_exc(), error_class=Bug.__name__)
+            yield Receipt(error=without_secrets_of(span, traceback.format_exc()), error_class=Bug.__name__)
 
     def _parts(self, span: Span) -> Iterator[Receipt]:
-        cursor = span.start
-        if cursor is None:
-            after = span.after
-            cursor = Cursor() if after is None else read_footer(self._store, self._config.output, after).after
+        cursor = beginning(span, self._config.output)
         while True:
             there = self._committed(span, cursor.index)
             if there is None:
                 break
+            yield from _heartbeats(0, there.rows - 1)
             yield Receipt(part=str(there), rows=there.rows)
             if there.last or there.stop == span.stop:
                 return
@@ -128,7 +133,7 @@ class SegmentSpan:
             item = next(images, None)
             first, parts = cursor.index, 0
             while True:
-                receipt, name, item, cursor = self._part(span, first, cursor, item, images, watch)
+                receipt, name, item, cursor = yield from self._part(span, first, cursor, item, images, watch)
                 watch.committed(cursor.index)
                 yield receipt
                 parts += 1
@@ -186,13 +191,10 @@ class SegmentSpan:
             return error.with_traceback(None)
 
     def _encoded(self, span: Span, cursor: Cursor, watch: Watch) -> Generator[EncodedImage]:
-        source = replace(span.source, secret=self._secrets.get(span.source.uri))
-        read = self._config.read
+        source, read = span.source, self._config.read
         if source.kind == "image":
-            rows = read_plan_rows(self._config.output, source.uri, cursor.index, span.stop)
-            wanted = (
-                (row, replace(image, secret=self._secrets.get(image.uri))) for row, image in rows if row not in span.superseded
-            )
+            rows, secrets = read_plan_rows(self._config.output, source.uri, cursor.index, span.stop), dict(span.secrets)
+            wanted = ((row, replace(image, secret=secrets.get(row))) for row, image in rows if row not in span.superseded)
             yield from read_images(wanted, read, self._answers)
             return
         yield from to_the_stop(self._of_shard(source, cursor, watch), source, cursor, span.stop)
@@ -222,12 +224,15 @@ class SegmentSpan:
 
     def _part(
         self, span: Span, first: int, start: Cursor, item: _Item | None, images: Iterator[_Item], watch: Watch
-    ) -> tuple[Receipt, PartName, _Item | None, Cursor]:
+    ) -> Generator[Receipt, None, tuple[Receipt, PartName, _Item | None, Cursor]]:
         """Label one part and commit it -> its receipt and name, the first image of the next part, and where that lies."""
         draft = _Draft(self._config, self._versions, span, first, start)
-        before, began = self._spent(), time.perf_counter()
+        before, began, done = self._spent(), time.perf_counter(), 0
         while item is not None and not draft.full and item.encoded.after.index <= draft.limit:
             self._add(draft, item, watch)
+            passed = max(done, item.encoded.position - first)  # the rows before this one, which may be the last
+            yield from _heartbeats(done, passed)
+            done = passed
             item = next(images, None)
         packing = time.thread_time()
         footer, data = draft.finish(exhausted=item is None)
@@ -237,6 +242,7 @@ class SegmentSpan:
         if committed and footer.failures:  # those of a part that was there before are not ours to write
             self._store.replace(join(self._config.output, "failures", str(footer.name)), failures_bytes(footer))
         self._milliseconds["commit"] += 1000 * (time.thread_time() - packing)
+        yield from _heartbeats(done, footer.rows - 1)
         spent = {stage: total - before.get(stage, 0.0) for stage, total in self._spent().items()}
         spent["commit"] = 1000 * (time.perf_counter() - started)  # wall time: the store's, too
         receipt = Receipt(
@@ -279,6 +285,12 @@ class SegmentSpan:
             }
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+
+
+def _heartbeats(done: int, rows: int) -> Iterator[Receipt]:
+    """One for each `HEARTBEAT_ROWS` that were passed between so many rows of a part and so many."""
+    for number in range(done // HEARTBEAT_ROWS + 1, rows // HEARTBEAT_ROWS + 1):
+        yield Receipt(in_hand=number * HEARTBEAT_ROWS)
 
 
 class _Draft:

@@ -1,6 +1,6 @@
 """What every reader of a shard yields."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.errors import BadImage
@@ -25,7 +25,7 @@ class Shard:
     size: int | None
     version: str | None
     image_id: str | None = None
-    secret: str | None = None
+    secret: str | None = field(default=None, repr=False)  # nothing that shows a shard shows it
 
     @property
     def fetch_uri(self) -> str:

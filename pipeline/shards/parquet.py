@@ -94,8 +94,11 @@ def read_parquet(
             first += rows
 
 
-def row_group_starts(store: Store, shard: Shard) -> list[Cursor]:
-    """Where row groups begin, from the footer; one start where the footer cannot be read."""
+def row_group_starts(store: Store, shard: Shard) -> list[tuple[Cursor, int]]:
+    """Where row groups begin, from the footer: each with the byte at about which it lies, if all rows are alike.
+
+    One start where the footer cannot be read. Raises `StorageError`.
+    """
     assert shard.size is not None
     with RangeFile(store, ObjectInfo(shard.fetch_uri, shard.size, shard.version), ahead=False) as file:
         try:
@@ -104,10 +107,10 @@ def row_group_starts(store: Store, shard: Shard) -> list[Cursor]:
             raise
         except (pa.ArrowException, OSError, ValueError):
             _raise_storage_failure(file)
-            return [Cursor()]
+            return [(Cursor(), 0)]
         rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    firsts = accumulate(rows, initial=0)
-    return [Cursor(first) for first, count in zip(firsts, rows, strict=False) if count] or [Cursor()]
+    starts, all_rows = zip(accumulate(rows, initial=0), rows, strict=False), max(1, sum(rows))
+    return [(Cursor(first), shard.size * first // all_rows) for first, count in starts if count] or [(Cursor(), 0)]
 
 
 def read_row(store: Store, info: ObjectInfo, index: int, column: str | None) -> bytes:

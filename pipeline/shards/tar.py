@@ -2,19 +2,22 @@
 
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from tarfile import EmptyHeaderError, EOFHeaderError, InvalidHeaderError, TruncatedHeaderError  # type: ignore[attr-defined]
 
 from pipeline.errors import AmbiguousImage, BrokenShard, ImageTooLarge, LinkMember
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.headers import HeaderFile
 from pipeline.shards.names import is_image_member, key_and_extension
+from pipeline.storage import scheme_of
 from pipeline.storage.base import ObjectInfo, Store
 from pipeline.storage.stream import RangeFile
 
 _BLOCK = tarfile.BLOCKSIZE
+_BEGINNING = Cursor()
 MAX_HEADER_BYTES = 1 << 20  # of a pax or GNU long-name header: names of 4 kB fit, a bomb does not
-HEADER_CHUNK_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def read_tar(store: Store, shard: Shard, start: Cursor, options: ReadOptions) ->
         yield held
 
 
-def _found(file: RangeFile, size: int, index: int, wanted: str | None) -> Cursor:
+def _found(file: RangeFile | HeaderFile, size: int, index: int, wanted: str | None) -> Cursor:
     """The cursor of an index whose offset is not known, by the headers before it. Raises `_Break`."""
     at = Cursor()
     for member in islice(_members(file, size, 0, wanted), index):
@@ -95,28 +98,33 @@ def _found(file: RangeFile, size: int, index: int, wanted: str | None) -> Cursor
     return at
 
 
-def part_starts(store: Store, shard: Shard, options: ReadOptions, part_images: int, part_bytes: int) -> list[Cursor]:
-    """Where the parts of a tar begin, by its headers alone; ends at a break."""
+def part_starts(
+    store: Store, shard: Shard, options: ReadOptions, part_images: int, part_bytes: int, start: Cursor = _BEGINNING
+) -> Iterator[Cursor]:
+    """Where the parts of a tar begin, by its headers alone, as they are found: `start`, where one begins, is the first.
+
+    Ends at a break. Raises `StorageError`.
+    """
     assert shard.size is not None
-    starts = [Cursor(0, 0, None)]
     images = size = 0
     info = ObjectInfo(shard.fetch_uri, shard.size, shard.version)
-    with RangeFile(store, info, HEADER_CHUNK_BYTES, ahead=False) as file:
+    with HeaderFile(store, info, streams=scheme_of(shard.fetch_uri) != "file") as file, suppress(_Break):
+        at = Cursor(start.index, start.offset or 0, start.previous)
+        if start.index and start.offset is None:
+            at = _found(file, shard.size, start.index, options.image_ext)
+        yield at
         previous: Member | None = None
-        try:
-            for member in _members(file, shard.size, 0, options.image_ext):
-                if previous is not None and (images >= part_images or size >= part_bytes):
-                    starts.append(Cursor(starts[-1].index + images, previous.end, previous.name))
-                    images = size = 0
-                images += 1
-                size += member.size if member.is_file and member.size <= options.max_encoded_bytes else 0
-                previous = member
-        except _Break:
-            pass
-    return starts
+        for member in _members(file, shard.size, at.offset or 0, options.image_ext):
+            if previous is not None and (images >= part_images or size >= part_bytes):
+                at = Cursor(at.index + images, previous.end, previous.name)
+                yield at
+                images = size = 0
+            images += 1
+            size += member.size if member.is_file and member.size <= options.max_encoded_bytes else 0
+            previous = member
 
 
-def _members(file: RangeFile, size: int, offset: int, wanted: str | None) -> Iterator[Member]:
+def _members(file: RangeFile | HeaderFile, size: int, offset: int, wanted: str | None) -> Iterator[Member]:
     """The image members from a header offset on. Raises `_Break` where the tar breaks off."""
     tar = tarfile.TarFile.__new__(tarfile.TarFile)  # only what TarInfo.fromtarfile asks for; nothing is kept
     tar.fileobj, tar.encoding, tar.errors, tar.pax_headers = file, "utf-8", "surrogateescape", {}
@@ -151,7 +159,7 @@ def _members(file: RangeFile, size: int, offset: int, wanted: str | None) -> Ite
         offset = after
 
 
-def _check_end(file: RangeFile, offset: int) -> None:
+def _check_end(file: RangeFile | HeaderFile, offset: int) -> None:
     """Behind the end marker only zeros may follow: else images would be lost in silence."""
     file.seek(offset)
     while piece := file.read(1 << 20):

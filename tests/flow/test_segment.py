@@ -1,15 +1,18 @@
 """The job on a real local Ray: whole runs, resumed runs, runs beside each other."""
 
 import json
+import re
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import SegmentConfig
 from pipeline.errors import BudgetExceeded, Bug, NotReachable, RunMismatch, ShardChanged, UsageError
 from pipeline.model.prepare import prepare
 from pipeline.products.verify import verify
@@ -17,9 +20,8 @@ from pipeline.run.options import network_request
 from pipeline.run.plan import Plan
 from pipeline.run.progress import Progress
 from pipeline.run.segment import Attempt, Outcome
-from pipeline.run.span import Span
+from pipeline.run.span import Receipt, Span
 from pipeline.schema import masks_schema
-from pipeline.shards.base import Shard
 from tests.support.runs import part_files, parts_in, read_rows, segment, write_tars
 from tests.support.tars import photos, tar_bytes
 
@@ -173,38 +175,104 @@ def test_few_big_tars_are_cut_for_many_workers(whole: tuple[Path, Path], tmp_pat
     from pipeline.run import flow
 
     source, out = whole
-    cuts: list[int] = []
-    real = flow.cut_spans
+    marked: list[int] = []
+    real = flow.label
 
-    def watched(*arguments: object, **more: object) -> list[object]:
-        spans = real(*arguments, **more)  # type: ignore[arg-type]
-        cuts.append(len(spans))
-        return spans  # type: ignore[return-value]
+    def watched(spans: list[Span], *arguments: Any) -> Iterator[Receipt]:
+        marked.append(sum(span.piece_bytes is not None for span in spans))
+        yield from real(spans, *arguments)
 
-    monkeypatch.setattr("pipeline.run.left.SHORT_SHARD_BYTES", 0)
-    monkeypatch.setattr(flow, "cut_spans", watched)
+    monkeypatch.setattr("pipeline.run.cutting.SHORT_SHARD_BYTES", 0)
+    monkeypatch.setattr(flow, "label", watched)
     segment(source, tmp_path / "out")
-    assert cuts == [9]  # three parts each
+    assert marked == [2]  # the pieces of two keep two workers busy while one labels the third
     assert part_files(tmp_path / "out") == part_files(out)
 
 
-def test_big_tars_are_cut_where_only_some_are_presigned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_is_shared_out_among_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tar of 12 parts, of which 8 are wanted: a piece a part, and no part more."""
+    monkeypatch.setattr("pipeline.run.cutting.SHORT_SHARD_BYTES", 0)
+    outcome = segment(write_tars(tmp_path / "in", 1, 48), tmp_path / "out", limit=32)
+    assert outcome.error is None
+    assert outcome.run["counts"]["images"] == 32
+    assert sorted(int(name.split("-")[1]) for name in part_files(tmp_path / "out")) == list(range(0, 32, 4))
+
+
+def test_a_bug_ends_the_wave_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.run import flow
 
-    given: list[dict[str, str]] = []
-    monkeypatch.setattr("pipeline.run.left.SHORT_SHARD_BYTES", 0)
+    real, ended = flow.label, list[int]()
 
-    def watched(spans: list[Span], *arguments: Any) -> list[Span]:
-        given.append(arguments[-1])
-        return spans
+    def with_a_bug(*arguments: Any) -> Iterator[Receipt]:
+        taken = 0
+        try:
+            for receipt in real(*arguments):
+                yield receipt
+                taken += 1
+                yield Receipt(error="Traceback \u2026", error_class="Bug")
+                taken += 1
+        finally:
+            ended.append(taken)
 
-    monkeypatch.setattr(flow, "cut_spans", watched)
-    attempt = Attempt(SegmentConfig(input=("x",), output=str(tmp_path / "out")), Progress())
-    attempt.listing.secrets["https://h/a.tar"] = "https://h/a.tar?sig=1"
-    shards = [Shard(uri=uri, kind="tar", size=9, version="etag:1") for uri in ("https://h/a.tar", "/in/b.tar")]
-    spans = [Span(source=shard, digest="d", first=0, stop=None) for shard in shards]
-    assert len(attempt._fitted(spans, 2)) == 2
-    assert given == [{"https://h/a.tar": "https://h/a.tar?sig=1"}]
+    monkeypatch.setattr(flow, "label", with_a_bug)
+    outcome = segment(write_tars(tmp_path / "in", 2, 200), tmp_path / "out")
+    assert isinstance(outcome.error, Bug)
+    assert ended == [1]  # the second receipt was its last
+    parts = len(part_files(tmp_path / "out"))
+    time.sleep(2)
+    assert len(part_files(tmp_path / "out")) == parts < 100  # and no worker goes on
+
+
+class _Holding(BaseHTTPRequestHandler):
+    """One tar, whose bytes come only when `parts` others are committed in `out`; after a minute they come anyway."""
+
+    data: ClassVar[bytes]
+    out: ClassVar[Path]
+    parts: ClassVar[int]
+    held: ClassVar[list[bool]] = []
+
+    def do_HEAD(self) -> None:
+        self._answer(200, len(self.data), "none")
+
+    def do_GET(self) -> None:
+        first, last = re.findall(r"\d+", self.headers["Range"])
+        deadline = time.monotonic() + 60
+        while len(part_files(self.out)) < self.parts and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.held.append(time.monotonic() < deadline)
+        body = self.data[int(first) : int(last) + 1]
+        self._answer(206, len(body), f"bytes {first}-{last}/{len(self.data)}")
+        self.wfile.write(body)
+
+    def _answer(self, status: int, length: int, content_range: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(length))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Range", content_range)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on stderr."""
+
+
+def test_behind_a_straggler_waits_one_other_span(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve tars; the longest, which goes first, does not come before all of the others but one are committed."""
+    from pipeline.run import flow
+
+    source, out = write_tars(tmp_path / "in", 11, 4), tmp_path / "out"
+    _Holding.data, _Holding.out, _Holding.parts = tar_bytes(photos(9, first=900)), out, 10
+    monkeypatch.setattr(flow, "CHUNK_SPANS", 4)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Holding)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        outcome = segment([source, f"http://127.0.0.1:{server.server_port}/straggler.tar"], out)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert outcome.error is None
+    assert outcome.run["counts"]["images"] == 11 * 4 + 9
+    assert _Holding.held
+    assert all(_Holding.held)
 
 
 def test_a_run_in_waves_labels_the_same(whole: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +359,6 @@ def test_the_budget_decides_the_exit_and_keeps_the_labels(tmp_path: Path) -> Non
 
 def test_a_bug_in_a_worker_is_exit_1_and_the_rest_is_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.run import flow
-    from pipeline.run.span import Receipt
 
     real = flow.label
 

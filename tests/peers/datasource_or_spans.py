@@ -104,7 +104,7 @@ def _spans(network: Prepared, options: LabelOptions) -> Pass:
     def run(shards: list[Shard], out: Path) -> int:
         config = WorkerConfig(output=str(out), fingerprint="f", part_images=PART_IMAGES, read=ReadOptions(), labels=options)
         spans = [Span(source=shard, digest=shard_digest(shard), first=0, stop=None) for shard in shards]
-        return sum(receipt.rows for receipt in flow.label(spans, config, flow.share(network, {}), 2))
+        return sum(receipt.rows for receipt in flow.label(spans, config, flow.share(network), 2))
 
     return run
 

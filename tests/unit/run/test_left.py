@@ -1,7 +1,4 @@
-"""What is left: gaps in chains of parts, spans that cover them exactly, and shards cut where parts begin."""
-
-from dataclasses import replace
-from pathlib import Path
+"""What is left: gaps in chains of parts, and spans that cover them exactly."""
 
 import pytest
 from hypothesis import given
@@ -11,30 +8,20 @@ from pipeline.run import left
 from pipeline.run.left import (
     SPANS_A_WORKER,
     Gap,
-    cut,
     gaps,
     is_left,
-    limited,
-    longest_first,
     plan_file_digest,
     planned_sources,
     remaining_spans,
     shard_digest,
     waves,
-    worth_cutting,
 )
 from pipeline.run.parts import PartName
 from pipeline.run.plan import Plan, PlanFile
 from pipeline.run.span import Span
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
-from pipeline.shards.parquet import read_parquet
-from pipeline.shards.tar import read_tar
-from pipeline.storage.local import LocalStore
-from tests.support.corpus import parquet_bytes, tar_bytes
-from tests.support.images import jpeg
+from pipeline.shards.base import Cursor, Shard
 
 SOURCE = "a" * 24
-READ = ReadOptions()
 
 
 @st.composite
@@ -163,79 +150,6 @@ def test_many_single_images_make_enough_spans_for_all_workers_and_not_many_more(
     assert 4 * SPANS_A_WORKER <= len(spans) <= 2 * 4 * SPANS_A_WORKER
 
 
-# --- cutting --------------------------------------------------------------------------------------------------
-
-
-def _span(path: Path, kind: str, **changed: object) -> Span:
-    source = Shard(uri=str(path), kind=kind, size=path.stat().st_size, version=None)  # type: ignore[arg-type]
-    return Span(source=source, digest=SOURCE, first=0, stop=None, **changed)  # type: ignore[arg-type]
-
-
-def _images(span: Span) -> list[EncodedImage]:
-    reader = read_tar if span.source.kind == "tar" else read_parquet
-    found = reader(LocalStore(), span.source, span.start or Cursor(), READ)
-    return [image for image in found if span.stop is None or image.index < span.stop]
-
-
-@pytest.fixture(scope="module")
-def tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tar") / "x.tar"
-    path.write_bytes(tar_bytes([(f"{number // 2:03}.{'png' if number == 31 else 'jpg'}", jpeg()) for number in range(60)]))
-    return path
-
-
-@pytest.fixture(scope="module")
-def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("parquet") / "x.parquet"
-    path.write_bytes(parquet_bytes([str(number).encode() for number in range(60)], row_group_rows=7))
-    return path
-
-
-@pytest.mark.parametrize("pieces", [1, 2, 3, 4, 5, 7, 15, 100])
-@pytest.mark.parametrize("kind", ["tar", "parquet"])
-def test_pieces_cover_the_shard_and_begin_where_parts_do(kind: str, pieces: int, request: pytest.FixtureRequest) -> None:
-    path: Path = request.getfixturevalue(kind)
-    whole = _span(path, kind)
-    spans = cut(whole, read=READ, part_images=4, pieces=pieces)
-    boundaries = range(0, 60, 4) if kind == "tar" else range(0, 60, 7)
-    assert len(spans) == min(pieces, len(boundaries))
-    assert {span.first for span in spans} <= set(boundaries)
-    assert [span.stop for span in spans] == [*(span.first for span in spans[1:]), None]
-    assert [(image.index, image.data, str(image.error)) for span in spans for image in _images(span)] == [
-        (image.index, image.data, str(image.error)) for image in _images(whole)
-    ]
-    sizes = [(span.stop or 60) - span.first for span in spans]
-    assert max(sizes) - min(sizes) <= 2 * (boundaries.step)
-
-
-def test_a_span_that_goes_on_is_cut_behind_what_is_committed(tar: Path) -> None:
-    after = PartName(SOURCE, 0, 20, False, 20)
-    span = Span(source=_span(tar, "tar").source, digest=SOURCE, first=20, stop=None, after=after)
-    spans = cut(span, read=READ, part_images=4, pieces=2)
-    assert [(piece.first, piece.stop, piece.after) for piece in spans] == [(20, 40, after), (40, None, None)]
-    assert spans[0].start is None
-    assert spans[1].start is not None
-    assert spans[1].start.index == 40
-
-
-def test_the_last_part_is_left_whole(tar: Path) -> None:
-    span = Span(source=_span(tar, "tar").source, digest=SOURCE, first=56, stop=None)
-    assert cut(span, read=READ, part_images=4, pieces=8) == [span]
-
-
-def test_where_to_read_a_shard_is_for_reading_only(tar: Path, tmp_path: Path) -> None:
-    span = Span(source=replace(_span(tar, "tar").source, uri=str(tmp_path / "unsigned.tar")), digest=SOURCE, first=0, stop=None)
-    spans = cut(span, read=READ, part_images=4, pieces=2, fetch_uri=str(tar))
-    assert [piece.source for piece in spans] == [span.source] * 2
-
-
-def test_a_shard_that_cannot_be_opened_is_left_to_its_worker(tmp_path: Path) -> None:
-    gone = Span(
-        source=Shard(uri=str(tmp_path / "gone.tar"), kind="tar", size=100, version=None), digest=SOURCE, first=0, stop=None
-    )
-    assert cut(gone, read=READ, part_images=4, pieces=8) == [gone]
-
-
 def test_waves_are_all_that_is_left_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(left, "WAVE_SPANS", 4)
     monkeypatch.setattr(left, "WAVE_SPANS_A_WORKER", 3)
@@ -248,36 +162,3 @@ def test_waves_are_all_that_is_left_a_few_at_a_time(monkeypatch: pytest.MonkeyPa
         turned = [span for wave in waves(plan, {}, part_images=4, workers=workers, begin=0.35) for span in wave]
         assert turned == [*(spans := [span for wave in found for span in wave])[3:], *spans[:3]]
     assert list(waves(Plan(settings={}), {}, part_images=4, workers=1)) == []
-
-
-def test_few_spans_go_longest_first_and_many_as_they_are() -> None:
-    tar = Shard(uri="/in/a.tar", kind="tar", size=30_000_000, version="etag:1")
-    images = Shard(uri="plan/00000.parquet", kind="image", size=None, version=None)
-    whole = Span(source=tar, digest="a", first=0, stop=None)  # about 300
-    rest, piece = replace(whole, first=250), replace(whole, first=100, stop=256)
-    rows = Span(source=images, digest="b", first=0, stop=512)
-    assert longest_first([rest, piece, whole, rows], 2) == [rows, whole, piece, rest]
-    many = [rest, piece, whole, rows] * 17
-    assert longest_first(many, 2) == many
-
-
-def test_worth_cutting_is_what_is_big_while_there_is_little() -> None:
-    big, small = (
-        Span(source=Shard(uri=name, kind="tar", size=size, version=None), digest=SOURCE, first=0, stop=None)
-        for name, size in (("big", 1 << 30), ("small", 1 << 20))
-    )
-    image = Span(source=Shard(uri="plan", kind="image", size=1 << 30, version=None), digest=SOURCE, first=0, stop=None)
-    within = Span(source=big.source, digest=SOURCE, first=0, stop=8)
-    assert worth_cutting([big, small, image, within], 2) == [big]
-    assert worth_cutting([big], 1) == []
-    assert worth_cutting([big] * 2 * SPANS_A_WORKER, 2) == []
-
-
-@given(count=st.integers(1, 40), images=st.integers(1, 500), part_images=st.integers(1, 50))
-def test_limited_takes_as_many_parts_as_the_limit_needs(count: int, images: int, part_images: int) -> None:
-    span = Span(source=_tar("0"), digest=SOURCE, first=0, stop=None)
-    chosen = limited([span] * count, images, part_images)
-    parts = [piece.max_parts or 0 for piece in chosen]
-    assert min(parts) >= 1
-    assert max(parts) - min(parts) <= 1
-    assert (sum(parts) - 1) * part_images < images <= sum(parts) * part_images

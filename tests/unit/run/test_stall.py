@@ -23,12 +23,19 @@ def test_a_wait_without_parts_is_ended() -> None:
     assert 0.6 <= time.monotonic() - started < 20
 
 
-def test_parts_that_come_in_keep_it_going() -> None:
+def test_workers_that_report_images_keep_it_going() -> None:
     progress = Progress()
     with gives_up_after(0.01, progress):
         for _ in range(10):
             time.sleep(0.1)
-            progress.last_part = time.monotonic()
+            progress.last_sign = time.monotonic()
+
+
+def test_what_came_before_it_does_not_count() -> None:
+    """Listing and planning may take as long as they take."""
+    progress = Progress(last_sign=time.monotonic() - 3600)
+    with gives_up_after(0.01, progress):
+        time.sleep(0.2)
 
 
 def test_the_handler_that_was_there_is_put_back() -> None:

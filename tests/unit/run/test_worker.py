@@ -18,7 +18,9 @@ from pipeline.labels.labeller import Labeller, Resized
 from pipeline.model.engine import Prepared
 from pipeline.model.prepare import NetworkRequest, prepare
 from pipeline.model.zoo import DEFAULT_MODEL
-from pipeline.run.left import cut, remaining_spans
+from pipeline.run import worker as worker_module
+from pipeline.run.cutting import pieces
+from pipeline.run.left import remaining_spans
 from pipeline.run.options import label_options, network_request, read_options
 from pipeline.run.parts import PartName
 from pipeline.run.plan import extend_plan
@@ -32,7 +34,7 @@ from tests.conftest import ROOT
 from tests.support.images import encode, jpeg, scene
 from tests.support.parquets import large_row_parquet
 from tests.support.runs import parts_in, read_rows
-from tests.support.tars import photos, tar_bytes, zeroed_header
+from tests.support.tars import cut_in_body, photos, tar_bytes, zeroed_header
 
 PART_IMAGES = 3
 
@@ -41,18 +43,18 @@ def _network() -> Prepared:
     return prepare(NetworkRequest(model=DEFAULT_MODEL, weights="bundled", engine="openvino", short_side=32))
 
 
-def _worker(source: Path, out: Path, **flags: Any) -> tuple[SegmentSpan, Span]:
+def _worker(source: Path, out: Path, part_images: int = PART_IMAGES, **flags: Any) -> tuple[SegmentSpan, Span]:
     """And the one span that is all there is."""
     config = SegmentConfig(
-        input=(str(source),), output=str(out), weights="bundled", short_side=32, part_images=PART_IMAGES, workers=1, **flags
+        input=(str(source),), output=str(out), weights="bundled", short_side=32, part_images=part_images, workers=1, **flags
     )
     network, store = prepare(network_request(config)), writable_store_for(config.output)
     plan = extend_plan(store, config.output, None, list_inputs(config.input, Listing()), {})
     worker = WorkerConfig(
-        output=config.output, fingerprint="0" * 64, part_images=PART_IMAGES, read=read_options(config),
+        output=config.output, fingerprint="0" * 64, part_images=part_images, read=read_options(config),
         labels=label_options(config, network),
     )  # fmt: skip
-    (span,) = remaining_spans(plan, {}, part_images=PART_IMAGES, workers=1)
+    (span,) = remaining_spans(plan, {}, part_images=part_images, workers=1)
     return SegmentSpan(worker, network), span
 
 
@@ -67,10 +69,11 @@ def test_a_span_is_read_to_its_end_and_one_image_further(tmp_path: Path, monkeyp
         return real(self, data, name)
 
     monkeypatch.setattr(Labeller, "read", counted)
-    first, last = cut(whole, read=segment._config.read, part_images=PART_IMAGES, pieces=2)
-    assert first.stop == last.first
+    found = pieces(replace(whole, piece_bytes=1), read=segment._config.read, part_images=PART_IMAGES, output="")
+    first = replace(whole, stop=9)
+    (last,) = (replace(piece, stop=None) for piece in found if piece.first == 9)
     receipts = list(segment(first))
-    assert read == first.stop + 1  # that it goes on says that the part before is not the last
+    assert read == 9 + 1  # that it goes on says that the part before is not the last
     receipts += segment(last)
     assert read == 20 + 1
     names = [PartName.parse(receipt.part or "", receipt.size) for receipt in receipts]
@@ -174,10 +177,11 @@ def test_pieces_of_a_shard_that_is_gone_are_one_chain(tmp_path: Path) -> None:
     (tmp_path / "in" / "b.tar").write_bytes(whole)
     status = tar.stat()
     segment, span = _worker(tar, tmp_path / "out")
-    pieces = cut(span, read=segment._config.read, part_images=PART_IMAGES, pieces=2)
-    assert [(piece.first, piece.stop) for piece in pieces] == [(0, 3), (3, None)]
+    found = pieces(replace(span, piece_bytes=1), read=segment._config.read, part_images=PART_IMAGES, output="")
+    first, second = next(found), replace(next(found), stop=None)
+    assert (first.first, first.stop, second.first) == (0, 3, 3)
     tar.unlink()
-    assert [receipt.failures for piece in pieces for receipt in segment(piece)] == [3, 1]
+    assert [receipt.failures for piece in (first, second) for receipt in segment(piece)] == [3, 1]
     parts = parts_in(tmp_path / "out")
     assert [(part.first, part.rows, part.last) for part in parts] == [(0, 3, False), (3, 1, True)]
     (tmp_path / "out" / "masks" / str(parts[1])).unlink()
@@ -245,3 +249,56 @@ def test_no_image_lies_in_memory_beside_the_next(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2 * size + 2 * CHUNK_BYTES + (4 << 20)  # one of them, in pieces and whole, and the chunks that it comes in
+
+
+@pytest.mark.parametrize(("images", "beats"), [(7, [2, 4]), (9, [2, 4, 2]), (4, [2])])
+def test_a_part_in_hand_is_reported_by_count_and_the_same_if_it_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int, beats: list[int]
+) -> None:
+    """What a dead worker yielded is dropped by position when another repeats it: the parts must stand where they stood."""
+    monkeypatch.setattr(worker_module, "HEARTBEAT_ROWS", 2)
+    (tmp_path / "in.tar").write_bytes(tar_bytes([*photos(images - 1), ("bad.jpg", b"no image")]))
+    segment, whole = _worker(tmp_path / "in.tar", tmp_path / "out", part_images=5)
+    first, again = list(segment(whole)), list(segment(whole))
+    assert [receipt.in_hand for receipt in first if receipt.part is None] == beats
+    assert all(receipt.error is None for receipt in first)
+    assert [(receipt.part, receipt.in_hand, receipt.rows) for receipt in again] == [
+        (receipt.part, receipt.in_hand, receipt.rows) for receipt in first
+    ]
+    assert not any(receipt.committed for receipt in again)
+
+
+def test_a_break_is_reported_the_same_if_it_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "HEARTBEAT_ROWS", 1)
+    for name, data in (("none", cut_in_body(tar_bytes(photos(1)), 0)), ("some", cut_in_body(tar_bytes(photos(9)), 7))):
+        (tmp_path / f"{name}.tar").write_bytes(data)
+        segment, whole = _worker(tmp_path / f"{name}.tar", tmp_path / name, part_images=5)
+        first, again = list(segment(whole)), list(segment(whole))
+        assert [(receipt.part, receipt.in_hand) for receipt in again] == [(receipt.part, receipt.in_hand) for receipt in first]
+        assert {receipt.in_hand for receipt in first} == ({0} if name == "none" else {0, 1, 2, 3, 4})
+
+
+def test_rows_that_are_superseded_count_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "HEARTBEAT_ROWS", 2)
+    (tmp_path / "in").mkdir()
+    for name, data in photos(9):
+        (tmp_path / "in" / name).write_bytes(data)
+    segment, whole = _worker(tmp_path / "in", tmp_path / "out", part_images=9)
+    span = replace(whole, superseded=(1, 2, 3, 4, 8))
+    first, again = list(segment(span)), list(segment(span))
+    assert [receipt.in_hand for receipt in first] == [receipt.in_hand for receipt in again] == [2, 4, 6, 8, 0]
+
+
+def test_a_bug_is_told_without_the_secret_of_its_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in.tar").write_bytes(tar_bytes(photos(1)))
+    segment, whole = _worker(tmp_path / "in.tar", tmp_path / "out")
+    secret = "https://host/a.tar?X-Amz-Signature=secret"
+
+    def broken(uri: str) -> None:
+        raise LookupError(f"no way to {uri}")
+
+    monkeypatch.setattr(worker_module, "store_for", broken)
+    (receipt,) = segment(replace(whole, source=replace(whole.source, secret=secret)))
+    assert receipt.error_class == "Bug"
+    assert "no way to https://host/a.tar" in str(receipt.error)
+    assert "secret" not in str(receipt.error).replace("without_secrets", "")

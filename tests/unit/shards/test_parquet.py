@@ -110,7 +110,7 @@ def test_empty_row_groups_are_passed() -> None:
             writer.write_table(piece)
     data = buffer.getvalue()
     assert [image.index for image in _read(data)] == [0, 1]
-    assert row_group_starts(MemoryStore(data), _shard(data)) == [Cursor(0), Cursor(1)]
+    assert row_group_starts(MemoryStore(data), _shard(data)) == [(Cursor(0), 0), (Cursor(1), len(data) // 2)]
 
 
 def test_ids() -> None:
@@ -142,7 +142,7 @@ def test_too_many_bytes_are_a_failure_of_the_row() -> None:
 def test_row_group_starts() -> None:
     for name, starts in (("binary.parquet", [0, 4, 8]), ("no_rows.parquet", [0]), ("no_footer.parquet", [0])):
         data = CASES[name].data
-        assert [start.index for start in row_group_starts(MemoryStore(data), _shard(data))] == starts
+        assert [start.index for start, _ in row_group_starts(MemoryStore(data), _shard(data))] == starts
 
 
 def test_a_failing_store_is_no_damage() -> None:
@@ -245,7 +245,7 @@ def test_a_footer_whose_row_groups_do_not_add_up_is_broken() -> None:
         patch.setattr(pq, "ParquetFile", lambda *_, **__: _Parquet())
         (row,) = _read(data)
         assert row.breaks
-        assert row_group_starts(MemoryStore(data), _shard(data)) == [Cursor()]
+        assert row_group_starts(MemoryStore(data), _shard(data)) == [(Cursor(), 0)]
 
 
 def test_ids_that_are_null_numbers_or_no_utf_8() -> None:

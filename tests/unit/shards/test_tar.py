@@ -83,7 +83,7 @@ def test_members_hold_the_bytes_that_went_in() -> None:
 def test_an_empty_file_is_a_tar_without_images() -> None:
     """A missing end marker alone is no break, and that is all that zero bytes lack."""
     assert _read(b"") == []
-    assert part_starts(MemoryStore(b""), _shard(b""), READ, 10, 1 << 30) == [Cursor(0, 0, None)]
+    assert list(part_starts(MemoryStore(b""), _shard(b""), READ, 10, 1 << 30)) == [Cursor(0, 0, None)]
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, 512, 600, 1023, 1024])
@@ -296,20 +296,22 @@ def test_part_starts_agree_with_reading(entries: list[Entry], part_images: int, 
     packed = tar_of(entries, end_marker=False)
     data = packed[: max(0, len(packed) - lost)]
     options = ReadOptions(max_encoded_bytes=limit)
-    mine = part_starts(MemoryStore(data), _shard(data), options, part_images, part_bytes)
+    mine = list(part_starts(MemoryStore(data), _shard(data), options, part_images, part_bytes))
     assert mine == _starts_by_reading(data, options, part_images, part_bytes)
+    for number, start in enumerate(mine):  # a walk that begins where a part does finds those behind it
+        assert list(part_starts(MemoryStore(data), _shard(data), options, part_images, part_bytes, start)) == mine[number:]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_part_starts_of_the_corpus(name: str) -> None:
     data = CASES[name].data
-    mine = part_starts(MemoryStore(data), _shard(data), READ, 1, 1 << 30)
+    mine = list(part_starts(MemoryStore(data), _shard(data), READ, 1, 1 << 30))
     assert mine == _starts_by_reading(data, READ, 1, 1 << 30)
 
 
 def test_a_part_ends_where_its_bytes_reach_the_limit() -> None:
     data = tar_bytes([(f"{number}.jpg", b"x" * 400) for number in range(5)])
-    starts = part_starts(MemoryStore(data), _shard(data), READ, 100, 800)
+    starts = list(part_starts(MemoryStore(data), _shard(data), READ, 100, 800))
     assert [start.index for start in starts] == [0, 2, 4]
     assert [start.previous for start in starts] == [None, "1.jpg", "3.jpg"]
 
