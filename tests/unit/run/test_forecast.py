@@ -189,7 +189,7 @@ def test_sampled_tars_are_within_ten_percent(
     assert not found.exact
     assert found.images == pytest.approx(count, rel=0.1)
     assert found.labelled == 64
-    assert "tars" in found.notes[0]
+    assert any("tars" in note for note in found.notes)  # besides that this machine is busy, if it is
     monkeypatch.setattr(room, "EXACT_TARS", 30)
     assert forecast(config_of(source, tmp_path / "out", part_images=16)).images == count
 
