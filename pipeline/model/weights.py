@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import NotReachable, StorageError, UsageError
 from pipeline.model.preprocess import Preset
 from pipeline.model.zoo import DEFAULT_MODEL, MAX_CLASSES, ZOO, count_classes, fitting
-from pipeline.storage import base_name, normalise, scheme_of, store_for, without_secrets
+from pipeline.storage import base_name, normalise, scheme_of, store_for, without_query, without_secrets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ def load_weights(weights: str, model: str) -> WeightsFile:
     """
     if weights == BUNDLED:
         return _described(f"{BUNDLED}.safetensors", (resources.files("pipeline.model") / "bundled.safetensors").read_bytes())
-    if without_secrets(weights).endswith(_SUFFIXES):
+    if without_query(weights).endswith(_SUFFIXES):
         uri = normalise(weights)
         try:
             return _described(base_name(uri), store_for(uri).read(uri))

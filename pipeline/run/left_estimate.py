@@ -18,7 +18,7 @@ from pipeline.run.cutting import in_order
 from pipeline.run.options import read_options
 from pipeline.run.parts import PART_BYTES
 from pipeline.run.span import Span
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard, seen
 from pipeline.shards.headers import FAR_BYTES
 from pipeline.shards.listing import Listing
 from pipeline.shards.parquet import open_parquet, read_parquet
@@ -261,7 +261,10 @@ def _rows(shard: Shard, read: ReadOptions, start: Cursor = _BEGINNING) -> Genera
 
 def _row_groups(file: Shard) -> list[int]:
     """Rows of the row groups; a file that is gone, or has no footer, is one failure."""
-    assert file.size is not None
+    try:
+        file = seen(store_for(file.fetch_uri), file)
+    except (ObjectMissing, ObjectDenied):
+        return [1]
     info = ObjectInfo(file.fetch_uri, file.size, file.version)
     with RangeFile(store_for(file.fetch_uri), info, ahead=False) as opened:
         try:

@@ -42,6 +42,8 @@ def network_request(config: SegmentConfig) -> NetworkRequest:
 
 def check_head(entry: Shard, read: ReadOptions) -> None:
     """Look at the head of the first shard, so that a wrong flag costs seconds. Raises `UsageError`."""
+    if entry.kind != "image" and entry.size is None:
+        return  # gone or closed already
     store = store_for(entry.fetch_uri)
     try:
         if entry.kind == "tar":

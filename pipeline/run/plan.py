@@ -134,6 +134,11 @@ def read_plan(store: Store, out: str) -> Plan | None:
     return plan if plan.files else None
 
 
+def writes_queries(plan: Plan | None) -> bool:
+    """Do the URIs of this plan hold the queries that tell images apart? Format 1 wrote none down."""
+    return plan is None or plan.settings.get("format", 1) > 1
+
+
 def catch_up(store: Store, out: str, plan: Plan) -> bool:
     """Take the files that are there and not in the plan yet; were there some?"""
     before = len(plan.files)

@@ -37,7 +37,7 @@ from pipeline.run.identity import check_same, settings
 from pipeline.run.left import Committed, is_left, planned_sources, waves
 from pipeline.run.options import check_head, label_options, network_request, read_options
 from pipeline.run.parts import list_parts
-from pipeline.run.plan import Plan, catch_up, extend_plan, read_plan
+from pipeline.run.plan import Plan, catch_up, extend_plan, read_plan, writes_queries
 from pipeline.run.presigned import Secrets
 from pipeline.run.progress import Progress
 from pipeline.run.span import Receipt, Span
@@ -112,6 +112,7 @@ class Attempt:
             self._previous = read_run_json(self.store, config.output) or {}
         except StorageError as error:
             raise NotReachable(f"--output: {error}") from error
+        self.listing.queries = writes_queries(plan)
         entries = list_inputs(
             config.input, self.listing, input_format=config.input_format, image_column=config.image_column, output=config.output,
             allow_root=config.allow_root,

@@ -1,9 +1,10 @@
 """What every reader of a shard yields."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pipeline.errors import BadImage
+from pipeline.storage import Store
 
 # A worker reads at most 256 MiB ahead, or one image if that is larger: these of encoded images, 16 in the chunks of
 # `storage.stream`, 112 of images that wait for the network (`run.worker`).
@@ -31,6 +32,14 @@ class Shard:
     def fetch_uri(self) -> str:
         """The URI to read from."""
         return self.secret or self.uri
+
+
+def seen(store: Store, shard: Shard) -> Shard:
+    """The shard with its size: one that was gone or closed when it was listed is asked for again. Raises as `stat` does."""
+    if shard.size is not None:
+        return shard
+    info = store.stat(shard.fetch_uri)
+    return replace(shard, size=info.size, version=info.version)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import BrokenShard, DamagedRowGroup, ImageTooLarge, MissingImage, UsageError
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard, seen
+from pipeline.storage import base_name
 from pipeline.storage.base import ObjectInfo, Store
 from pipeline.storage.stream import RangeFile
 
@@ -63,9 +64,10 @@ def read_parquet(
 
     given_up: why the row group of `start` is not unpacked: its rows from there on fail, as if it were damaged.
     """
+    shard = seen(store, shard)
     assert shard.size is not None
     info = ObjectInfo(shard.fetch_uri, shard.size, shard.version)
-    file_name = shard.uri.rpartition("/")[2]
+    file_name = base_name(shard.uri)
     with RangeFile(store, info) as file:
         try:
             parquet = open_parquet(file)
@@ -99,6 +101,7 @@ def row_group_starts(store: Store, shard: Shard) -> list[tuple[Cursor, int]]:
 
     One start where the footer cannot be read. Raises `StorageError`.
     """
+    shard = seen(store, shard)
     assert shard.size is not None
     with RangeFile(store, ObjectInfo(shard.fetch_uri, shard.size, shard.version), ahead=False) as file:
         try:

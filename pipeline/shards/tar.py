@@ -8,7 +8,7 @@ from itertools import islice
 from tarfile import EmptyHeaderError, EOFHeaderError, InvalidHeaderError, TruncatedHeaderError  # type: ignore[attr-defined]
 
 from pipeline.errors import AmbiguousImage, BrokenShard, ImageTooLarge, LinkMember
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard, seen
 from pipeline.shards.headers import HeaderFile
 from pipeline.shards.names import is_image_member, key_and_extension
 from pipeline.storage import scheme_of
@@ -57,6 +57,7 @@ def read_tar(store: Store, shard: Shard, start: Cursor, options: ReadOptions) ->
     An image is held back until the next member is known, as a key with two image extensions is
     ambiguous and neither can be labelled.
     """
+    shard = seen(store, shard)
     assert shard.size is not None
     info = ObjectInfo(shard.fetch_uri, shard.size, shard.version)
     held: EncodedImage | None = None
@@ -105,6 +106,7 @@ def part_starts(
 
     Ends at a break. Raises `StorageError`.
     """
+    shard = seen(store, shard)
     assert shard.size is not None
     images = size = 0
     info = ObjectInfo(shard.fetch_uri, shard.size, shard.version)

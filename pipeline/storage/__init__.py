@@ -10,7 +10,7 @@ from pipeline.errors import UsageError
 from pipeline.storage.base import ObjectInfo, Store, WritableStore
 from pipeline.storage.local import LocalStore
 from pipeline.storage.remote import RemoteStore
-from pipeline.storage.uris import base_name, join, normalise, scheme_of, without_secrets
+from pipeline.storage.uris import base_name, join, normalise, scheme_of, without_query, without_secrets
 
 __all__ = [
     "ObjectInfo",
@@ -21,6 +21,7 @@ __all__ = [
     "normalise",
     "scheme_of",
     "store_for",
+    "without_query",
     "without_secrets",
     "writable_store_for",
 ]

@@ -3,11 +3,55 @@
 import os
 import re
 from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 from pipeline.errors import UsageError
 
+WEB = frozenset({"http", "https"})
 _PASSWORD = re.compile(r"//[^/@]*:[^/@]*@")
+_PLAIN = re.compile(r"https?://[!\"$->A-Z\\^-~]+")  # no user, query, fragment, bracket or anything that is not ASCII
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+# Of fsspec: file systems that read through another one, which no allow-list would see.
+_WRAPPERS = frozenset(
+    {"arrow_hdfs", "async_wrapper", "asynclocal", "asyncwrapper", "blockcache", "cached", "dir", "filecache", "generic",
+     "libarchive", "reference", "simplecache", "tar", "zip"}
+)  # fmt: skip
+_OBJECT_STORES = WEB | {"s3", "gs", "gcs", "az", "abfs", "abfss", "hf"}  # where `::` is part of a name, or of an IPv6 address
+
+# Signatures that are known as such: what must be there, and all that then belongs to it, which never tells images apart.
+_SIGNATURES: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = (
+    (frozenset({"x-amz-signature"}), re.compile(r"x-amz-.*|x-id")),  # AWS, version 4
+    (frozenset({"awsaccesskeyid", "signature", "expires"}), re.compile(r"awsaccesskeyid|signature|expires|x-amz-security-token")),
+    (frozenset({"x-goog-signature"}), re.compile(r"x-goog-.*")),  # Google Cloud Storage, version 4
+    (frozenset({"googleaccessid", "signature", "expires"}), re.compile(r"googleaccessid|signature|expires")),
+    (frozenset({"key-pair-id", "signature"}), re.compile(r"key-pair-id|signature|expires|policy|hash-algorithm")),  # CloudFront
+    (frozenset({"keyname", "signature", "expires"}), re.compile(r"keyname|signature|expires|urlprefix")),  # Google's CDN
+    (  # Azure, shared access signatures
+        frozenset({"sv", "sig"}),
+        re.compile(r"sv|sig|se|st|sp|sr|spr|sip|si|ss|srt|sdd|ses|skoid|sktid|skt|ske|sks|skv|saoid|suoid|scid|rsc[cdelt]"),
+    ),
+)  # fmt: skip
+# Words of a parameter's name by which it may be a credential: `api_key`, `accessToken`, `X-Signature`, `auth`…
+_CREDENTIALS = frozenset(
+    {"apikey", "bearer", "cred", "credential", "credentials", "hdnea", "hdntl", "hdnts", "hmac", "jwt", "key", "mac", "oauth",
+     "otp", "pass", "passphrase", "passwd", "password", "policy", "psk", "pw", "pwd", "sas", "secret", "session", "sid", "sig",
+     "sign", "signature", "signed", "ticket", "tk", "tkn", "token", "tokens"}
+)  # fmt: skip
+_ENDINGS = (
+    "apikey",
+    "accesskey",
+    "secretkey",
+    "keyid",
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "signature",
+    "sessid",
+    "sessionid",
+)
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_JWT = re.compile(r"ey[\w-]{8,}\.[\w-]{4,}\.[\w-]*")
 
 
 def scheme_of(uri: str) -> str:
@@ -17,33 +61,91 @@ def scheme_of(uri: str) -> str:
 
 
 def normalise(uri: str) -> str:
-    """Absolute and in one spelling: `file://` and relative paths become absolute paths, `s3a` `s3`."""
-    if "\0" in uri:
-        raise UsageError("a URI with a NUL character")
-    scheme = scheme_of(uri)
-    if scheme == "file":
+    """Absolute and in one spelling: `file://`, `local://` and relative paths become absolute paths, `s3a` `s3`.
+
+    Raises `UsageError` for what names no one place: NUL characters, chained URIs (`simplecache::s3://…`).
+    """
+    scheme, rest = scheme_of(uri), uri.partition("://")[2]
+    if scheme in ("file", "local"):
         path = unquote(urlsplit(uri).path) if "://" in uri else os.path.expanduser(uri)
+        if "\0" in path:
+            raise UsageError("a URI with a NUL character")
         absolute = "/" + os.path.abspath(path).lstrip("/")  # POSIX lets `//x` stand, as another name of `/x`
         return absolute + ("/" if path.endswith("/") and absolute != "/" else "")
-    rest = uri.partition("://")[2]
+    if "\0" in uri:
+        raise UsageError("a URI with a NUL character")
+    if "::" in scheme or scheme in _WRAPPERS or ("::" in rest and scheme not in _OBJECT_STORES):
+        raise UsageError(f"{scheme[:40]}://… reads through another file system, which is refused: name the object itself")
+    if not _SCHEME.fullmatch(scheme):
+        raise UsageError(f"{scheme[:40]!r} is no scheme: a local path that holds :// is written as file:///…")
     return f"{'s3' if scheme in ('s3a', 's3n') else scheme}://{rest}"
 
 
 def without_secrets(uri: str) -> str:
-    """The URI as it may be written down: without user, password, query and fragment.
+    """The URI as it may be written down: on the web without user, password, fragment, and what of its query is a credential.
 
-    Names in object stores may hold `?` and `#`, and `az://` a container before `@`: they lose `user:password@` only.
+    The rest of a query stays, as it tells images apart (`img?id=1`). Credentials are the signatures of AWS, Google, Azure and
+    CloudFront, whatever is called one (`token`, `api_key`, `sig`…), and JSON web tokens. Names in object stores may hold
+    `?` and `#`, and `az://` a container before `@`: they lose `user:password@` only.
     """
+    return parted(uri)[0]
+
+
+def without_query(uri: str) -> str:
+    """The URI, on the web without its query too: what names the file."""
+    written = without_secrets(uri)
+    return written.partition("?")[0] if scheme_of(uri) in WEB else written
+
+
+def parted(uri: str) -> tuple[str, str]:
+    """`without_secrets`, and what that takes from a query by its name alone, in the order that it stands there.
+
+    The latter may have told images apart: two URIs that are written alike and differ in it are perhaps two images. A known
+    signature, `user:password@` and a fragment never tell any apart.
+    """
+    if _PLAIN.fullmatch(uri):  # most of a million are
+        return uri, ""
     scheme = scheme_of(uri)
     if scheme == "file":
-        return uri
-    if scheme not in ("http", "https"):
-        return _PASSWORD.sub("//", uri, count=1)
+        return uri, ""
+    if scheme not in WEB:
+        return _PASSWORD.sub("//", uri, count=1), ""
     try:
         parts = urlsplit(uri)
     except ValueError as error:
         raise UsageError(f"not a URI ({error}): {uri.partition('://')[0]}://…") from error
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # urlunsplit drops the // of an empty host
+    query, doubtful = _parted_query(parts.query) if parts.query else ("", "")
+    plain = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # urlunsplit drops the // of an empty host
+    return f"{plain}?{query}" if query else plain, doubtful
+
+
+def _parted_query(query: str) -> tuple[str, str]:
+    """What of it tells images apart, and what may be a credential. What surely is one is in neither."""
+    pieces = re.split("[&;]", query)
+    names = [unquote_plus(piece.partition("=")[0]) for piece in pieces]
+    there = {name.lower() for name in names}
+    signed = [belongs for needed, belongs in _SIGNATURES if needed <= there]
+    kept, doubtful = [], []
+    for piece, name in zip(pieces, names, strict=True):
+        if any(belongs.fullmatch(name.lower()) for belongs in signed):
+            continue
+        value = unquote_plus(piece.partition("=")[2])
+        if _may_be_credential(name) or _JWT.search(value) or _JWT.search(name):
+            doubtful.append(piece)
+        elif "://" in value and scheme_of(value) in WEB:  # of a proxy: ?url=https://…
+            inner, more = parted(value)
+            kept.append(piece if inner == value else f"{piece.partition('=')[0]}={quote(inner, safe='')}")
+            doubtful += [more] if more else []
+        elif piece:
+            kept.append(piece)
+    return "&".join(kept), "&".join(doubtful)
+
+
+def _may_be_credential(name: str) -> bool:
+    words = {word.lower() for word in _WORDS.findall(name)}
+    if not words.isdisjoint(_CREDENTIALS) or name.lower().endswith(_ENDINGS):
+        return True
+    return any(word.startswith("auth") and not re.match("authors?$|authored", word) for word in words)
 
 
 def join(folder: str, *names: str) -> str:
@@ -53,4 +155,4 @@ def join(folder: str, *names: str) -> str:
 
 def base_name(uri: str) -> str:
     """The last component, without the query."""
-    return PurePosixPath(without_secrets(uri)).name
+    return PurePosixPath(without_query(uri)).name

@@ -1,6 +1,10 @@
 """Inputs as people name them, and what is to be labelled there."""
 
 import os
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -170,6 +174,134 @@ def test_file_names_that_are_not_utf_8_are_named_and_refused(data: Path) -> None
     (data / "photos" / os.fsdecode(b"caf\xe9.jpg")).touch()
     with pytest.raises(UsageError, match="not UTF-8"):
         _rows(data)
+
+
+def _list(data: Path, *lines: str, name: str = "l.txt") -> Path:
+    (data / name).write_text("".join(f"{line}\n" for line in lines))
+    return data / name
+
+
+def test_a_query_tells_images_apart(data: Path) -> None:
+    """Before, both were one image, and one of them was lost in silence."""
+    listing = Listing()
+    presigned = "https://h/img?id=2&X-Amz-Date=1&X-Amz-Signature=abc"
+    rows = _rows(_list(data, "https://h/img?id=1", presigned, "https://h/x.jpg?w=1#f"), listing=listing)
+    assert [(row.uri, row.image_id, row.kind) for row in rows] == [
+        (uri, uri, "image") for uri in ("https://h/img?id=1", "https://h/img?id=2", "https://h/x.jpg?w=1")
+    ]
+    assert listing.secrets == {"https://h/img?id=2": presigned, "https://h/x.jpg?w=1": "https://h/x.jpg?w=1#f"}
+
+
+def test_one_object_signed_twice_is_one_image(data: Path) -> None:
+    signed = ["https://h/img?id=1", "https://h/img?id=1", "https://u:p@h/img?id=1", "https://h/img?id=1&X-Amz-Date=1&X-Amz-Signature=a",
+              "https://h/img?id=1&X-Amz-Date=2&X-Amz-Signature=b", "https://h/img?id=1&sv=1&sig=c"]  # fmt: skip
+    assert {row.uri for row in _rows(_list(data, *signed))} == {"https://h/img?id=1"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["https://h/img?token=2", "https://h/img", "https://h/img?X-Amz-Date=1&X-Amz-Signature=a", "https://h/img?token=1&key=2"],
+)
+def test_lines_that_differ_in_what_is_not_written_down_are_refused_by_their_numbers(data: Path, line: str) -> None:
+    path = _list(data, "https://h/img?token=1", "https://h/other?token=1", "", line, "https://h/other?token=1")
+    with pytest.raises(UsageError, match=r"l\.txt: lines 1 and 4 differ") as error:
+        next(list_inputs([str(path)], Listing()))  # before anything is planned
+    assert "token=" not in str(error.value)
+    one, two = _list(data, "https://h/img?token=1", name="1.txt"), _list(data, "", line, name="2.txt")
+    with pytest.raises(UsageError, match=r"1\.txt: line 1, and .*2\.txt: line 2, differ"):
+        _rows(one, two)
+
+
+def test_inputs_that_differ_in_what_is_not_written_down_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"number 1.*number 2.*differ"):
+        _rows("https://h/img.jpg?token=1", "https://h/img.jpg?token=2")
+
+
+def test_an_output_of_before_finds_its_images_again(data: Path) -> None:
+    """No query was written down then: a path stands for one image, and is refused if it could be two."""
+    listing = Listing(queries=False)
+    rows = _rows(_list(data, "https://h/img?id=1", "https://h/a b.jpg?id=1&token=2"), listing=listing)
+    assert [(row.uri, row.image_id) for row in rows] == [("https://h/img",) * 2, ("https://h/a b.jpg",) * 2]
+    assert listing.secrets["https://h/img"] == "https://h/img?id=1"
+    for second in ("https://h/img?id=2", "https://h/img"):
+        with pytest.raises(UsageError, match=r"lines 1 and 2 .*another --output"):
+            _rows(_list(data, "https://h/img?id=1", second), listing=Listing(queries=False))
+
+
+def test_names_of_web_files_ignore_queries(data: Path) -> None:
+    """A shard by its path; what the query says is none of it."""
+    path = _list(data, "https://h/get?file=a.tar", "https://h/a.jpg?to=b.tar", "https://h/x.tar.gz?id=1")
+    with pytest.raises(UsageError, match=r"line 3: .*unpack it first"):
+        _rows(path)
+    rows = _rows(_list(data, "https://h/get?file=a.tar", "https://h/a.jpg?to=b.tar"))
+    assert [row.kind for row in rows] == ["image", "image"]
+
+
+def test_a_bad_line_is_found_before_anything_is_planned(data: Path) -> None:
+    path = _list(data, *(f"https://h/{number}.jpg" for number in range(1000)), "ftp://h/x.jpg")
+    with pytest.raises(UsageError, match="line 1001"):
+        next(list_inputs([str(data / "photos"), str(path)], Listing()))
+
+
+def test_a_listed_shard_that_is_gone_is_planned_and_the_rest_goes_on(data: Path) -> None:
+    rows = _rows(_list(data, "gone.tar", "shards/1.tar", "gone.parquet", "shards/0.tar"))
+    assert [(row.uri.rpartition("/")[2], row.kind, row.size) for row in rows] == [
+        ("gone.tar", "tar", None), ("1.tar", "tar", 12), ("gone.parquet", "parquet", None), ("0.tar", "tar", 12),
+    ]  # fmt: skip
+    assert [row.size for row in _rows(_list(data, "gone.tar", "photos/b.jpg"))] == [None, None]
+
+
+def test_nothing_but_shards_that_are_gone_is_not_reachable(data: Path) -> None:
+    with pytest.raises(NotReachable, match=r"line 2: no such file: .*a\.tar"):
+        _rows(_list(data, "", "a.tar", "b.tar"))
+
+
+@pytest.mark.parametrize(
+    "text", ["https:///x.jpg", "https://h:99999/x.jpg", "https://[h/x.jpg", "simplecache::s3://b/x.tar", "/a\0.jpg"]
+)
+def test_inputs_that_name_nothing(text: str) -> None:
+    with pytest.raises(UsageError):
+        _rows(text)
+
+
+def test_local_is_another_name_of_file(data: Path) -> None:
+    assert _names(data, f"local://{data}/shards/") == ["shards/0.tar", "shards/1.tar"]
+
+
+class _Slow(SimpleHTTPRequestHandler):
+    """Answers after a moment; counts how many are being answered."""
+
+    now, most, asked = 0, 0, 0
+    lock = threading.Lock()
+
+    def do_HEAD(self) -> None:
+        with _Slow.lock:
+            _Slow.now, _Slow.asked = _Slow.now + 1, _Slow.asked + 1
+            _Slow.most = max(_Slow.most, _Slow.now)
+        time.sleep(0.02)
+        super().do_HEAD()
+        with _Slow.lock:
+            _Slow.now -= 1
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+def test_shards_on_the_web_are_looked_up_tens_at_a_time_in_order(data: Path) -> None:
+    names = [f"s-{number:03}.tar" for number in range(80)]
+    for name in names:
+        (data / name).write_bytes(b"12345")
+    _Slow.most = _Slow.asked = 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Slow, directory=str(data))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{server.server_address[1]}"
+        rows = _rows(_list(data, *(f"{base}/{name}" for name in names), f"{base}/photos/b.jpg"))
+        braces = _rows(f"{base}/s-{{000..079}}.tar")
+        server.shutdown()
+    assert [row.uri for row in rows] == [f"{base}/{name}" for name in [*names, "photos/b.jpg"]]
+    assert [(row.uri, row.size) for row in braces] == [(f"{base}/{name}", 5) for name in names]
+    assert 10 <= _Slow.most <= 33
+    assert _Slow.asked == 160
 
 
 def test_other_schemes() -> None:

@@ -12,7 +12,11 @@ from pipeline.shards.lists import read_list
 def _list(tmp_path: Path, name: str, text: str | bytes, column: str | None = None) -> list[str]:
     path = tmp_path / name
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return [uri.replace(str(tmp_path), "HERE") for uri in read_list(str(path), column)]
+    return [line.uri.replace(str(tmp_path), "HERE") for line in read_list(str(path), column)]
+
+
+def _uris(uri: str, *roots: str) -> list[str]:
+    return [line.uri for line in read_list(uri, None, roots)]
 
 
 def test_txt(tmp_path: Path) -> None:
@@ -86,7 +90,7 @@ def test_entries_are_relative_to_the_folder_of_a_list_with_a_query() -> None:
     files = fsspec.filesystem("memory")
     files.pipe("/lists/l.txt?sig=a/b", b"sub/1.jpg\n")
     try:
-        assert list(read_list("memory://lists/l.txt?sig=a/b", None)) == ["memory://lists/sub/1.jpg"]
+        assert _uris("memory://lists/l.txt?sig=a/b") == ["memory://lists/sub/1.jpg"]
     finally:
         files.store.clear()
         files.pseudo_dirs[:] = [""]
@@ -96,13 +100,13 @@ def test_long_lists_are_streamed(tmp_path: Path) -> None:
     path = tmp_path / "l.txt"
     path.write_text("".join(f"/data/{number:07}.jpg\n" for number in range(100_000)))
     found = read_list(str(path), None)
-    assert next(found) == "/data/0000000.jpg"
+    assert next(found) == (1, "/data/0000000.jpg")
     assert sum(1 for _ in found) == 99_999
 
 
 def _roots(folder: Path, entry: str, *roots: str) -> list[str]:
     (folder / "l.txt").write_text(entry + "\n")
-    return list(read_list(str(folder / "l.txt"), None, roots))
+    return _uris(str(folder / "l.txt"), *roots)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +144,7 @@ def test_a_list_from_elsewhere_names_no_local_files() -> None:
         with pytest.raises(UsageError, match="names a local file"):
             list(read_list("memory://lists/l.txt", None))
     fsspec.filesystem("memory").pipe("/lists/l.txt", b"/data/x.jpg\nb.jpg\n")
-    assert list(read_list("memory://lists/l.txt", None, ["/data", "memory://lists"])) == ["/data/x.jpg", "memory://lists/b.jpg"]
+    assert _uris("memory://lists/l.txt", "/data", "memory://lists") == ["/data/x.jpg", "memory://lists/b.jpg"]
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"url":' * 100_000])
@@ -148,3 +152,85 @@ def test_json_that_is_nested_without_end(tmp_path: Path, text: str) -> None:
     (tmp_path / "l.jsonl").write_text(text + "\n")
     with pytest.raises(UsageError, match="line 1 is not JSON"):
         list(read_list(str(tmp_path / "l.jsonl"), None))
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("ftp://h/x.jpg", "ftp://"), ("memory://h/x.jpg", "memory://"), ("nosuch://h/x.jpg", "nosuch://"),
+        ("data://x.jpg", "data://"), ("zip://x.jpg", "another file system"), ("reference://x.jpg", "another file system"),
+        ("simplecache::file:///etc/hostname", "another file system"), ("filecache::s3://b/x.jpg", "another file system"),
+        ("zip://x.jpg::/etc/x.zip", "another file system"), ("https:///x.jpg", "no host"), ("https://:80/x.jpg", "no host"),
+        ("https://h:99999/x.jpg", "no host"), ("https://h:0/x.jpg", "no host"), ("https://h:x/x.jpg", "no host"),
+        ("https://[h/x.jpg", "no"), ("https://a..b/x.jpg", "no host"), ("https://" + "h" * 64 + ".org/x.jpg", "no host"),
+        ("https://h%00/x.jpg", "no host"), ("https://h o/x.jpg", "space"), ("https://h/x y.jpg", "space"),
+        ("https://h/x\u3000y.jpg", "space"), ("https://h/x\ty.jpg", "control"), ("https://h/\x7f.jpg", "control"),
+        ("https://h/\x1b[2J.jpg", "control"), ("s3:///x.jpg", "no object"), ("s3://bucket", "no object"),
+        ("s3://bucket/", "no object"),
+        ("s3://b u/x.jpg", "bucket"), ("s3://b/" + "x" * 1025, "1,025 bytes"), ("/x/" + "y" * 20_000, "20,003 characters"),
+        ("file:///etc/%00.jpg", "NUL"), ("a b://c/x.jpg", "no scheme"), ("https://h/" + "x" * 1_000_000, "characters"),
+        ("https://h/" + "x" * 2_000_000, "more than 1,048,576 characters"),
+    ],
+)  # fmt: skip
+def test_a_line_that_no_store_can_be_asked_for_is_refused_with_its_number(tmp_path: Path, entry: str, says: str) -> None:
+    (tmp_path / "l.txt").write_text(f"/a.jpg\n\n# b\n{entry}\n/c.jpg\n")
+    with pytest.raises(UsageError, match=r"line 4\b") as error:
+        _uris(str(tmp_path / "l.txt"))
+    assert says in str(error.value)
+    assert len(str(error.value)) < 700
+    assert "\x1b" not in str(error.value)
+
+
+def test_the_number_of_a_line_in_every_format(tmp_path: Path) -> None:
+    for name, text in (
+        ("l.csv", 'id,url\n1,/a.jpg\n2,"/b\n.jpg"\n3,ftp://h/x\n'),
+        ("l.jsonl", '"/a.jpg"\n\n\n\n{"url": "ftp://h/x"}\n'),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UsageError, match=r"line 5: ftp://"):
+            _uris(str(tmp_path / name))
+    (tmp_path / "l.jsonl").write_text('"/a.jpg"\n"/\\ud800.jpg"\n')
+    with pytest.raises(UsageError, match=r"line 2: .*UTF-8"):
+        _uris(str(tmp_path / "l.jsonl"))
+
+
+def test_secrets_of_a_line_are_not_said(tmp_path: Path) -> None:
+    for entry in (
+        "https://user:hunter2@h:99999/x.jpg?token=hunter2",
+        "https://user:hunter2@[h/x?token=hunter2",
+        "ftp://u:hunter2@h/x",
+    ):
+        (tmp_path / "l.txt").write_text(entry)
+        with pytest.raises(UsageError) as error:
+            _uris(str(tmp_path / "l.txt"))
+        assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "entry", ["local:///etc/hostname", "LOCAL:///etc/hostname", "local://etc/hostname", "file:///etc/hostname", "/etc/hostname"]
+)
+def test_no_spelling_of_a_local_file_slips_through_a_list_from_elsewhere(entry: str) -> None:
+    files = fsspec.filesystem("memory")
+    files.pipe("/lists/l.txt", entry.encode())
+    try:
+        with pytest.raises(UsageError, match="line 1: it names a local file"):
+            _uris("memory://lists/l.txt")
+    finally:
+        files.store.clear()
+        files.pseudo_dirs[:] = [""]
+
+
+def test_a_list_names_what_its_own_store_holds() -> None:
+    files = fsspec.filesystem("memory")
+    files.pipe("/lists/l.txt", b"memory://other/x.jpg\nhttps://h/a%20b.jpg\ns3://bucket/a b.jpg\n")
+    try:
+        assert _uris("memory://lists/l.txt") == ["memory://other/x.jpg", "https://h/a%20b.jpg", "s3://bucket/a b.jpg"]
+    finally:
+        files.store.clear()
+        files.pseudo_dirs[:] = [""]
+
+
+def test_a_scheme_whose_package_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "l.txt").write_text("/a.jpg\ngs://bucket/x.jpg\n")
+    with pytest.raises(UsageError, match="line 2: gs:// cannot be read here"):
+        _uris(str(tmp_path / "l.txt"))
