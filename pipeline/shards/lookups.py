@@ -22,7 +22,7 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def looked_up(items: Iterable[T], look: Callable[[T], Callable[[], R] | None]) -> Iterator[tuple[T, Future[R] | None]]:
-    """The items in their order, each with the outcome of what `look(item)` gives to call, `AT_ONCE` at a time; None stays None."""
+    """The items in their order, each with the outcome of what `look(item)` gives to call, `AT_ONCE` at a time, or None."""
     pending: deque[tuple[T, Future[R] | None]] = deque()
     asked = 0
     with ThreadPoolExecutor(AT_ONCE, "look-up") as threads:  # which starts none before it has to

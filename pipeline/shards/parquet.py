@@ -172,7 +172,7 @@ def _first_line(error: BaseException) -> str:
 
 def _damaged(shard: Shard, group: int, rows: range, reason: str) -> Iterator[EncodedImage]:
     """The last rows of a row group, which cannot be read."""
-    file_name = shard.uri.rpartition("/")[2]
+    file_name = base_name(shard.uri)
     for row in rows:
         yield EncodedImage(
             shard=shard.uri, index=row, image_id=f"{file_name}#{row}", after=Cursor(row + 1),
