@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 
@@ -15,7 +15,7 @@ from pipeline.shards.lists import Line, read_list
 from pipeline.shards.lookups import BraceLookup, expand_braces, looked_up
 from pipeline.shards.names import file_kind
 from pipeline.shards.twins import Twins
-from pipeline.storage import ObjectInfo, normalise, scheme_of, store_for, without_query, without_secrets
+from pipeline.storage import ObjectInfo, base_name, normalise, scheme_of, store_for, without_query, without_secrets
 from pipeline.storage.uris import WEB, parted
 
 _MAGIC = re.compile(r"[*?\[]")
@@ -164,7 +164,8 @@ def _one_input(piece: _Input, info: ObjectInfo | None, reading: _Reading, *, sin
             raise UsageError(
                 f"--input {without_secrets(uri)}: neither shard, image, list nor folder by its name; see --input-format"
             )
-        yield from _entry(info, kind, without_query(uri).rpartition("/")[0] + "/", listing, single=single)
+        for entry in _entry(info, kind, "", listing, single=single):
+            yield replace(entry, image_id=base_name(uri)) if single and entry.kind == "image" else entry
     elif (magic := piece.magic) is not None:
         folder = uri[:magic].rpartition("/")[0] + "/"
         pattern = re.compile(glob_translate(uri))
@@ -214,8 +215,6 @@ def _entry(info: ObjectInfo, kind: str, folder: str, listing: Listing, *, single
         yield Shard(uri=uri, kind=kind, size=info.size, version=info.version)  # type: ignore[arg-type]
         return
     image_id = uri.removeprefix(folder) if single else uri
-    if single and without_query(uri).rpartition("/")[0] + "/" == folder:
-        image_id = without_query(uri).removeprefix(folder)
     yield Shard(uri=uri, kind="image", size=info.size, version=info.version, image_id=image_id)
 
 

@@ -187,3 +187,11 @@ def test_a_network_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(_request("bundled"))
     monkeypatch.setattr("pipeline.model.prepare._make_in_child", None)  # would raise if it were made again
     assert prepare(_request("bundled")) == first
+
+
+@pytest.mark.parametrize("uri", ["simplecache::file:///w.pth", "zip://w.pth::/w.zip"])
+def test_weights_and_classes_through_other_file_systems_are_refused(uri: str) -> None:
+    with pytest.raises(UsageError, match="another file system"):
+        load_weights(uri, "lraspp_mobilenet_v3_large")
+    with pytest.raises(UsageError, match="another file system"):
+        read_classes(uri)

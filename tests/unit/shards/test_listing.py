@@ -291,13 +291,15 @@ def test_shards_on_the_web_are_looked_up_tens_at_a_time_in_order(data: Path) -> 
     names = [f"s-{number:03}.tar" for number in range(80)]
     for name in names:
         (data / name).write_bytes(b"12345")
-    _Slow.most = _Slow.asked = 0
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Slow, directory=str(data))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         base = f"http://127.0.0.1:{server.server_address[1]}"
+        (alone,) = _rows(f"{base.replace('//', '//user:pw@')}/photos/b.jpg?of=a/b&token=1")
+        _Slow.most = _Slow.asked = 0
         rows = _rows(_list(data, *(f"{base}/{name}" for name in names), f"{base}/photos/b.jpg"))
         braces = _rows(f"{base}/s-{{000..079}}.tar")
         server.shutdown()
+    assert (alone.uri, alone.image_id) == (f"{base}/photos/b.jpg?of=a/b", "b.jpg")
     assert [row.uri for row in rows] == [f"{base}/{name}" for name in [*names, "photos/b.jpg"]]
     assert [(row.uri, row.size) for row in braces] == [(f"{base}/{name}", 5) for name in names]
     assert 10 <= _Slow.most <= 33
