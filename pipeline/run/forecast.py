@@ -159,13 +159,14 @@ def forecast(config: SegmentConfig) -> Forecast:
     core_hours = workers * seconds / 3600
     done = sum(map(len, committed.values()))
     failing = round(parts * (1 - sound ** (images / max(1, parts))))  # parts with a failure
+    new = planned_files == 0  # then the store is tried first: does it create exclusively?
     requests = Requests(
         # The plan and the file that is not behind it, run.json, the head of the first shard; footers (HEAD, GET); the input.
-        get=planned_files + 2 + (planned_files == 0) + 2 * done + round(left.gets * share),
+        get=planned_files + 2 + 4 * new + 2 * done + round(left.gets * share),
         # The plan; masks; failures of the parts that have some; class_stats; run.json at the start, at the end, in between.
-        put=len(store.created) + parts + failing + 3 + int(seconds / REFRESH_S),
+        put=len(store.created) + 4 * new + parts + failing + 3 + int(seconds / REFRESH_S),
         # The input; for each part, is it there?; masks/ before, behind the pass and in the summing up, failures/.
-        list=len(config.input) + (seen.entries + listing.ignored) // _PAGE + parts + 6 + 5 * ((done + parts) // _PAGE),
+        list=len(config.input) + (seen.entries + listing.ignored) // _PAGE + new + parts + 6 + 5 * ((done + parts) // _PAGE),
     )
     output_bytes = round(
         sum(store.created) + parts * sample.part_bytes + images * sample.image_bytes + failing * sample.failures_bytes
@@ -266,9 +267,16 @@ class _Noted:
         self.created.append(len(data))
         return bool(uri)
 
+    def require_exclusive_create(self, out: str) -> None:
+        """Nothing may be written: the run itself finds out."""
+
     def replace(self, uri: str, data: bytes) -> None:
         """Note the size."""
         self.create(uri, data)
+
+    def replace_if(self, uri: str, data: bytes, before: bytes | None) -> bool:
+        """Note the size."""
+        return self.create(uri, data) or before is None
 
     def sweep(self, out: str) -> None:
         """Nothing was left half-written here."""

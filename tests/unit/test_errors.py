@@ -18,6 +18,7 @@ EXIT_CODES = {
     "Incomplete": 5,
     "StorageError": 5,
     "StorageRefused": 5,
+    "NotExclusive": 5,
     "ObjectChanged": 5,
     "ObjectMissing": 5,
     "ObjectDenied": 5,
