@@ -159,14 +159,15 @@ def forecast(config: SegmentConfig) -> Forecast:
     core_hours = workers * seconds / 3600
     done = sum(map(len, committed.values()))
     failing = round(parts * (1 - sound ** (images / max(1, parts))))  # parts with a failure
-    new = planned_files == 0  # then the store is tried first: does it create exclusively?
+    new, refreshes = planned_files == 0, int(seconds / REFRESH_S)
     requests = Requests(
-        # The plan and the file that is not behind it, run.json, the head of the first shard; footers (HEAD, GET); the input.
-        get=planned_files + 2 + 4 * new + 2 * done + round(left.gets * share),
-        # The plan; masks; failures of the parts that have some; class_stats; run.json at the start, at the end, in between.
-        put=len(store.created) + 4 * new + parts + failing + 3 + int(seconds / REFRESH_S),
-        # The input; for each part, is it there?; masks/ before, behind the pass and in the summing up, failures/.
-        list=len(config.input) + (seen.entries + listing.ignored) // _PAGE + new + parts + 6 + 5 * ((done + parts) // _PAGE),
+        # The plan, and three looks for a file behind it; run.json at the start, twice at the end, and before it is replaced; of a
+        # new output the trial whether it creates exclusively, and the head of the first shard; footers (HEAD, GET); the input.
+        get=planned_files + 3 + (3 + refreshes + (not new)) + 4 * new + 2 * done + round(left.gets * share),
+        # That trial, the plan, masks, failures of the parts that have some, class_stats; run.json at both ends and in between.
+        put=4 * new + len(store.created) + parts + failing + 3 + refreshes,
+        # The input; plan/, that trial; for each part, is it there?; masks/ before, behind the pass, in the summing up; failures/.
+        list=len(config.input) + (seen.entries + listing.ignored) // _PAGE + 2 * new + parts + 6 + 5 * ((done + parts) // _PAGE),
     )
     output_bytes = round(
         sum(store.created) + parts * sample.part_bytes + images * sample.image_bytes + failing * sample.failures_bytes
