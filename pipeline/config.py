@@ -41,7 +41,9 @@ class SegmentConfig(BaseModel):
         int | None, Field(ge=1, description="Worker processes, one core each [default: every core of the cluster].")
     ] = None
     part_images: Annotated[int, Field(ge=1, le=65536, description="Images in a part: the unit of commit and of loss.")] = 256
-    min_confidence: Annotated[float, Field(ge=0, le=1, description="Pixels below become 255 (ignore) in the mask.")] = 0.0
+    min_confidence: Annotated[
+        float, Field(ge=0, le=1, description="Final masks: pixels below become 255 (ignore), for good.")
+    ] = 0.0
     limit: Annotated[int | None, Field(ge=1, description="Stop at the end of the part that reaches this many images.")] = None
     failure_budget: Annotated[float, Field(ge=0, le=1, description="Failures / images allowed before exit code 3.")] = 0.01
     allow_broken_shards: Annotated[int, Field(ge=0, description="Shards that may break off before exit code 3.")] = 0
@@ -61,7 +63,9 @@ class SegmentConfig(BaseModel):
     ] = ()
     image_ext: Annotated[str | None, Field(description="Whole extension of the image members of a tar, such as jpg.")] = None
     id_column: Annotated[str | None, Field(description="Parquet column that becomes image_id.")] = None
-    confidence_map: Annotated[bool, Field(description="Store the confidence of every pixel too.")] = False
+    confidence_map: Annotated[
+        bool, Field(description="Store the confidence of every pixel too: masks keep every label, readers choose a threshold.")
+    ] = False
     redo: Annotated[
         str | None, Field(description="Label again the parts with failures of this error class.", json_schema_extra=_ONCE)
     ] = None

@@ -21,7 +21,7 @@ from pipeline.run.identity import check_same, settings
 from pipeline.run.label_sample import Outcome, measure
 from pipeline.run.left import SPANS_AHEAD, planned_sources, remaining_spans
 from pipeline.run.left_estimate import Left, Seen, with_secret
-from pipeline.run.options import check_head, label_options, network_request, read_options
+from pipeline.run.options import check_head, check_new_output, label_options, network_request, read_options
 from pipeline.run.parts import list_parts
 from pipeline.run.plan import extend_plan, read_plan
 from pipeline.run.rehearsal import NOTHING, rehearse
@@ -108,6 +108,8 @@ def forecast(config: SegmentConfig) -> Forecast:
         plan = read_plan(store, config.output)
     except StorageError as error:
         raise NotReachable(f"--output: {error}") from error
+    if plan is None:
+        check_new_output(config)
     planned_files = len(plan.files) if plan else 0
     entries = list_inputs(
         config.input, listing, input_format=config.input_format, image_column=config.image_column, output=config.output,

@@ -43,7 +43,7 @@ from pipeline.run.left import (
     waves,
     worth_cutting,
 )
-from pipeline.run.options import check_head, label_options, network_request, read_options
+from pipeline.run.options import check_head, check_new_output, label_options, network_request, read_options
 from pipeline.run.parts import list_parts
 from pipeline.run.plan import Plan, catch_up, extend_plan, read_plan
 from pipeline.run.progress import Progress
@@ -121,6 +121,8 @@ class Attempt:
             self._run_json.look()
         except StorageError as error:
             raise NotReachable(f"--output: {error}") from error
+        if plan is None:
+            check_new_output(config)
         entries = list_inputs(
             config.input, self.listing, input_format=config.input_format, image_column=config.image_column, output=config.output,
             allow_root=config.allow_root,

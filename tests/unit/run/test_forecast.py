@@ -22,8 +22,11 @@ from pipeline.run.left import remaining_spans
 from pipeline.run.options import label_options, network_request, read_options
 from pipeline.run.parts import list_parts
 from pipeline.run.plan import extend_plan
+from pipeline.run.progress import Progress
 from pipeline.run.rehearsal import Rehearsal, rehearse
+from pipeline.run.segment import Attempt
 from pipeline.run.worker import SegmentSpan, WorkerConfig
+from pipeline.shards.base import Cursor, EncodedImage
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import writable_store_for
 from tests.support.corpus import cut_in_body, images, jpeg, parquet_bytes, photos, tar_bytes, without_footer
@@ -274,6 +277,30 @@ def test_errors_are_those_of_the_run(mixed: Path, tmp_path: Path) -> None:
         forecast(config)
     again = forecast(config_of(mixed, tmp_path / "out", relabel_changed=True))
     assert (again.images, again.skipped) == (27, 0)
+
+
+def test_a_new_output_stores_confidence_or_final_masks(mixed: Path, tmp_path: Path) -> None:
+    both: dict[str, Any] = {"confidence_map": True, "min_confidence": 0.5}
+    config = config_of(mixed, tmp_path / "out", **both)
+    for ask in (forecast, lambda config: Attempt(config, Progress()).run()):
+        with pytest.raises(UsageError, match="--confidence-map and --min-confidence exclude each other") as refused:
+            ask(config)
+        assert refused.value.exit_code == 2
+        assert not (tmp_path / "out").exists()
+    for name, value in both.items():
+        assert forecast(config_of(mixed, tmp_path / "out", **{name: value})).images == 26
+
+
+def test_an_output_that_an_older_version_began_with_both_goes_on(mixed: Path, tmp_path: Path) -> None:
+    config = config_of(mixed, tmp_path / "out", confidence_map=True, min_confidence=0.5)
+    run_spans(config, spans=1)
+    assert forecast(config).skipped > 0
+
+
+def test_and_is_rehearsed(rehearsed: None, tmp_path: Path) -> None:
+    config = config_of(tmp_path, tmp_path / "out", confidence_map=True, min_confidence=0.5)
+    image = EncodedImage(shard="s", index=0, image_id="i", after=Cursor(1), data=jpeg(1))
+    assert rehearse(config, [image], 1, cuts=False).images == 1
 
 
 def test_a_shard_that_goes_while_it_is_forecast_is_a_failure(mixed: Path, tmp_path: Path) -> None:

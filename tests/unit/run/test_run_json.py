@@ -42,9 +42,8 @@ def _complete(out: str, name: str = "winner", files: int = 1) -> Callable[[], ob
 def test_running_then_complete_and_the_attempts_before_are_kept(out: str) -> None:
     for name in ("a", "b"):
         attempt = _attempt(out, name)
-        assert not attempt.is_ours
-        assert _write(attempt, "running", name=name)
-        assert attempt.is_ours
+        ours = [attempt.is_ours, _write(attempt, "running", name=name), attempt.is_ours]
+        assert ours == [False, True, True]
         assert _said(out)["state"] == "running"
         assert _write(attempt, "complete", name=name)
     assert _said(out) == {
