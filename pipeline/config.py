@@ -1,9 +1,10 @@
 """What a run is asked to do: frozen, validated once; flags, TOML and Python all build this."""
 
 import tomllib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
 from pipeline.errors import UsageError
 from pipeline.model.zoo import DEFAULT_MODEL, Model
@@ -14,6 +15,7 @@ Precision = Literal["fp32", "bf16"]
 InputFormat = Literal["auto", "webdataset", "parquet", "images", "list"]
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow's own limit for a "possible decompression bomb"
 
+DEFAULT: Final = object()  # given for a setting: its default, whatever the config file says
 _ONCE = {"config_file": False}  # a deliberate act for one run: refused in a config file
 
 
@@ -113,13 +115,19 @@ _TOML_BYTES = 1 << 20
 
 
 def load_config(given: dict[str, Any], file: str | None = None) -> SegmentConfig:
-    """Flags over a TOML file over defaults. Raises `UsageError` with one line for what is wrong."""
+    """Flags (None: not given; `DEFAULT`) over a TOML file over defaults. Raises `UsageError` with one line for what is wrong."""
     values = _from_toml(file) if file else {}
     values |= {name: value for name, value in given.items() if value is not None}
+    values = {name: value for name, value in values.items() if value is not DEFAULT}
     try:
         return SegmentConfig(**values)
     except ValidationError as error:
         raise UsageError(_one_line(error)) from error
+
+
+def is_for_once(field: FieldInfo) -> bool:
+    """May it stand in no config file?"""
+    return field.json_schema_extra == _ONCE
 
 
 def _from_toml(path: str) -> dict[str, Any]:
@@ -136,7 +144,7 @@ def _from_toml(path: str) -> dict[str, Any]:
         raise UsageError(f"--config {path}: {error}") from error
     for name, value in values.items():
         field = SegmentConfig.model_fields.get(name)
-        if field is not None and field.json_schema_extra == _ONCE and value:
+        if field is not None and is_for_once(field) and value:
             raise UsageError(f"--{name.replace('_', '-')} is for one deliberate run: give it as a flag, not in {path}")
     return values
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.dry_run import dry_run, size
+from jobs.report import Report
 from pipeline.config import SegmentConfig
 from pipeline.errors import Incomplete, NotReachable, RunMismatch, ShardChanged, UsageError
 from pipeline.model.prepare import prepare
@@ -390,7 +391,10 @@ def test_rare_damage_is_looked_for_beyond_the_sample(tmp_path: Path) -> None:
 @pytest.fixture
 def printed(mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
     config = config_of(mixed, tmp_path / "out", usd_per_core_hour=0.05)
-    assert dry_run(config, str(tmp_path / "forecast.json"), debug=True) == 0
+    report = Report(str(tmp_path / "forecast.json"))
+    report.begin()
+    assert dry_run(config, report, debug=True) == 0
+    report.end(0, None)
     assert not (tmp_path / "out").exists()
     return capsys.readouterr().out, json.loads((tmp_path / "forecast.json").read_text())
 
