@@ -1,60 +1,130 @@
-"""What all jobs share: flags made from a config class, exit codes, `--json`, and errors on one line."""
+"""What all jobs share: flags made from a config class, exit codes, and errors on one line."""
 
-import json
 import signal
 import sys
+import traceback
 import types
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from jobs.report import Report
+from pipeline.config import DEFAULT, is_for_once
 from pipeline.errors import Bug, MaskfleetError, UsageError, printable
 from pipeline.run.segment import Stopped
 
+_STOPPED = "stopped; the same command goes on from here"
+
+
+class Job(click.Command):
+    """A job with `--json FILE`, which tells of wrong flags too: click finds them before the job begins."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the command line."""
+        given = list(args)
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            report = Report(_json_file(given))
+            _tell_end(report, UsageError.exit_code, UsageError(error.format_message()))
+            raise
+
+
+def _json_file(arguments: list[str]) -> str | None:
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument == "--":
+            break
+        if argument == "--json":
+            return following
+        if argument.startswith("--json="):
+            return argument.removeprefix("--json=")
+    return None
+
+
+def _or_none(kind: Any) -> Callable[[Any], Any]:
+    """A value of this kind, or `none` for the default, whatever the config file says."""
+    convert = click.types.convert_type(kind).convert
+    return lambda given: DEFAULT if given == "none" else convert(given, None, None)
+
 
 def flags_of(config: type[BaseModel]) -> list[click.Option]:
-    """One `--kebab-case` option a field. Nothing is filled in here: what is not given stays None."""
+    """One `--kebab-case` option a field. Nothing is filled in here: what is not given stays None.
+
+    What a config file may set, a flag can set back: a switch has `--no-…`, what has no value by default takes `none`.
+    """
     return [_option(name, field) for name, field in config.model_fields.items()]
 
 
 def _option(name: str, field: FieldInfo) -> click.Option:
-    kind = field.annotation
+    kind, optional = field.annotation, False
     if get_origin(kind) in (Union, types.UnionType):
-        kind = next(part for part in get_args(kind) if part is not types.NoneType)
+        kind, optional = next(part for part in get_args(kind) if part is not types.NoneType), True
     flag = "--" + name.replace("_", "-")
     text = field.description or ""
     if field.default not in (None, ()) and field.default is not False and not field.is_required():
         text += f" [default: {field.default}]"
     if kind is bool:
-        return click.Option([flag, name], is_flag=True, default=None, help=text)
+        both = flag if is_for_once(field) else f"{flag}/--no-{flag.removeprefix('--')}"
+        return click.Option([both, name], is_flag=True, default=None, help=text)
     several = get_origin(kind) is tuple
+    optional = optional or (several and not field.is_required())
     choice = get_origin(kind) is Literal
     parameter: Any = click.Choice(get_args(kind)) if choice else str if several else kind
     metavar = None if choice else {"str": "TEXT", "int": "N", "float": "X"}.get(getattr(kind, "__name__", ""), "TEXT")
     if name in ("input", "output"):
         metavar = "URI"
+    if optional and not is_for_once(field):
+        parameter, metavar = _or_none(parameter), f"{metavar}|none"
     required = " [required]" if field.is_required() else ""
-    return click.Option([flag, name], type=parameter, multiple=several, default=None, help=text + required, metavar=metavar)
+    return click.Option(
+        [flag, name], type=parameter, multiple=several, default=None, help=text + required, metavar=metavar,
+        callback=_one_or_none if several else None,
+    )  # fmt: skip
 
 
-def run_job(job: Callable[[], int], *, debug: bool = False) -> None:
-    """Run a job and exit with its code; errors for users are one line, a traceback is for bugs and `--debug`."""
+def _one_or_none(_context: click.Context, _option: click.Parameter, values: tuple[Any, ...]) -> Any:
+    if DEFAULT in values and len(values) > 1:
+        raise click.BadParameter("none stands alone")
+    return DEFAULT if DEFAULT in values else values or None
+
+
+def run_job(job: Callable[[], int], *, debug: bool = False, report: Report | None = None) -> NoReturn:
+    """Run a job and exit with its code; errors for users are one line, a traceback is for bugs and `--debug`.
+
+    report: what `--json` asks for; it is written however the job ends.
+    """
+    report = report or Report(None)
+    error: BaseException | None = None
     try:
+        report.begin()
         code = job()
-    except MaskfleetError as error:
-        if debug:
-            raise
-        text = str(error) if isinstance(error, Bug) else str(error).replace("\n", " ")  # a traceback has lines
-        click.echo(f"maskfleet: {printable(text)}", err=True)
-        code = error.exit_code
+    except MaskfleetError as failed:
+        text = str(failed) if isinstance(failed, Bug) else str(failed).replace("\n", " ")  # a traceback has lines
+        click.echo("".join(traceback.format_exception(failed)) if debug else f"maskfleet: {printable(text)}", err=True)
+        code, error = failed.exit_code, failed
     except (Stopped, KeyboardInterrupt) as stopped:
-        code = getattr(stopped, "exit_code", 130)
-        click.echo("maskfleet: stopped; the same command goes on from here", err=True)
-    sys.exit(code)
+        code, error = getattr(stopped, "exit_code", 130), stopped
+        click.echo(f"maskfleet: {_STOPPED}", err=True)
+    except Exception as bug:
+        _tell_end(report, 1, bug)
+        raise
+    sys.exit(_tell_end(report, code, error))
+
+
+def _tell_end(report: Report, code: int, error: BaseException | None) -> int:
+    """Write `--json`; -> the exit code: that of the job, unless all was well but for this."""
+    message = _STOPPED if isinstance(error, Stopped | KeyboardInterrupt) else str(error)
+    try:
+        report.end(code, None if error is None else (type(error).__name__, message))
+    except UsageError as unwritten:
+        click.echo(f"maskfleet: {unwritten}", err=True)
+        return code or unwritten.exit_code
+    return code
 
 
 def stop_on_signals() -> None:
@@ -67,13 +137,3 @@ def stop_on_signals() -> None:
 
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, stop)
-
-
-def write_json(path: str | None, values: dict[str, Any]) -> None:
-    """`--json FILE`: what the job printed, as one object."""
-    if path is None:
-        return
-    try:
-        Path(path).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--json {path}: {error.strerror}") from error

@@ -6,7 +6,8 @@ from contextlib import nullcontext
 from rich.console import Console
 from rich.table import Table
 
-from jobs.command import stop_on_signals, write_json
+from jobs.command import stop_on_signals
+from jobs.report import Report
 from jobs.show import duration
 from pipeline.config import SegmentConfig
 from pipeline.run.forecast import Forecast, forecast
@@ -14,8 +15,8 @@ from pipeline.run.forecast import Forecast, forecast
 _SHOWN_CLASSES = 8
 
 
-def dry_run(config: SegmentConfig, json_file: str | None, *, debug: bool) -> int:
-    """Forecast, print, write `--json`; `debug` adds where the time of an image goes. Returns exit code 0."""
+def dry_run(config: SegmentConfig, report: Report, *, debug: bool) -> int:
+    """Forecast, print, report; `debug` adds where the time of an image goes. Returns exit code 0."""
     stop_on_signals()
     errors = Console(stderr=True)
     with errors.status("listing, counting, labelling 64 images, rehearsing") if errors.is_terminal else nullcontext():
@@ -24,7 +25,7 @@ def dry_run(config: SegmentConfig, json_file: str | None, *, debug: bool) -> int
     console.print(_table(found, stages=debug))
     for note in found.notes:
         console.print(f"  note: {note}", style="dim", markup=False, highlight=False)
-    write_json(json_file, {**found.to_dict(), "output": config.output, "exit_code": 0})
+    report.values = {**found.to_dict(), "output": config.output}
     return 0
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from jobs.command import flags_of, run_job, stop_on_signals, write_json
+from jobs.command import Job, flags_of, run_job, stop_on_signals
+from jobs.report import Report
 from jobs.show import print_outcome, shown
 from pipeline.config import SegmentConfig, load_config
 from pipeline.errors import MaskfleetError
@@ -13,9 +14,16 @@ from pipeline.run.progress import Progress
 from pipeline.run.segment import Attempt, Outcome, Stopped
 
 
-@click.command(params=flags_of(SegmentConfig), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--config", "config_file", metavar="FILE", help="TOML file with any of these flags; a flag wins.")
-@click.option("--json", "json_file", metavar="FILE", help="Write what is printed as one JSON object.")
+@click.command(
+    cls=Job, params=flags_of(SegmentConfig), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    help="TOML file with any of these flags; a flag wins: --no-… and none take back what the file sets.",
+)
+@click.option("--json", "json_file", metavar="FILE", help="Write what is printed, and how it ended, as one JSON object.")
 @click.option("--debug", is_flag=True, help="Ray's own log, and tracebacks.")
 def main(config_file: str | None, json_file: str | None, debug: bool, **flags: Any) -> None:
     """Label every image of the input with a semantic segmentation network.
@@ -25,27 +33,28 @@ def main(config_file: str | None, json_file: str | None, debug: bool, **flags: A
     Exit codes: 0 done, 1 a bug, 2 wrong usage, 3 failure budget exceeded (labels are kept), 4 input or storage
     not reachable, 5 incomplete (run again), 130/143 stopped (run again).
     """
-    run_job(lambda: _segment(config_file, json_file, debug, flags), debug=debug)
+    report = Report(json_file)
+    run_job(lambda: _segment(config_file, report, debug, flags), debug=debug, report=report)
 
 
-def _segment(config_file: str | None, json_file: str | None, debug: bool, flags: dict[str, Any]) -> int:
+def _segment(config_file: str | None, report: Report, debug: bool, flags: dict[str, Any]) -> int:
+    stop_on_signals()
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="maskfleet: %(message)s")
-    config = load_config({name: value for name, value in flags.items() if value != ()}, config_file)
+    config = load_config(flags, config_file)
     if config.dry_run:
         from jobs.dry_run import dry_run
 
-        return dry_run(config, json_file, debug=debug)
-    outcome = label(config, debug=debug)
+        return dry_run(config, report, debug=debug)
+    outcome = label(config, debug=debug, report=report)
+    report.values = {**outcome.run, "classes": outcome.classes}
     print_outcome(outcome.run, outcome.classes)
-    error = outcome.error
-    write_json(json_file, {**outcome.run, "classes": outcome.classes, "exit_code": error.exit_code if error else 0})
-    if error is not None:
-        raise error
+    if outcome.error is not None:
+        raise outcome.error
     return 0
 
 
-def label(config: SegmentConfig, *, debug: bool) -> Outcome:
-    """One attempt, shown on stderr; where it ends early it writes down how far it came."""
+def label(config: SegmentConfig, *, debug: bool, report: Report | None = None) -> Outcome:
+    """One attempt, shown on stderr; where it ends early it writes down how far it came, in `report` too."""
     progress = Progress()
     attempt = Attempt(config, progress, debug=debug)
     try:
@@ -53,7 +62,9 @@ def label(config: SegmentConfig, *, debug: bool) -> Outcome:
         with shown(progress):
             return attempt.run()
     except (Stopped, KeyboardInterrupt, MaskfleetError):
-        attempt.interrupt()
+        known = attempt.interrupt()
+        if report is not None:
+            report.values = known or {}
         raise
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from jobs.command import run_job, write_json
+from jobs.command import Job, run_job, stop_on_signals
+from jobs.report import Report
 from pipeline.errors import printable
 from pipeline.products.repair import repair
 from pipeline.products.verify import Verification, verify
@@ -13,11 +14,11 @@ from pipeline.products.verify import Verification, verify
 MAX_LINES = 20  # of findings, on the terminal; --json has them all
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(cls=Job, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("out", metavar="OUT")
 @click.option("--deep", is_flag=True, help="Decode every mask too, and count its pixels again.")
 @click.option("--repair", "repairs", is_flag=True, help="Remove broken parts, and make derived files again.")
-@click.option("--json", "json_file", metavar="FILE", help="Write what is found, all of it, as one JSON object.")
+@click.option("--json", "json_file", metavar="FILE", help="Write what is found, all of it, and how it ended, as one JSON object.")
 @click.option("--debug", is_flag=True, help="Tracebacks.")
 def main(out: str, deep: bool, repairs: bool, json_file: str | None, debug: bool) -> None:
     """Prove that the run at OUT is whole: each planned image is a mask or a failure, none twice, every file intact.
@@ -28,10 +29,12 @@ def main(out: str, deep: bool, repairs: bool, json_file: str | None, debug: bool
     Exit codes: 0 whole, 1 a bug, 2 wrong usage, 4 no run there or not reachable, 5 incomplete (run `segment` again),
     7 damaged.
     """
-    run_job(lambda: _verify(out, json_file, deep=deep, repairs=repairs), debug=debug)
+    report = Report(json_file)
+    run_job(lambda: _verify(out, report, deep=deep, repairs=repairs), debug=debug, report=report)
 
 
-def _verify(out: str, json_file: str | None, *, deep: bool, repairs: bool) -> int:
+def _verify(out: str, report: Report, *, deep: bool, repairs: bool) -> int:
+    stop_on_signals()
     values: dict[str, Any] = {}
     lines: list[str] = []
     if repairs:
@@ -42,7 +45,7 @@ def _verify(out: str, json_file: str | None, *, deep: bool, repairs: bool) -> in
         lines += _shortened([f"made again, or removed as no part's: {name}" for name in done.made])
     else:
         found = verify(out, deep=deep)
-    write_json(json_file, found.as_json() | values)
+    report.values = found.as_json() | values
     for line in [*lines, *_lines(found)]:
         click.echo(printable(line.replace("\n", " ")))  # names of shards are their owners' choice
     return found.exit_code

@@ -1,9 +1,10 @@
 """What a run is asked to do: frozen, validated once; flags, TOML and Python all build this."""
 
 import tomllib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
 from pipeline.errors import UsageError
 from pipeline.model.zoo import DEFAULT_MODEL, Model
@@ -14,6 +15,7 @@ Precision = Literal["fp32", "bf16"]
 InputFormat = Literal["auto", "webdataset", "parquet", "images", "list"]
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow's own limit for a "possible decompression bomb"
 
+DEFAULT: Final = object()  # given for a setting: its default, whatever the config file says
 _ONCE = {"config_file": False}  # a deliberate act for one run: refused in a config file
 
 
@@ -41,7 +43,9 @@ class SegmentConfig(BaseModel):
         int | None, Field(ge=1, description="Worker processes, one core each [default: every core of the cluster].")
     ] = None
     part_images: Annotated[int, Field(ge=1, le=65536, description="Images in a part: the unit of commit and of loss.")] = 256
-    min_confidence: Annotated[float, Field(ge=0, le=1, description="Pixels below become 255 (ignore) in the mask.")] = 0.0
+    min_confidence: Annotated[
+        float, Field(ge=0, le=1, description="Final masks: pixels below become 255 (ignore), for good.")
+    ] = 0.0
     limit: Annotated[int | None, Field(ge=1, description="Stop at the end of the part that reaches this many images.")] = None
     failure_budget: Annotated[float, Field(ge=0, le=1, description="Failures / images allowed before exit code 3.")] = 0.01
     allow_broken_shards: Annotated[int, Field(ge=0, description="Shards that may break off before exit code 3.")] = 0
@@ -61,7 +65,9 @@ class SegmentConfig(BaseModel):
     ] = ()
     image_ext: Annotated[str | None, Field(description="Whole extension of the image members of a tar, such as jpg.")] = None
     id_column: Annotated[str | None, Field(description="Parquet column that becomes image_id.")] = None
-    confidence_map: Annotated[bool, Field(description="Store the confidence of every pixel too.")] = False
+    confidence_map: Annotated[
+        bool, Field(description="Store the confidence of every pixel too: masks keep every label, readers choose a threshold.")
+    ] = False
     redo: Annotated[
         str | None, Field(description="Label again the parts with failures of this error class.", json_schema_extra=_ONCE)
     ] = None
@@ -109,13 +115,19 @@ _TOML_BYTES = 1 << 20
 
 
 def load_config(given: dict[str, Any], file: str | None = None) -> SegmentConfig:
-    """Flags over a TOML file over defaults. Raises `UsageError` with one line for what is wrong."""
+    """Flags (None: not given; `DEFAULT`) over a TOML file over defaults. Raises `UsageError` with one line for what is wrong."""
     values = _from_toml(file) if file else {}
     values |= {name: value for name, value in given.items() if value is not None}
+    values = {name: value for name, value in values.items() if value is not DEFAULT}
     try:
         return SegmentConfig(**values)
     except ValidationError as error:
         raise UsageError(_one_line(error)) from error
+
+
+def is_for_once(field: FieldInfo) -> bool:
+    """May it stand in no config file?"""
+    return field.json_schema_extra == _ONCE
 
 
 def _from_toml(path: str) -> dict[str, Any]:
@@ -132,7 +144,7 @@ def _from_toml(path: str) -> dict[str, Any]:
         raise UsageError(f"--config {path}: {error}") from error
     for name, value in values.items():
         field = SegmentConfig.model_fields.get(name)
-        if field is not None and field.json_schema_extra == _ONCE and value:
+        if field is not None and is_for_once(field) and value:
             raise UsageError(f"--{name.replace('_', '-')} is for one deliberate run: give it as a flag, not in {path}")
     return values
 

@@ -11,6 +11,7 @@
   - `Incomplete` (5): work is left; the same command goes on
     - `StorageError`: the store failed and retries did not help
       - `StorageRefused`: it refuses this key, token or bucket as a whole
+        - `NotExclusive`: it cannot create an object only if there is none
       - `HostUnreachable`: no such host, or it takes no connection; or the whole network is gone
       - `ObjectMissing`, `ObjectDenied`: it answers, and has or gives no such object
         - `ForbiddenAddress`: and it is never asked
@@ -101,6 +102,10 @@ class StorageError(Incomplete):
 
 class StorageRefused(StorageError):
     """The store refuses as a whole: unknown key, bad signature, expired token, no such bucket. Asking again is no use."""
+
+
+class NotExclusive(StorageRefused):
+    """The store cannot create an object only if there is none: no output may go there."""
 
 
 class ObjectChanged(StorageError):

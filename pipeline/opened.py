@@ -5,14 +5,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.decode import decode
-from pipeline.errors import NotReachable, ObjectMissing, StorageError
-from pipeline.labels.png import decode_mask
+from pipeline.errors import NotReachable, ObjectMissing, StorageError, UsageError
+from pipeline.labels.png import decode_mask, decode_png, index_image
+from pipeline.labels.statistics import IGNORE, least_confidence
 from pipeline.run.parts import list_parts
 from pipeline.schema import FAILURES, masks_schema
 from pipeline.shards.parquet import read_row
@@ -59,11 +61,36 @@ class Run:
             data = store.read(row["shard"], row["offset"], row["length"])
         return decode(data, max_source_pixels=shape["max_source_pixels"]).image
 
-    def pairs(self) -> Iterator[tuple[Image.Image, Image.Image]]:
-        """(photograph, mask) of every row: upright RGB, and an index image of the same size in the colours of VOC."""
-        for batch in self.masks.to_batches(columns=["shard", "index", "offset", "length", "mask"], batch_size=64):
+    def pairs(self, *, min_confidence: float | None = None) -> Iterator[tuple[Image.Image, Image.Image]]:
+        """(photograph, mask) of every row: upright RGB, and an index image of the same size in the colours of VOC.
+
+        min_confidence: 0 to 1; pixels of which the stored confidence (uint8) is below ceil(255 * min_confidence) become 255.
+        Raises `UsageError` if the run stored none, or if its masks have lost what this threshold keeps.
+        """
+        least = None if min_confidence is None else self._least(min_confidence)
+        return self._pairs(least)
+
+    def _pairs(self, least: int | None) -> Iterator[tuple[Image.Image, Image.Image]]:
+        columns = ["shard", "index", "offset", "length", "mask", *([] if least is None else ["confidence"])]
+        for batch in self.masks.to_batches(columns=columns, batch_size=64):
             for row in batch.to_pylist():
-                yield self.image(row), decode_mask(row["mask"]["bytes"])
+                mask = decode_mask(row["mask"]["bytes"])
+                if least is not None:
+                    kept = decode_png(row["confidence"]["bytes"]) >= least
+                    mask = index_image(np.where(kept, np.asarray(mask), np.uint8(IGNORE)))
+                yield self.image(row), mask
+
+    def _least(self, min_confidence: float) -> int:
+        if not 0 <= min_confidence <= 1:
+            raise UsageError(f"min_confidence {min_confidence}: not between 0 and 1")
+        if not self.info["shape"]["confidence_map"]:
+            raise UsageError(
+                f"{self.uri} stored no confidence: label with --confidence-map, and any threshold can be chosen later"
+            )
+        made_with, least = self.info["labels"]["min_confidence"], least_confidence(min_confidence)
+        if least < least_confidence(made_with):  # an older version stored both
+            raise UsageError(f"{self.uri} was labelled with --min-confidence {made_with:g}: what is below is lost")
+        return least
 
     @property
     def _store(self) -> Any:

@@ -25,14 +25,19 @@ def voc_palette() -> bytes:
 
 def encode_mask(mask: npt.NDArray[np.uint8]) -> bytes:
     """uint8 (H, W) -> 8-bit index PNG with VOC's palette."""
-    image = Image.fromarray(mask, "L")
-    image.putpalette(voc_palette())
-    return _encoded(image, compress_type=_RLE)
+    return _encoded(index_image(mask), compress_type=_RLE)
 
 
 def encode_gray(values: npt.NDArray[np.uint8]) -> bytes:
     """uint8 (H, W) -> 8-bit gray PNG."""
     return _encoded(Image.fromarray(values, "L"), compress_level=_GRAY_LEVEL)
+
+
+def index_image(mask: npt.NDArray[np.uint8]) -> Image.Image:
+    """uint8 (H, W) -> an index image with VOC's palette."""
+    image = Image.fromarray(mask, "L")
+    image.putpalette(voc_palette())
+    return image
 
 
 def decode_mask(data: bytes) -> Image.Image:
@@ -50,8 +55,7 @@ def decode_png(data: bytes) -> npt.NDArray[np.uint8]:
 
 def overlay(photograph: Image.Image, mask: npt.NDArray[np.uint8], opacity: float = 0.55) -> Image.Image:
     """The photograph with the mask's colours over it; background (0) and ignore (255) stay clear."""
-    colours = Image.fromarray(mask, "L")
-    colours.putpalette(voc_palette())
+    colours = index_image(mask)
     weight = np.where((mask == 0) | (mask == 255), 0, round(255 * opacity)).astype(np.uint8)
     return Image.composite(colours.convert("RGB"), photograph.convert("RGB"), Image.fromarray(weight, "L"))
 

@@ -21,7 +21,7 @@ from pipeline.run.identity import check_same, settings
 from pipeline.run.label_sample import Outcome, measure
 from pipeline.run.left import SPANS_AHEAD, planned_sources, remaining_spans
 from pipeline.run.left_estimate import Left, Seen, with_secret
-from pipeline.run.options import check_head, label_options, network_request, read_options
+from pipeline.run.options import check_head, check_new_output, label_options, network_request, read_options
 from pipeline.run.parts import list_parts
 from pipeline.run.plan import extend_plan, read_plan, writes_queries
 from pipeline.run.rehearsal import NOTHING, rehearse
@@ -109,6 +109,8 @@ def forecast(config: SegmentConfig) -> Forecast:
     except StorageError as error:
         raise NotReachable(f"--output: {error}") from error
     listing.queries = writes_queries(plan)
+    if plan is None:
+        check_new_output(config)
     planned_files = len(plan.files) if plan else 0
     entries = list_inputs(
         config.input, listing, input_format=config.input_format, image_column=config.image_column, output=config.output,
@@ -160,13 +162,15 @@ def forecast(config: SegmentConfig) -> Forecast:
     core_hours = workers * seconds / 3600
     done = sum(map(len, committed.values()))
     failing = round(parts * (1 - sound ** (images / max(1, parts))))  # parts with a failure
+    new, refreshes = planned_files == 0, int(seconds / REFRESH_S)
     requests = Requests(
-        # The plan and the file that is not behind it, run.json, the head of the first shard; footers (HEAD, GET); the input.
-        get=planned_files + 2 + (planned_files == 0) + 2 * done + round(left.gets * share),
-        # The plan; masks; failures of the parts that have some; class_stats; run.json at the start, at the end, in between.
-        put=len(store.created) + parts + failing + 3 + int(seconds / REFRESH_S),
-        # The input; for each part, is it there?; masks/ before, behind the pass and in the summing up, failures/.
-        list=len(config.input) + (seen.entries + listing.ignored) // _PAGE + parts + 6 + 5 * ((done + parts) // _PAGE),
+        # The plan, and three looks for a file behind it; run.json at the start, twice at the end, and before it is replaced; of a
+        # new output the trial whether it creates exclusively, and the head of the first shard; footers (HEAD, GET); the input.
+        get=planned_files + 3 + (3 + refreshes + (not new)) + 4 * new + 2 * done + round(left.gets * share),
+        # That trial, the plan, masks, failures of the parts that have some, class_stats; run.json at both ends and in between.
+        put=4 * new + len(store.created) + parts + failing + 3 + refreshes,
+        # The input; plan/, that trial; for each part, is it there?; masks/ before, behind the pass, in the summing up; failures/.
+        list=len(config.input) + (seen.entries + listing.ignored) // _PAGE + 2 * new + parts + 6 + 5 * ((done + parts) // _PAGE),
     )
     output_bytes = round(
         sum(store.created) + parts * sample.part_bytes + images * sample.image_bytes + failing * sample.failures_bytes
@@ -267,9 +271,16 @@ class _Noted:
         self.created.append(len(data))
         return bool(uri)
 
+    def require_exclusive_create(self, out: str) -> None:
+        """Nothing may be written: the run itself finds out."""
+
     def replace(self, uri: str, data: bytes) -> None:
         """Note the size."""
         self.create(uri, data)
+
+    def replace_if(self, uri: str, data: bytes, before: bytes | None) -> bool:
+        """Note the size."""
+        return self.create(uri, data) or before is None
 
     def sweep(self, out: str) -> None:
         """Nothing was left half-written here."""

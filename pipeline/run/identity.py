@@ -61,7 +61,7 @@ def check_same(planned: dict[str, Any], mine: dict[str, Any], out: str) -> None:
     """
     differences = []
     for group in ("labels", "shape"):
-        before, now = _BEFORE[group] | planned.get(group, {}), mine[group]
+        before, now = _BEFORE[group] | planned.get(group, {}), _BEFORE[group] | mine.get(group, {})
         differences += [
             f"{name} {_short(before.get(name))} there, {_short(now.get(name))} here"
             for name in sorted(before.keys() | now.keys())

@@ -40,6 +40,15 @@ def network_request(config: SegmentConfig) -> NetworkRequest:
     )  # fmt: skip
 
 
+def check_new_output(config: SegmentConfig) -> None:
+    """What an output may not be begun with; one that an older version began so goes on. Raises `UsageError`."""
+    if config.confidence_map and config.min_confidence > 0:
+        raise UsageError(
+            "--confidence-map and --min-confidence exclude each other: --min-confidence makes final masks; --confidence-map "
+            "keeps every label, and whoever reads them chooses a threshold, and a lower one later"
+        )
+
+
 def check_head(entry: Shard, read: ReadOptions) -> None:
     """Look at the head of the first shard, so that a wrong flag costs seconds. Raises `UsageError`."""
     if entry.kind != "image" and entry.size is None:

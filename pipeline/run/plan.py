@@ -3,21 +3,20 @@
 import gc
 import io
 import json
-from collections import defaultdict
+import tempfile
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import IO, Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 
-from pipeline.errors import Damaged, ObjectMissing, ShardChanged
-from pipeline.run.identity import require_known_format
+from pipeline.errors import Damaged, ObjectMissing, ShardChanged, StorageError
+from pipeline.run.identity import check_same, require_known_format
+from pipeline.run.known import Found, Known, Rows, identity
 from pipeline.schema import PLAN
 from pipeline.shards.base import Shard
 from pipeline.storage import Store, WritableStore, join, store_for
@@ -29,9 +28,7 @@ _ROW_GROUP = 8_192
 _BATCH = 4_096  # entries of a listing that are looked up together
 _ALLOCATIONS = 100_000  # between two collections of the youngest objects
 _NAMED = 5  # changed shards that an error names
-
-
-Found = tuple[int, int, int]
+_SPOOLED_BYTES = 32 << 20  # of plan files that wait to be written, in memory; more wait on disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,81 +45,22 @@ class PlanFile:
         return f"plan/{self.number:05d}.parquet"
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """Sorted by `high`; each array is contiguous, as a search would copy it otherwise."""
-
-    file: int
-    high: npt.NDArray[np.uint64]
-    low: npt.NDArray[np.uint64]
-    identity: npt.NDArray[np.uint64]
-    row: npt.NDArray[np.uint32]
-
-    def at(self, start: int, high: int, low: int) -> Found | None:
-        """The row with these hashes, from `start`, the first with this `high`."""
-        while start < len(self.high) and int(self.high[start]) == high:
-            if int(self.low[start]) == low:
-                return self.file, int(self.row[start]), int(self.identity[start])
-            start += 1
-        return None
-
-
-class Known:
-    """128-bit hashes of planned URIs and 64-bit hashes of their identities: 28 bytes an image."""
-
-    def __init__(self) -> None:
-        self._tables: list[_Table] = []
-
-    def add(self, file: int, uris: Iterable[str], identities: Iterable[int]) -> None:
-        """The rows of one plan file."""
-        high, low = _hashes(uris)
-        order = np.argsort(high, kind="stable")
-        self._tables.append(
-            _Table(file, high[order], low[order], np.fromiter(identities, np.uint64)[order], order.astype(np.uint32))
-        )
-
-    def find(self, uris: Sequence[str]) -> list[Found | None]:
-        """File, row and identity hash of the latest row of each URI; one search a table for all of them."""
-        found: list[Found | None] = [None] * len(uris)
-        high, low = _hashes(uris)
-        left = np.arange(len(uris))
-        for table in (table for table in reversed(self._tables) if table.high.size):
-            at = np.searchsorted(table.high, high[left])
-            same = np.take(table.high, at, mode="clip") == high[left]
-            for number, start in zip(left[same].tolist(), at[same].tolist(), strict=True):
-                found[number] = table.at(start, int(high[number]), int(low[number]))
-            left = left[[found[number] is None for number in left.tolist()]]
-            if not left.size:
-                break
-        return found
-
-
 @dataclass(slots=True)
 class Plan:
     """All plan files of a run.
 
     settings: what is fixed for the run (of file 0). shards: by URI, the latest row counts.
-    superseded: rows of image files that a later file replaces. known: of every planned URI.
+    superseded: rows of image files that a later file replaces. replaced: shards that a later row of the same URI replaces.
+    known: of every planned URI.
     """
 
     settings: dict[str, Any]
     files: list[PlanFile] = field(default_factory=list)
     shards: dict[str, Shard] = field(default_factory=dict)
     superseded: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    replaced: list[Shard] = field(default_factory=list)
     known: Known = field(default_factory=Known)
     added: int = 0
-
-
-def _hashes(uris: Iterable[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """The halves of 128-bit hashes."""
-    digests = b"".join(xxhash.xxh3_128_digest(uri.encode("utf-8", "surrogatepass")) for uri in uris)
-    halves = np.frombuffer(digests, ">u8").astype(np.uint64)
-    return np.ascontiguousarray(halves[0::2]), np.ascontiguousarray(halves[1::2])
-
-
-def _identity(size: int | None, version: str | None) -> int:
-    """0 where the server names neither size nor version: then nothing is checked."""
-    return 0 if size is None or version is None else xxhash.xxh3_64_intdigest(f"{size}|{version}".encode()) or 1
 
 
 def read_plan(store: Store, out: str) -> Plan | None:
@@ -171,6 +109,18 @@ def _include(plan: Plan, data: bytes) -> None:
     number = len(plan.files)
     if number == 0:
         plan.settings = _settings(data)  # whose format says how to read the rest
+    table = _opened(number, data)
+    images = "image" in set(table.column("kind").unique().to_pylist())
+    uris = table.column("uri").to_pylist()
+    sizes, versions = table.column("size").to_pylist(), table.column("version").to_pylist()
+    rows = Rows.of(uris, (identity(size, version) for size, version in zip(sizes, versions, strict=True)))
+    if images:
+        _take(plan, rows, None, (earlier for earlier in plan.known.find(uris) if earlier is not None))
+    else:
+        _take(plan, rows, [Shard(**row) for row in table.to_pylist()])
+
+
+def _opened(number: int, data: bytes) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True).cast(PLAN)
         table.validate(full=True)  # text that is no UTF-8, for one
@@ -178,40 +128,37 @@ def _include(plan: Plan, data: bytes) -> None:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Damaged(f"plan/{number:05d}.parquet cannot be read: {error}") from error
-    images = "image" in set(table.column("kind").unique().to_pylist())
-    uris = table.column("uri").to_pylist()
-    sizes, versions = table.column("size").to_pylist(), table.column("version").to_pylist()
-    identities = [_identity(size, version) for size, version in zip(sizes, versions, strict=True)]
-    _take(plan, uris, identities, None if images else [Shard(**row) for row in table.to_pylist()])
+    return table
 
 
-def _take(plan: Plan, uris: Sequence[str], identities: Sequence[int], shards: Sequence[Shard] | None) -> None:
-    """The rows of the next plan file; `shards`: None where they are single images."""
+def _take(plan: Plan, rows: Rows, shards: Sequence[Shard] | None, superseded: Iterable[Found] = ()) -> None:
+    """The rows of the next plan file. shards: None where they are single images. superseded: rows of images that they replace."""
     number = len(plan.files)
-    for earlier in plan.known.find(uris) if shards is None else ():
-        if earlier is not None:
-            plan.superseded[earlier[0]].append(earlier[1])
-    plan.known.add(number, uris, identities)
-    plan.files.append(PlanFile(number, shards is None, len(uris)))
+    for file, row, _ in superseded:
+        plan.superseded[file].append(row)
+    plan.known.add(number, rows)
+    plan.files.append(PlanFile(number, shards is None, len(rows)))
+    plan.replaced += [plan.shards[shard.uri] for shard in shards or () if shard.uri in plan.shards]
     plan.shards.update((shard.uri, shard) for shard in shards or ())
 
 
 def extend_plan(
-    store: WritableStore,
-    out: str,
-    plan: Plan | None,
-    listing: Iterator[Shard],
-    settings: dict[str, Any],
-    *,
+    store: WritableStore, out: str, plan: Plan | None, listing: Iterator[Shard], settings: dict[str, Any], *,
     relabel_changed: bool = False,
-) -> Plan:
-    """Add what the listing names and the plan does not. Raises `ShardChanged` for planned objects that changed.
+) -> Plan:  # fmt: skip
+    """Add what the listing names and the plan does not: an attempt that is refused adds nothing.
 
-    Rows are streamed: at most `ROWS_PER_FILE` of the listing are in memory, besides 28 bytes a planned image.
+    Raises `RunMismatch` for an output that was begun with other settings, `ShardChanged` for planned objects that changed, and
+    whatever the listing raises. All of the listing is looked at before the first file is written; meanwhile single images wait
+    as the bytes of their plan file, on disk where they are many, so that at most `ROWS_PER_FILE` of them are in memory, besides
+    28 bytes a planned image. Only who is overtaken between two of its own files may be refused with the first one written.
     """
     plan = plan or Plan(settings=settings)
-    with _rare_collections():
-        _extend(store, out, plan, listing, settings, relabel_changed=relabel_changed)
+    check_same(plan.settings, settings, out)
+    with _rare_collections(), tempfile.SpooledTemporaryFile(_SPOOLED_BYTES, prefix="maskfleet-plan-") as spool:
+        addition = _Addition(store, out, plan, settings, spool, relabel_changed=relabel_changed)
+        addition.look(listing)
+        addition.write()
     return plan
 
 
@@ -226,27 +173,6 @@ def _rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _extend(
-    store: WritableStore, out: str, plan: Plan, listing: Iterator[Shard], settings: dict[str, Any], *, relabel_changed: bool
-) -> None:
-    changed: list[str] = []
-    pending: dict[bool, dict[str, Shard]] = {False: {}, True: {}}
-    batches = iter(lambda: list(islice(listing, _BATCH)), [])
-    for entry, state in ((entry, state) for batch in batches for entry, state in _states(plan, batch)):
-        if state == "changed" and not relabel_changed:
-            changed.append(entry.uri)
-        elif state != "planned":
-            rows = pending[entry.kind == "image"]
-            rows.setdefault(entry.uri, entry)
-            if len(rows) >= ROWS_PER_FILE and not changed:
-                _write_rows(store, out, plan, rows, settings, relabel_changed=relabel_changed)
-                rows.clear()
-    _refuse(changed)
-    for images in (False, True):
-        _write_rows(store, out, plan, pending[images], settings, relabel_changed=relabel_changed)
-    catch_up(store, out, plan)  # what another attempt has added meanwhile
-
-
 def _refuse(changed: list[str]) -> None:
     if changed:
         more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
@@ -255,32 +181,106 @@ def _refuse(changed: list[str]) -> None:
         )
 
 
-def _states(plan: Plan, entries: list[Shard]) -> list[tuple[Shard, str]]:
-    """Each entry with `new`, `changed` or `planned`."""
-    states: list[tuple[Shard, str]] = []
-    for entry, found in zip(entries, plan.known.find([entry.uri for entry in entries]), strict=True):
-        mine = _identity(entry.size, entry.version)
-        changed = found is not None and mine and found[2] and mine != found[2]
-        states.append((entry, "new" if found is None else "changed" if changed else "planned"))
-    return states
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A plan file that is not written yet: where its bytes wait. shards: None where its rows are single images."""
+
+    rows: Rows
+    start: int
+    length: int
+    shards: Sequence[Shard] | None
+    superseded: Sequence[Found]
 
 
-def _write_rows(
-    store: WritableStore, out: str, plan: Plan, rows: dict[str, Shard], settings: dict[str, Any], *, relabel_changed: bool
-) -> None:
-    """Write rows as the next plan file; where another attempt was first, take its file and write what is still new."""
-    while left := [entry for entry, state in _states(plan, list(rows.values())) if state != "planned"]:
-        number = len(plan.files)
-        data = _plan_bytes(left, settings)
-        won = store.create(join(out, f"plan/{number:05d}.parquet"), data)
-        plan.added += len(left) if won else 0
-        if won:  # the rows as they were listed: half the time and memory of reading a million of them back
-            images = left[0].kind == "image"
-            _take(plan, [row.uri for row in left], [_identity(row.size, row.version) for row in left], None if images else left)
-        else:
-            _include(plan, _read_file(store, out, number) or b"")
-        if not won and not relabel_changed:  # the other attempt may have seen another object under the same name
-            _refuse([entry.uri for entry, state in _states(plan, list(rows.values())) if state == "changed"])
+class _Addition:
+    """What a listing adds to a plan: drafts first, then files."""
+
+    def __init__(
+        self, store: WritableStore, out: str, plan: Plan, settings: dict[str, Any], spool: IO[bytes], *, relabel_changed: bool
+    ) -> None:
+        self._store, self._out, self._plan, self._settings, self._spool = store, out, plan, settings, spool
+        self._relabel_changed = relabel_changed
+        self._drafts: deque[_Draft] = deque()
+        self._drafted = Known()
+
+    def look(self, listing: Iterator[Shard]) -> None:
+        """Draft the files that the listing adds. Raises `ShardChanged` if it names changed objects, and may not relabel them."""
+        changed: list[str] = []
+        pending: dict[bool, dict[str, tuple[Shard, Found | None]]] = {False: {}, True: {}}
+        for batch in iter(lambda: list(islice(listing, _BATCH)), []):
+            for entry, found in zip(batch, self._plan.known.find([entry.uri for entry in batch]), strict=True):
+                if found is not None and not _is_changed(entry, found):
+                    continue
+                if found is not None and not self._relabel_changed:
+                    changed.append(entry.uri)
+                    continue
+                rows = pending[entry.kind == "image"]
+                rows.setdefault(entry.uri, (entry, found))
+                if len(rows) >= ROWS_PER_FILE:
+                    if not changed:
+                        self._draft(list(rows.values()))
+                    rows.clear()
+        _refuse(changed)
+        for rows in pending.values():
+            self._draft(list(rows.values()))
+
+    def _draft(self, rows: list[tuple[Shard, Found | None]]) -> None:
+        drafted = self._drafted.find([entry.uri for entry, _ in rows])
+        rows = [row for row, twice in zip(rows, drafted, strict=True) if twice is None]  # a URI named twice is one row
+        entries = [entry for entry, _ in rows]
+        if not entries:
+            return
+        images = entries[0].kind == "image"
+        hashes = Rows.of((entry.uri for entry in entries), (identity(entry.size, entry.version) for entry in entries))
+        data = _plan_bytes(entries, self._plan.settings)
+        try:
+            start = self._spool.seek(0, io.SEEK_END)
+            self._spool.write(data)
+        except OSError as error:
+            raise StorageError(f"{error.strerror}: the plan waits in {tempfile.gettempdir()} until it is whole") from error
+        superseded = [found for _, found in rows if found is not None] if images else []
+        # Shards as they were listed: half the time and memory of reading a million of them back.
+        self._drafts.append(_Draft(hashes, start, len(data), None if images else entries, superseded))
+        self._drafted.add(len(self._drafts), hashes)
+
+    def write(self) -> None:
+        """Write the drafts as the next plan files; where another attempt was first, take its files and look again."""
+        plan = self._plan
+        while self._drafts:
+            draft, number = self._drafts[0], len(plan.files)
+            if number == 0:
+                self._store.require_exclusive_create(self._out)
+            if not self._store.create(join(self._out, f"plan/{number:05d}.parquet"), self._bytes(draft)):
+                self._look_again(number)
+                continue
+            plan.added += len(draft.rows)
+            _take(plan, draft.rows, draft.shards, draft.superseded)
+            self._drafts.popleft()
+        self._catch_up()  # what another attempt has added meanwhile
+
+    def _catch_up(self) -> bool:
+        found = catch_up(self._store, self._out, self._plan)
+        check_same(self._plan.settings, self._settings, self._out)
+        return found
+
+    def _look_again(self, number: int) -> None:
+        """With what another attempt has added, which may have seen another object under the same name."""
+        if not self._catch_up():
+            raise StorageError(f"plan/{number:05d}.parquet cannot be created in {self._out}, and is not there")
+        drafts, self._drafts, self._drafted = self._drafts, deque(), Known()
+        self.look(entry for draft in drafts for entry in draft.shards or self._images(draft))
+
+    def _bytes(self, draft: _Draft) -> bytes:
+        self._spool.seek(draft.start)
+        return self._spool.read(draft.length)
+
+    def _images(self, draft: _Draft) -> Iterator[Shard]:
+        return (Shard(**row) for row in pq.read_table(pa.BufferReader(self._bytes(draft))).to_pylist())
+
+
+def _is_changed(entry: Shard, found: Found) -> bool:
+    mine, planned = identity(entry.size, entry.version), found[2]
+    return bool(mine and planned and mine != planned)
 
 
 def _plan_bytes(rows: list[Shard], settings: dict[str, Any]) -> bytes:

@@ -49,6 +49,7 @@ def rehearse(config: SegmentConfig, images: Sequence[EncodedImage], workers: int
                 "input": (str(source),), "output": str(out), "workers": workers, "limit": None, "redo": None, "dry_run": False,
                 "input_format": "auto", "image_ext": None, "image_column": None, "id_column": None, "failure_budget": 1.0,
                 "allow_broken_shards": workers, "relabel_changed": False,
+                "min_confidence": 0.0 if config.confidence_map else config.min_confidence,  # old outputs have both, new ones not
             }
         )  # fmt: skip
         command = [sys.executable, "-m", "pipeline.run.rehearsal", rehearsed.model_dump_json()]

@@ -35,20 +35,22 @@ from pipeline.run.cutting import in_order, limited
 from pipeline.run.footer import PartFooter
 from pipeline.run.identity import check_same, settings
 from pipeline.run.left import Committed, is_left, planned_sources, waves
-from pipeline.run.options import check_head, label_options, network_request, read_options
+from pipeline.run.options import check_head, check_new_output, label_options, network_request, read_options
 from pipeline.run.parts import list_parts
 from pipeline.run.plan import Plan, catch_up, extend_plan, read_plan, writes_queries
 from pipeline.run.presigned import Secrets
 from pipeline.run.progress import Progress
+from pipeline.run.run_json import RunJson
 from pipeline.run.span import Receipt, Span
 from pipeline.run.stale import remove_stale
 from pipeline.run.stall import gives_up_after
-from pipeline.run.summary import Totals, fill_failures, read_run_json, read_totals, write_derived, write_run_json
+from pipeline.run.summary import Totals, fill_failures, read_totals, write_derived
 from pipeline.run.worker import WorkerConfig
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import WritableStore, without_secrets, writable_store_for
 from pipeline.storage.retry import retries
 
+_ROUNDS = 5  # of summing up, while other attempts end
 IDLE_PASSES = 3  # that commit nothing, before the run gives up
 REFRESH_S = 10.0
 _RECORDED = ("ray", "openvino", "torch", "torchvision", "pyarrow", "pillow", "numba", "numpy")
@@ -87,7 +89,8 @@ class Attempt:
         self._network: Prepared | None = None
         self._settings: dict[str, Any] = {}
         self._totals: Totals | None = None
-        self._previous: dict[str, Any] = {}
+        self._run_json = RunJson(self.store, config.output, self._id)
+        self._plan: Plan | None = None
         self._refreshed = 0.0
         self._fatal: MaskfleetError | None = None
         self._counting: threading.Thread | None = None
@@ -96,11 +99,10 @@ class Attempt:
         """List, plan, label, sum up. Raises a `MaskfleetError` where nothing could start."""
         with ThreadPoolExecutor(1, "prepare") as thread:
             preparing = thread.submit(prepare, network_request(self.config))
-            plan = self._make_plan(preparing)
+            plan = self._plan = self._make_plan(preparing)
         self._network = preparing.result()
         self._totals = Totals(self._network.classes)
-        remove_stale(self.store, self.config.output, plan, self.config.redo)
-        self._write("running")
+        remove_stale(self.store, self.config.output, plan, self.config.redo, announce=lambda: self._write("running"))
         reason = self._label(plan)
         return self._sum_up(plan, reason)
 
@@ -109,10 +111,12 @@ class Attempt:
         progress.phase = "listing"
         try:
             plan = read_plan(self.store, config.output)
-            self._previous = read_run_json(self.store, config.output) or {}
+            self._run_json.look()
         except StorageError as error:
             raise NotReachable(f"--output: {error}") from error
         self.listing.queries = writes_queries(plan)
+        if plan is None:
+            check_new_output(config)
         entries = list_inputs(
             config.input, self.listing, input_format=config.input_format, image_column=config.image_column, output=config.output,
             allow_root=config.allow_root,
@@ -154,6 +158,8 @@ class Attempt:
         while not self._limited() and is_left(plan, committed):
             from pipeline.run import flow
 
+            if not self._run_json.is_ours:  # a run that is whole is never said to be running
+                self._write("running")
             progress.phase = "starting workers"
             flow.start_ray(debug=self._debug)
             workers = config.workers or flow.cores()
@@ -275,13 +281,18 @@ class Attempt:
         assert self._totals is not None
         if self._counting is not None:
             self._counting.join()
-        least = least_confidence(config.min_confidence)
-        committed = write_derived(self.store, config.output, planned_sources(plan), self._totals, least)
-        left = anything_left = is_left(plan, committed)
-        if catch_up(self.store, config.output, plan):  # what another attempt listed is its to label, and belongs to the sums
+        least, left, run = least_confidence(config.min_confidence), True, None
+        for _ in range(_ROUNDS):  # else another attempt ended in between, and wrote down more than is known here
+            self._run_json.look()
             committed = write_derived(self.store, config.output, planned_sources(plan), self._totals, least)
             anything_left = is_left(plan, committed)
-        run = self._write("incomplete" if anything_left else "complete")
+            left = left and anything_left
+            if catch_up(self.store, config.output, plan):  # what another attempt listed is its to label, and belongs to the sums
+                committed = write_derived(self.store, config.output, planned_sources(plan), self._totals, least)
+                anything_left = is_left(plan, committed)
+            if (run := self._write("incomplete" if anything_left else "complete")) is not None:
+                break
+        run = run or self._values("incomplete" if anything_left else "complete")
         if not anything_left:
             self.store.sweep(config.output)
         totals = self._totals
@@ -299,16 +310,24 @@ class Attempt:
             outcome.error = BudgetExceeded(f"{found}; the labels are kept")
         return outcome
 
-    def interrupt(self) -> None:
-        """Write down that this attempt ended before its time; what is committed is committed."""
-        if self._totals is not None:
+    def interrupt(self) -> dict[str, Any] | None:
+        """Write down that this attempt ended before its time; what is committed is committed. -> What it knows, if anything."""
+        if self._totals is None:
+            return None
+        if self._run_json.is_ours:
             self._refresh("incomplete")
+        return self._values("incomplete")
 
-    def _write(self, state: str) -> dict[str, Any]:
-        """`run.json` as things stand."""
+    def _write(self, state: str) -> dict[str, Any] | None:
+        """`run.json` as things stand; None if another attempt knows more."""
         self._refreshed = time.monotonic()
+        values = self._values(state)
+        return self._run_json.write(values, values["attempts"][-1])
+
+    def _values(self, state: str) -> dict[str, Any]:
         assert self._totals is not None
         assert self._network is not None
+        assert self._plan is not None
         totals, progress = self._totals, self.progress
         images = max(totals.images, progress.done) if state == "running" else totals.images
         seconds = round(time.monotonic() - self._began, 1)
@@ -317,8 +336,7 @@ class Attempt:
             "skipped": progress.skipped, "images_per_s": round(progress.images_per_s, 2), "pid": os.getpid(),
             "milliseconds": dict(progress.milliseconds), "retries": dict(progress.retries + (retries() - self._retries)),
         }  # fmt: skip
-        others = [attempt for attempt in self._previous.get("attempts", []) if attempt.get("id") != self._id]
-        values: dict[str, Any] = {
+        return {
             "format": self._settings.get("format", 1),
             "maskfleet": version("maskfleet"), "state": state, "updated": _utc(time.time()),
             "counts": {
@@ -329,12 +347,10 @@ class Attempt:
             "fingerprint": self._settings["fingerprint"], "labels": self._settings["labels"], "shape": self._settings["shape"],
             "weights": {"name": without_secrets(self._network.weights), "sha256": self._network.weights_sha256},
             "input": [without_secrets(text) for text in self.config.input], "output": self.config.output,
-            "ignored_objects": self.listing.ignored,
+            "plan_files": len(self._plan.files), "ignored_objects": self.listing.ignored,
             "versions": _versions(),
-            "attempts": [*others, mine],
+            "attempts": [mine],
         }  # fmt: skip
-        write_run_json(self.store, self.config.output, values)
-        return values
 
 
 @cache

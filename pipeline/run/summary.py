@@ -1,6 +1,5 @@
 """Parts -> run.json, failures/ and class_stats.parquet: derived, and can be made again at any time."""
 
-import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +17,7 @@ from pipeline.labels.statistics import LEVELS
 from pipeline.run.footer import PartFooter, failures_bytes, read_footer
 from pipeline.run.identity import require_known_format
 from pipeline.run.parts import PartName, list_parts
+from pipeline.run.run_json import parsed_run_json, run_json_bytes
 from pipeline.schema import CLASS_STATS
 from pipeline.storage import Store, WritableStore, join
 
@@ -156,15 +156,14 @@ def class_stats_bytes(table: pa.Table) -> bytes:
 def read_run_json(store: Store, out: str) -> dict[str, Any] | None:
     """What `run.json` says, or None if there is none, or half of one. Raises `NewerFormat`."""
     try:
-        found = json.loads(store.read(join(out, "run.json")))
-    except (ObjectMissing, ValueError, RecursionError):
+        found = parsed_run_json(store.read(join(out, "run.json")))
+    except ObjectMissing:
         return None
-    if not isinstance(found, dict):
-        return None
-    require_known_format(found, "run.json")
+    if found is not None:
+        require_known_format(found, "run.json")
     return found
 
 
 def write_run_json(store: WritableStore, out: str, values: Mapping[str, Any]) -> None:
-    """Write `run.json`, whole."""
-    store.replace(join(out, "run.json"), (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+    """Write `run.json`, whole, over whatever is there."""
+    store.replace(join(out, "run.json"), run_json_bytes(values))

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+SCRATCH = ".tmp"  # in an output: what is not a part of it yet
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
@@ -48,11 +50,19 @@ class WritableStore(Store, Protocol):
         ...
 
     def create(self, uri: str, data: bytes) -> bool:
-        """Write the object if there is none, whole or not at all; False: there is one already."""
+        """Write the object if there is none, whole or not at all; False: there is one already. Raises `NotExclusive`."""
+        ...
+
+    def require_exclusive_create(self, out: str) -> None:
+        """Try whether `create` holds what it says in this output. Raises `UsageError`; leaves nothing."""
         ...
 
     def replace(self, uri: str, data: bytes) -> None:
         """Write the object, whole or not at all, over what is there."""
+        ...
+
+    def replace_if(self, uri: str, data: bytes, before: bytes | None) -> bool:
+        """Write the object over these bytes (None: over nothing); False, and nothing written: something else is there."""
         ...
 
     def sweep(self, out: str) -> None:

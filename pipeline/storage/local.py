@@ -1,18 +1,23 @@
 """Files on this machine, or on a file system that all nodes mount."""
 
 import errno
+import fcntl
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
 
-from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError
-from pipeline.storage.base import ObjectInfo
+from pipeline.errors import NotExclusive, ObjectChanged, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError, UsageError
+from pipeline.storage.base import SCRATCH, ObjectInfo
+from pipeline.storage.probe import require_exclusive_create
 
-SCRATCH = ".tmp"
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}  # what `link` says where there are none
+_ADVICE = "gcsfuse, exFAT and some SMB shares have none: take a disk or NFS, or s3:// for a bucket, and copy from there"
+_LOCK_TRIES, _LOCK_PAUSE_S = 50, 0.01
 
 
 def _translated(error: OSError, path: str) -> StorageError:
@@ -29,6 +34,24 @@ def _translated(error: OSError, path: str) -> StorageError:
 
 def _version(status: os.stat_result) -> str:
     return f"mtime:{status.st_mtime_ns}"
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Others wait, but never long: who holds it may be stopped, and some network mounts have no locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        for _ in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(_LOCK_PAUSE_S)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class LocalStore:
@@ -116,8 +139,20 @@ class LocalStore:
         except FileExistsError:
             return False
         except OSError as error:
+            if error.errno in _NO_LINKS:  # EPERM is a PermissionError, but of `link` it says that the file system has none
+                raise NotExclusive(f"no hard links here ({error.strerror}), and a part is committed by one: {uri}") from error
             raise _translated(error, uri) from error
         return True
+
+    def require_exclusive_create(self, out: str) -> None:
+        """Raises `UsageError` where there are no hard links."""
+        try:
+            require_exclusive_create(self, out, _ADVICE)
+        except UsageError:
+            self.sweep(out)
+            with suppress(OSError):  # if it is not empty, it was there before
+                os.rmdir(out)
+            raise
 
     def replace(self, uri: str, data: bytes) -> None:
         """Flush a scratch file to disk, then rename it over the name."""
@@ -125,6 +160,29 @@ class LocalStore:
             self._place(uri, data, os.replace)
         except OSError as error:
             raise _translated(error, uri) from error
+
+    def replace_if(self, uri: str, data: bytes, before: bytes | None) -> bool:
+        """Look, then rename over the name; nobody else looks in between, where the file system has locks."""
+        if before is None:
+            return self.create(uri, data)
+
+        def place(scratch: str, target: str) -> None:
+            with _locked(os.path.dirname(target)):
+                try:
+                    there = self.read(target)
+                except ObjectMissing:
+                    there = None
+                if there != before:
+                    raise FileExistsError(errno.EEXIST, "another was there first", target)
+                os.replace(scratch, target)
+
+        try:
+            self._place(uri, data, place)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise _translated(error, uri) from error
+        return True
 
     def _place(self, uri: str, data: bytes, place: Callable[[str, str], None], tries: int = 3) -> None:
         scratch = self._scratch(uri, data)
@@ -156,7 +214,7 @@ class LocalStore:
     def _scratch(self, uri: str, data: bytes) -> str:
         """A new flushed file in `OUT/.tmp/`, on the file system of `uri`."""
         folder = Path(uri).parent
-        run = folder.parent if folder.name in ("masks", "failures", "plan") else folder
+        run = folder.parent if folder.name in ("masks", "failures", "plan", SCRATCH) else folder
         path = run / SCRATCH / f"{uuid.uuid4().hex}-{os.getpid()}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

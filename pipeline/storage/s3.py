@@ -14,8 +14,17 @@ from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from fsspec.asyn import sync
 
-from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError, StorageRefused
+from pipeline.errors import (
+    NotExclusive,
+    ObjectChanged,
+    ObjectDenied,
+    ObjectMissing,
+    ObjectTooLarge,
+    StorageError,
+    StorageRefused,
+)  # fmt: skip
 from pipeline.storage.base import ObjectInfo
+from pipeline.storage.probe import require_exclusive_create
 from pipeline.storage.retry import with_retries
 
 T = TypeVar("T")
@@ -26,10 +35,16 @@ _MARK = "put"  # user metadata of what was created here: whose put it was
 _MISSING = {"NoSuchKey", "NoSuchVersion", "404", "NotFound"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "InvalidObjectState"}
 _CHANGED = {"PreconditionFailed", "412"}
+_NOT_IMPLEMENTED = {"NotImplemented", "501"}
 _REFUSED = {
+    *_NOT_IMPLEMENTED,
     "NoSuchBucket", "InvalidBucketName", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
     "RequestTimeTooSkewed", "AuthorizationHeaderMalformed", "PermanentRedirect",
 }  # fmt: skip
+
+_ADVICE = (
+    "conditional puts work on AWS S3, Cloudflare R2, Ceph, MinIO and SeaweedFS (after 4.16); else take a local disk, and copy"
+)
 
 
 class _Exists(Exception):
@@ -57,7 +72,7 @@ def _translated(error: Exception, uri: str) -> StorageError:
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return StorageRefused(f"no AWS credentials found for {uri}")
     if code in _REFUSED:
-        return StorageRefused(f"{code}: {_reason(error)}: {uri}")
+        return StorageRefused(f"{code}: {_reason(error)}: {uri}", code)
     code = code or type(error).__name__
     return StorageError(f"{code}: {_reason(error)}: {uri}", code)
 
@@ -143,8 +158,12 @@ class S3Store:
         self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, most: int | None = None
     ) -> bytes:
         """One GET of a range, with If-Match where the version is known."""
-        if length == 0:
-            return b""
+        return b"" if length == 0 else self._get(uri, start, length, version, most)[0]
+
+    def _get(
+        self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, most: int | None = None
+    ) -> tuple[bytes, str]:
+        """The bytes, and the ETag as it was sent."""
         bucket, key = _split(uri)
         arguments: dict[str, object] = {"Bucket": bucket, "Key": key}
         if start or length is not None:
@@ -152,7 +171,7 @@ class S3Store:
         if version is not None:
             arguments["IfMatch"] = '"' + version.removeprefix("etag:") + '"'
 
-        async def get() -> bytes:
+        async def get() -> tuple[bytes, str]:
             answer = await self._request("get_object", **arguments)
             try:
                 if most is not None and answer.get("ContentLength", 0) > most:
@@ -163,7 +182,7 @@ class S3Store:
             wanted = answer.get("ContentLength") if length is None else length
             if wanted is not None and len(data) != wanted:
                 raise OSError(f"short read: {len(data)} of {wanted} bytes")
-            return data
+            return data, str(answer.get("ETag", ""))
 
         try:
             return self._call(uri, get)
@@ -189,6 +208,34 @@ class S3Store:
             except ObjectMissing:  # a store that refuses what is not there, or it was removed just now
                 return False
             return bool(head.get("Metadata", {}).get(_MARK) == mark)
+        except StorageRefused as error:
+            if error.code in _NOT_IMPLEMENTED:
+                raise NotExclusive(f"its store does not implement If-None-Match ({error.code}): {uri}", error.code) from error
+            raise
+        return True
+
+    def require_exclusive_create(self, out: str) -> None:
+        """Raises `UsageError` where the store ignores If-None-Match, does not know it, or looks first and writes later."""
+        require_exclusive_create(self, out, _ADVICE)
+
+    def replace_if(self, uri: str, data: bytes, before: bytes | None) -> bool:
+        """GET, then PUT with If-Match; where the store does not know that, there is a moment between the two."""
+        if before is None:
+            return self.create(uri, data)
+        bucket, key = _split(uri)
+        try:
+            there, tag = self._get(uri)
+            if there != before:
+                return False
+            self._call(uri, lambda: self._request("put_object", Bucket=bucket, Key=key, Body=data, IfMatch=tag))
+        except ObjectMissing:
+            return False
+        except _Exists:  # or a put of ours whose answer was lost
+            return self.read(uri) == data
+        except StorageRefused as error:
+            if error.code not in _NOT_IMPLEMENTED:
+                raise
+            self.replace(uri, data)
         return True
 
     def replace(self, uri: str, data: bytes) -> None:

@@ -30,9 +30,9 @@ class Reference:
     images: int
 
 
-def _start(source: Path, out: Path, trace: Path | None = None) -> "subprocess.Popen[str]":
+def _start(source: Path, out: Path, trace: Path | None = None, *more: object) -> "subprocess.Popen[str]":
     env = os.environ | ({"MASKFLEET_TRACE": str(trace)} if trace else {})
-    command = job_command("segment", "--input", source, "--output", out, *FLAGS)
+    command = job_command("segment", "--input", source, "--output", out, *FLAGS, *more)
     return subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -79,8 +79,8 @@ def _assert_same(out: Path, reference: Reference) -> None:
 def test_a_signal_leaves_a_state_that_the_same_command_finishes(
     reference: Reference, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    out = tmp_path / "out"
-    process = _start(reference.source, out)
+    out, told = tmp_path / "out", tmp_path / "end.json"
+    process = _start(reference.source, out, None, "--json", told)
     _wait_for_parts(out, 12, process)  # the receipts of the first have reached the driver by then
     process.send_signal(number)
     stopped = _finish(process)
@@ -90,6 +90,8 @@ def test_a_signal_leaves_a_state_that_the_same_command_finishes(
     run = json.loads((out / "run.json").read_text())
     assert run["state"] == "incomplete"
     assert 5 <= run["counts"]["images"] == run["counts"]["masks"] <= len(read_rows(out).keys)
+    end = json.loads(told.read_text())
+    assert (end["exit_code"], end["error"]["class"], end["counts"]) == (code, "Stopped", run["counts"])
     assert _finish(_start(reference.source, out)).code == 0
     _assert_same(out, reference)
 

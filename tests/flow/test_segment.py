@@ -338,7 +338,7 @@ def test_what_another_attempt_listed_is_its_to_label(tmp_path: Path, monkeypatch
 
 def test_thresholds_ignore_unsure_pixels_and_count_before_them(whole: tuple[Path, Path], tmp_path: Path) -> None:
     source, out = whole
-    segment(source, tmp_path / "out", min_confidence=0.6, confidence_map=True)
+    segment(source, tmp_path / "out", min_confidence=0.6)
     plain, strict = (pq.read_table(folder / "class_stats.parquet").to_pylist() for folder in (out, tmp_path / "out"))
     assert [row["confidence_histogram"] for row in strict] == [row["confidence_histogram"] for row in plain]
     kept = [sum(row["confidence_histogram"][153:]) for row in plain]  # ceil(255 * 0.6) = 153

@@ -237,7 +237,7 @@ def test_a_token_that_expires_is_exit_5_and_another_one_goes_on(
 
     def expires(request: Request) -> str | None:
         nonlocal puts
-        puts += request.is_conditional_put
+        puts += request.is_conditional_put and "/.tmp/" not in request.path
         return "expired" if puts > 4 else None
 
     command = ("--input", shards, "--output", f"s3://{BUCKET}/expires", *FLAGS)

@@ -24,8 +24,10 @@ _ANSWERS = {  # fault: status, code
     "full": (507, "InsufficientStorage"),
     "skew": (403, "RequestTimeTooSkewed"),
     "expired": (400, "ExpiredToken"),
+    "not_implemented": (501, "NotImplemented"),
     "denied": (403, "AccessDenied"),
 }
+_ONLY_CONDITIONAL = {"conflict", "exists", "not_implemented"}
 _HOP = {"connection", "content-length", "transfer-encoding", "keep-alive", "date", "server"}  # headers of one hop
 _ONLY_READS = {"reset", "truncated", "short", "stall"}
 FAULTS = ("slow_down", "internal", "conflict", "reset", "truncated", "short", "lost")  # after which asking again helps
@@ -39,15 +41,16 @@ class Request:
     method: str
     path: str
     is_conditional_put: bool  # as parts and plan files are written
+    is_conditional_replace: bool = False  # as run.json is
 
 
 class FaultyS3:
     """`fault(request)` names what is done to each request, or None; `done` counts the faults that were really done.
 
-    slow_down, internal, conflict, exists, full, skew, expired, denied: answered so, without asking the server. reset, truncated:
-    half of the body, then the connection breaks (the first) or ends (the second) though its length was told. short: half of the
-    body, told as if it were all. stall: half of the body, then nothing; who waits 30 s for it is counted, too. lost: done by the
-    server, and the answer is lost.
+    slow_down, internal, conflict, exists, full, skew, expired, not_implemented, denied: answered so, without asking the server.
+    reset, truncated: half of the body, then the connection breaks (the first) or ends (the second) though its length was told.
+    short: half of the body, told as if it were all. stall: half of the body, then nothing; who waits 30 s for it is counted, too.
+    lost: done by the server, and the answer is lost.
     """
 
     def __init__(self, upstream: str, fault: Callable[[Request], str | None]) -> None:
@@ -83,7 +86,7 @@ class FaultyS3:
         method = request.method
         with self._lock:
             fault = self.fault(request)
-        if fault in ("conflict", "exists") and not request.is_conditional_put:
+        if fault in _ONLY_CONDITIONAL and not (request.is_conditional_put or request.is_conditional_replace):
             return None
         if (fault in _ONLY_READS and method != "GET") or (fault == "lost" and method not in ("PUT", "DELETE")):
             return None
@@ -107,8 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        conditional = self.command == "PUT" and "If-None-Match" in self.headers
-        fault = self.owner.decide(Request(self.command, self.path, conditional))
+        creates, replaces = (self.command == "PUT" and name in self.headers for name in ("If-None-Match", "If-Match"))
+        fault = self.owner.decide(Request(self.command, self.path, creates, replaces))
         if fault in _ANSWERS:
             self.owner.count(fault)
             self._refuse(*_ANSWERS[fault])

@@ -19,6 +19,7 @@ EXIT_CODES = {
     "Incomplete": 5,
     "StorageError": 5,
     "StorageRefused": 5,
+    "NotExclusive": 5,
     "ObjectChanged": 5,
     "HostUnreachable": 5,
     "ObjectMissing": 5,

@@ -1,6 +1,5 @@
 """Flags, exit codes and `--json` of the jobs."""
 
-import json
 from pathlib import Path
 
 import click
@@ -9,7 +8,7 @@ from click.testing import CliRunner
 
 from jobs.__main__ import JOBS
 from jobs.__main__ import main as maskfleet
-from jobs.command import run_job, write_json
+from jobs.command import run_job
 from jobs.segment import main as segment
 from pipeline.config import SegmentConfig
 from pipeline.errors import Damaged, Incomplete, UsageError
@@ -72,20 +71,14 @@ def test_what_names_do_to_a_terminal_is_not_printed(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "maskfleet: in/\ufffd[2Ja b\ufffdgpj.tar: \ufffd\n"
 
 
-def test_debug_shows_the_traceback() -> None:
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> int:
         raise UsageError("u")
 
-    with pytest.raises(UsageError):
+    with pytest.raises(SystemExit) as ended:
         run_job(fail, debug=True)
-
-
-def test_json(tmp_path: Path) -> None:
-    write_json(str(tmp_path / "a.json"), {"name": "ünïcode"})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"name": "ünïcode"}
-    write_json(None, {})
-    with pytest.raises(UsageError, match="--json"):
-        write_json(str(tmp_path / "absent" / "a.json"), {})
+    assert ended.value.code == 2
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_a_bug_is_a_traceback() -> None:
@@ -96,3 +89,88 @@ def test_a_bug_is_a_traceback() -> None:
     result = CliRunner().invoke(broken)
     assert isinstance(result.exception, ZeroDivisionError)
     assert result.exit_code == 1
+
+
+# --- what a config file sets, and a flag takes back ------------------------------------------------------------
+
+CONFIG = """
+input = "in"
+output = "out"
+confidence-map = true
+fast-decode = true
+limit = 7
+workers = 3
+short-side = 99
+usd-per-core-hour = 0.5
+image-column = "photo"
+id-column = "key"
+image-ext = "jpg"
+classes = "names.txt"
+allow-root = ["s3://a", "s3://b"]
+"""
+
+
+def _config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *flags: str, text: str = CONFIG) -> SegmentConfig:
+    """What `segment` makes of these flags over the file."""
+    (tmp_path / "c.toml").write_text(text)
+    made: list[SegmentConfig] = []
+
+    def label(config: SegmentConfig, **_: object) -> None:
+        made.append(config)
+        raise Incomplete("that was all")
+
+    monkeypatch.setattr("jobs.segment.label", label)
+    result = CliRunner().invoke(segment, ["--config", str(tmp_path / "c.toml"), *flags])
+    assert result.exit_code == 5, result.output
+    return made[0]
+
+
+def test_switches_of_a_file_can_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = _config(tmp_path, monkeypatch)
+    assert (there.confidence_map, there.fast_decode) == (True, True)
+    off = _config(tmp_path, monkeypatch, "--no-confidence-map", "--no-fast-decode")
+    assert (off.confidence_map, off.fast_decode) == (False, False)
+    on = _config(tmp_path, monkeypatch, "--confidence-map", text='input = "in"\noutput = "out"\nconfidence-map = false')
+    assert on.confidence_map
+
+
+OPTIONAL = [
+    name for name, field in SegmentConfig.model_fields.items()
+    if (field.default is None or field.default == ()) and not field.is_required() and name != "redo"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_none_takes_back_what_a_file_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert getattr(_config(tmp_path, monkeypatch), name) not in (None, ())
+    taken_back = _config(tmp_path, monkeypatch, "--" + name.replace("_", "-"), "none")
+    assert getattr(taken_back, name) == SegmentConfig.model_fields[name].default
+    assert taken_back == _config(tmp_path, monkeypatch).model_copy(update={name: SegmentConfig.model_fields[name].default})
+
+
+def test_a_flag_still_has_a_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _config(tmp_path, monkeypatch, "--limit", "9", "--allow-root", "s3://c", "--allow-root", "s3://d", "--input", "none")
+    assert (config.limit, config.allow_root, config.input) == (9, ("s3://c", "s3://d"), ("none",))
+    assert _config(tmp_path, monkeypatch, text=CONFIG.replace('"photo"', '"none"')).image_column == "none"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--limit", "nothing"], "Invalid value for '--limit': 'nothing' is not a valid integer"),
+        (["--limit", ""], "Invalid value for '--limit'"),  # an empty variable of a script is no wish
+        (["--part-images", "none"], "Invalid value for '--part-images'"),
+        (["--allow-root", "none", "--allow-root", "s3://a"], "none stands alone"),
+        (["--no-dry-run"], "No such option"),
+    ],
+)
+def test_what_is_no_value_is_exit_2(arguments: list[str], line: str) -> None:
+    result = CliRunner().invoke(segment, ["--input", "x", "--output", "y", *arguments])
+    assert result.exit_code == 2
+    assert line in result.output
+
+
+def test_help_says_how_to_take_back() -> None:
+    text = " ".join(CliRunner().invoke(segment, ["--help"]).output.split())
+    for part in ("--confidence-map / --no-confidence-map", "--limit N|none", "--allow-root TEXT|none", "none take back"):
+        assert part in text

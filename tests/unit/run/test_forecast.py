@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.dry_run import dry_run, size
+from jobs.report import Report
 from pipeline.config import SegmentConfig
 from pipeline.errors import Incomplete, NotReachable, RunMismatch, ShardChanged, UsageError
 from pipeline.model.prepare import prepare
@@ -22,8 +23,11 @@ from pipeline.run.left import remaining_spans
 from pipeline.run.options import label_options, network_request, read_options
 from pipeline.run.parts import list_parts
 from pipeline.run.plan import extend_plan
+from pipeline.run.progress import Progress
 from pipeline.run.rehearsal import Rehearsal, rehearse
+from pipeline.run.segment import Attempt
 from pipeline.run.worker import SegmentSpan, WorkerConfig
+from pipeline.shards.base import Cursor, EncodedImage
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import writable_store_for
 from tests.support.corpus import cut_in_body, images, jpeg, parquet_bytes, photos, tar_bytes, without_footer
@@ -228,10 +232,12 @@ def test_the_price_is_core_hours_times_usd(mixed: Path, tmp_path: Path, monkeypa
 
 
 def test_requests(mixed: Path, tmp_path: Path) -> None:
-    requests = forecast(config_of(mixed, tmp_path / "out")).requests
-    assert requests.get == 3 + (1 + 1) + (1 + 2) + (3 + 3)  # plan, run.json and the head; tars; Parquet; images and plan file
-    assert requests.put >= 2 + 8 + 3  # plan files, parts, class_stats and run.json
-    assert requests.list >= 1 + 8
+    found = forecast(config_of(mixed, tmp_path / "out"))
+    requests, refreshes = found.requests, int(found.seconds / 10)
+    begun = 3 + 3 + refreshes + 3 + 1  # plan; run.json; the store is tried; the head
+    assert requests.get == begun + (1 + 1) + (1 + 2) + (3 + 3)  # tars; Parquet; images and plan file
+    assert requests.put >= 4 + 2 + 8 + 3 + refreshes  # the store is tried; plan files, parts, class_stats and run.json
+    assert requests.list >= 2 + 1 + 8
 
 
 def test_workers_are_timed_side_by_side(tmp_path: Path) -> None:
@@ -272,6 +278,30 @@ def test_errors_are_those_of_the_run(mixed: Path, tmp_path: Path) -> None:
         forecast(config)
     again = forecast(config_of(mixed, tmp_path / "out", relabel_changed=True))
     assert (again.images, again.skipped) == (27, 0)
+
+
+def test_a_new_output_stores_confidence_or_final_masks(mixed: Path, tmp_path: Path) -> None:
+    both: dict[str, Any] = {"confidence_map": True, "min_confidence": 0.5}
+    config = config_of(mixed, tmp_path / "out", **both)
+    for ask in (forecast, lambda config: Attempt(config, Progress()).run()):
+        with pytest.raises(UsageError, match="--confidence-map and --min-confidence exclude each other") as refused:
+            ask(config)
+        assert refused.value.exit_code == 2
+        assert not (tmp_path / "out").exists()
+    for name, value in both.items():
+        assert forecast(config_of(mixed, tmp_path / "out", **{name: value})).images == 26
+
+
+def test_an_output_that_an_older_version_began_with_both_goes_on(mixed: Path, tmp_path: Path) -> None:
+    config = config_of(mixed, tmp_path / "out", confidence_map=True, min_confidence=0.5)
+    run_spans(config, spans=1)
+    assert forecast(config).skipped > 0
+
+
+def test_and_is_rehearsed(rehearsed: None, tmp_path: Path) -> None:
+    config = config_of(tmp_path, tmp_path / "out", confidence_map=True, min_confidence=0.5)
+    image = EncodedImage(shard="s", index=0, image_id="i", after=Cursor(1), data=jpeg(1))
+    assert rehearse(config, [image], 1).images == 1
 
 
 def test_a_shard_that_goes_while_it_is_forecast_is_a_failure(mixed: Path, tmp_path: Path) -> None:
@@ -359,7 +389,10 @@ def test_rare_damage_is_looked_for_beyond_the_sample(tmp_path: Path) -> None:
 @pytest.fixture
 def printed(mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[str, dict[str, Any]]:
     config = config_of(mixed, tmp_path / "out", usd_per_core_hour=0.05)
-    assert dry_run(config, str(tmp_path / "forecast.json"), debug=True) == 0
+    report = Report(str(tmp_path / "forecast.json"))
+    report.begin()
+    assert dry_run(config, report, debug=True) == 0
+    report.end(0, None)
     assert not (tmp_path / "out").exists()
     return capsys.readouterr().out, json.loads((tmp_path / "forecast.json").read_text())
 

@@ -1,23 +1,25 @@
 """The plan: written once, only added to; lost puts, new rows, changed objects."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import Damaged, ShardChanged
+from pipeline.errors import Damaged, NotReachable, RunMismatch, ShardChanged, StorageError, UsageError
 from pipeline.run import plan as plan_module
-from pipeline.run.plan import Known, Plan, extend_plan, read_plan, read_plan_rows
+from pipeline.run.plan import Plan, extend_plan, read_plan, read_plan_rows
 from pipeline.shards.base import Shard
+from pipeline.storage import WritableStore
 from pipeline.storage.local import LocalStore
 from tests.support.memory import short_of_memory
+from tests.support.overtaken import Overtaken, files_below
 
 STORE = LocalStore()
-SETTINGS = {"fingerprint": "f", "part_images": 4}
+SETTINGS: dict[str, object] = {"fingerprint": "f", "labels": {"short_side": 64}, "shape": {"part_images": 4}}
+OTHER: dict[str, object] = {"fingerprint": "g", "labels": {"short_side": 80}, "shape": {"part_images": 4}}
 
 
 def _tar(name: str, version: str | None = "etag:1", size: int | None = 10) -> Shard:
@@ -28,8 +30,11 @@ def _image(name: str, version: str | None = "etag:1", size: int | None = 10) -> 
     return Shard(uri=f"/in/{name}.jpg", kind="image", size=size, version=version, image_id=f"{name}.jpg")
 
 
-def _extend(out: Path, plan: Plan | None, *rows: Shard, settings: dict[str, object] = SETTINGS, relabel: bool = False) -> Plan:
-    return extend_plan(STORE, str(out), plan, iter(rows), settings, relabel_changed=relabel)
+def _extend(
+    out: Path, plan: Plan | None, *rows: Shard, settings: dict[str, object] = SETTINGS, relabel: bool = False,
+    store: WritableStore = STORE,
+) -> Plan:  # fmt: skip
+    return extend_plan(store, str(out), plan, iter(rows), settings, relabel_changed=relabel)
 
 
 def _files(out: Path) -> list[list[str]]:
@@ -93,13 +98,42 @@ def test_what_is_not_listed_any_more_stays_planned(tmp_path: Path) -> None:
 # --- another attempt ------------------------------------------------------------------------------------------
 
 
-def test_who_loses_the_put_takes_the_winners_plan_and_settings(tmp_path: Path) -> None:
-    winner = _extend(tmp_path, None, _tar("0"), settings={"fingerprint": "winner"})
-    loser = _extend(tmp_path, None, _tar("0"), settings={"fingerprint": "loser"})
+def test_who_loses_the_put_takes_the_winners_plan(tmp_path: Path) -> None:
+    winner = _extend(tmp_path, None, _tar("0"))
+    loser = _extend(tmp_path, None, _tar("0"))
     assert _files(tmp_path) == [["0.tar"]]
-    assert loser.settings == {"fingerprint": "winner"}
     assert (winner.added, loser.added) == (1, 0)
     assert _same(loser, winner)
+
+
+@pytest.mark.parametrize("rows_a_file", [1, 100])
+@pytest.mark.parametrize("moment", [("create", "plan/00000.parquet"), None])
+def test_who_loses_with_other_settings_adds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: tuple[str, str] | None, rows_a_file: int
+) -> None:
+    """Neither of its files: shards and images, or several of a long listing. Overtaken at the put, or before it looked."""
+    monkeypatch.setattr(plan_module, "ROWS_PER_FILE", rows_a_file)
+    there: dict[str, bytes] = {}
+
+    def other() -> None:
+        _extend(tmp_path, None, _tar("0"), settings=OTHER)
+        there.update(files_below(tmp_path))
+
+    store = Overtaken({moment: other} if moment else {})
+    if moment is None:
+        other()
+    with pytest.raises(RunMismatch, match="short_side 80 there, 64 here"):
+        _extend(tmp_path, None, _tar("0"), _tar("1"), _image("a"), _image("b"), store=store)
+    assert there
+    assert files_below(tmp_path) == there
+
+
+def test_other_settings_than_the_plan_that_was_read_add_nothing(tmp_path: Path) -> None:
+    _extend(tmp_path, None, _tar("0"), settings=OTHER)
+    there = files_below(tmp_path)
+    with pytest.raises(RunMismatch):
+        _extend(tmp_path, read_plan(STORE, str(tmp_path)), _tar("1"))
+    assert files_below(tmp_path) == there
 
 
 def test_who_loses_adds_only_what_the_winner_has_not(tmp_path: Path) -> None:
@@ -114,16 +148,33 @@ def test_who_loses_adds_only_what_the_winner_has_not(tmp_path: Path) -> None:
 
 def test_an_attempt_that_is_overtaken_while_it_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_module, "ROWS_PER_FILE", 2)
-    monkeypatch.setattr(plan_module, "_BATCH", 1)  # else the listing below is read to its end before anything is written
+    monkeypatch.setattr(plan_module, "_BATCH", 1)
 
     def listing() -> Iterator[Shard]:
-        yield from (_image("a"), _image("b"))  # the first file is full: written
-        yield _image("c")
+        yield from (_image("a"), _image("b"), _image("c"))
         _extend(tmp_path, read_plan(STORE, str(tmp_path)), _image("b"), _image("c"), _image("z"))
         yield from (_image("d"), _image("e"))
 
     slow = extend_plan(STORE, str(tmp_path), None, listing(), SETTINGS)
-    assert _files(tmp_path) == [["a.jpg", "b.jpg"], ["c.jpg", "z.jpg"], ["d.jpg"], ["e.jpg"]]
+    assert _files(tmp_path) == [["b.jpg", "c.jpg"], ["z.jpg"], ["a.jpg", "d.jpg"], ["e.jpg"]]
+    assert slow.added == 3
+    assert _same(slow, read_plan(STORE, str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", [_tar, _image])
+def test_an_attempt_that_is_overtaken_between_two_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Callable[..., Shard]
+) -> None:
+    monkeypatch.setattr(plan_module, "ROWS_PER_FILE", 2)
+
+    def other() -> None:
+        _extend(tmp_path, read_plan(STORE, str(tmp_path)), kind("b"), kind("c"), kind("z"))
+
+    store = Overtaken({("create", "plan/00001.parquet"): other})
+    slow = _extend(tmp_path, None, *map(kind, "abcde"), store=store)
+    files = [[name.partition(".")[0] for name in file] for file in _files(tmp_path)]
+    assert files == [["a", "b"], ["c", "z"], ["d", "e"]]
+    assert slow.added == 4
     assert _same(slow, read_plan(STORE, str(tmp_path)))
 
 
@@ -155,6 +206,60 @@ def test_a_loser_that_saw_another_object_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ShardChanged, match=r"/in/0.tar"):
         _extend(tmp_path, None, _tar("0", "etag:2"), _tar("1"))
     assert read_plan(STORE, str(tmp_path)).shards["/in/0.tar"].version == "etag:1"  # type: ignore[union-attr]
+
+
+def test_who_is_overtaken_by_one_that_saw_another_object_adds_nothing(tmp_path: Path) -> None:
+    there: dict[str, bytes] = {}
+
+    def other() -> None:
+        _extend(tmp_path, None, _image("b", "etag:2"))
+        there.update(files_below(tmp_path))
+
+    store = Overtaken({("create", "plan/00000.parquet"): other})
+    with pytest.raises(ShardChanged, match=r"/in/b.jpg"):
+        _extend(tmp_path, None, _tar("0"), _image("a"), _image("b", "etag:1"), store=store)
+    assert there
+    assert files_below(tmp_path) == there
+
+
+@pytest.mark.parametrize("last", [("etag:2", ShardChanged), (None, UsageError), (None, NotReachable)])
+def test_a_listing_that_is_refused_at_its_end_adds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: tuple[str | None, type[Exception]]
+) -> None:
+    """However long it was, and whatever ends it: a changed object, a bad line of a list, a store that is gone."""
+    monkeypatch.setattr(plan_module, "ROWS_PER_FILE", 2)
+    monkeypatch.setattr(plan_module, "_BATCH", 2)
+    _extend(tmp_path, None, _image("z"))
+    there = files_below(tmp_path)
+    version, error = last
+
+    def listing() -> Iterator[Shard]:
+        yield from (_image(str(number)) for number in range(7))
+        yield from (_tar(str(number)) for number in range(7))
+        if version is None:
+            raise error("here it ends")
+        yield _image("z", version)
+
+    with pytest.raises(error):
+        extend_plan(STORE, str(tmp_path), read_plan(STORE, str(tmp_path)), listing(), SETTINGS)
+    assert files_below(tmp_path) == there
+
+
+def test_a_plan_that_waits_on_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "_SPOOLED_BYTES", 1)
+    monkeypatch.setattr("tempfile.tempdir", "/dev/shm/no-such-folder")
+    with pytest.raises(StorageError, match="the plan waits in"):
+        _extend(tmp_path, None, _tar("0"))
+    assert not (tmp_path / "plan").exists()
+
+
+def test_a_store_that_refuses_what_is_not_there_is_no_endless_loop(tmp_path: Path) -> None:
+    class Refuses(LocalStore):
+        def create(self, uri: str, data: bytes) -> bool:
+            return "/plan/" not in uri and super().create(uri, data)
+
+    with pytest.raises(StorageError, match="cannot be created"):
+        _extend(tmp_path, None, _tar("0"), store=Refuses())
 
 
 # --- changed objects ------------------------------------------------------------------------------------------
@@ -267,27 +372,3 @@ def test_a_parquet_file_of_somebody_else_is_no_plan(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
     with pytest.raises(Damaged, match=r"plan/00000.parquet"):
         read_plan(STORE, str(tmp_path))
-
-
-# --- known ----------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.lists(st.integers(0, 30), unique=True), max_size=5))
-def test_known_finds_the_latest_row(files: list[list[int]]) -> None:
-    known, truth = Known(), {}
-    for number, rows in enumerate(files):
-        known.add(number, [f"uri-{row}" for row in rows], [row * 100 + number for row in rows])
-        truth.update({row: (number, at, row * 100 + number) for at, row in enumerate(rows)})
-    for row in range(31):
-        assert known.find([f"uri-{row}"]) == [truth.get(row)]
-
-
-def test_known_compares_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hashes(uris: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        low = np.array([int(uri) for uri in uris], np.uint64)
-        return np.full_like(low, 7), low
-
-    monkeypatch.setattr(plan_module, "_hashes", hashes)
-    known = Known()
-    known.add(0, ["1", "2", "3"], [10, 20, 30])
-    assert known.find([str(number) for number in range(5)]) == [None, (0, 0, 10), (0, 1, 20), (0, 2, 30), None]

@@ -1,7 +1,10 @@
 """Files: listings, range reads, and the commit that never overwrites."""
 
+import errno
+import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +13,8 @@ from typing import Self
 import pytest
 
 from pipeline.errors import ObjectChanged, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError
-from pipeline.storage.local import SCRATCH, LocalStore
+from pipeline.storage.base import SCRATCH
+from pipeline.storage.local import LocalStore
 
 STORE = LocalStore()
 
@@ -226,6 +230,53 @@ def test_replace_overwrites(out: Path) -> None:
     STORE.replace(uri, b"1")
     STORE.replace(uri, b"22")
     assert Path(uri).read_bytes() == b"22"
+
+
+def test_only_what_was_seen_is_replaced(out: Path) -> None:
+    uri = str(out / "run.json")
+    assert not STORE.replace_if(uri, b"1", b"0")
+    assert not out.exists() or os.listdir(out) == [SCRATCH]
+    assert STORE.replace_if(uri, b"1", None)
+    assert not STORE.replace_if(uri, b"2", None)
+    assert not STORE.replace_if(uri, b"2", b"0")
+    assert STORE.replace_if(uri, b"2", b"1")
+    assert Path(uri).read_bytes() == b"2"
+    assert os.listdir(out / SCRATCH) == []
+
+
+def test_one_of_many_replaces_what_they_all_saw(out: Path) -> None:
+    uri = str(out / "run.json")
+    for _ in range(20):
+        STORE.replace(uri, b"before")
+        barrier = threading.Barrier(4)
+
+        def race(number: int, barrier: threading.Barrier = barrier) -> bool:
+            barrier.wait()
+            return STORE.replace_if(uri, bytes([number]), b"before")
+
+        with ThreadPoolExecutor(4) as threads:
+            won = list(threads.map(race, range(4)))
+        assert won.count(True) == 1
+        assert Path(uri).read_bytes() == bytes([won.index(True)])
+
+
+@pytest.mark.parametrize("error", [None, errno.EBADF])
+def test_a_lock_delays_nobody_for_long(out: Path, monkeypatch: pytest.MonkeyPatch, error: int | None) -> None:
+    """Held by a process that was stopped; or there are none, as on some network mounts."""
+    uri = str(out / "run.json")
+    STORE.replace(uri, b"before")
+    holder = os.open(out, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    if error is not None:
+
+        def none(_descriptor: int, _how: int) -> None:
+            raise OSError(error, os.strerror(error))
+
+        monkeypatch.setattr(fcntl, "flock", none)
+    started = time.monotonic()
+    assert STORE.replace_if(uri, b"after", b"before")
+    assert time.monotonic() - started < 5
+    os.close(holder)
 
 
 def test_failed_writes_are_storage_errors_and_leave_nothing(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
