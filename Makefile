@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+NEWEST := .venv-newest-ray
 CONSTRAINTS := constraints.txt
 # TORCH=cpu takes torch's CPU build, about 200 MB instead of 3 GB, through uv.
 TORCH ?=
@@ -11,7 +12,7 @@ TORCH ?=
 SEEDS ?= 200
 INPUTS ?= 100000
 
-.PHONY: quickstart test slow check peers chaos fuzz clean help
+.PHONY: quickstart test slow check peers newest-ray chaos fuzz clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +23,7 @@ help:
 	@echo "make chaos       SEEDS=$(SEEDS) runs in which workers, nodes and drivers are killed; goes on where it stopped (an hour)"
 	@echo "make fuzz        INPUTS=$(INPUTS) mutated images, tars and Parquet files through a worker (10 minutes)"
 	@echo "make peers       the benchmark against Ray Data, Daft and a DataLoader, installed into $(PEERS)"
+	@echo "make newest-ray  the flow tests on the newest Ray, installed into $(NEWEST)"
 
 quickstart: $(VENV)/installed
 	@echo "== labelling the bundled photographs into out/quickstart/"
@@ -42,13 +44,18 @@ check: $(VENV)/installed-test
 peers: $(PEERS)/installed
 	$(PEERS)/bin/python -m jobs.bench peers
 
+newest-ray: $(NEWEST)/installed
+	@$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "ray[data,default]"
+	@$(NEWEST)/bin/python -c 'import ray; print("== the flow tests on Ray", ray.__version__)'
+	$(NEWEST)/bin/python -m pytest -m "not slow" tests/flow tests/unit/test_public_ray.py
+
 chaos: $(VENV)/installed-test
 	$(BIN)/python -m tests.chaos --seeds $(SEEDS)
 
 fuzz: $(VENV)/installed-test
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS)
 
-$(VENV)/bin/python $(PEERS)/bin/python:
+$(VENV)/bin/python $(PEERS)/bin/python $(NEWEST)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "maskfleet needs Python 3.11 or newer: make quickstart PYTHON=python3.11")'
 	@echo "== making $(@:/bin/python=)"
 	@$(PYTHON) -m venv $(@:/bin/python=)
@@ -72,6 +79,15 @@ $(PEERS)/installed: $(PEERS)/bin/python pyproject.toml constraints.txt tests/pee
 	@$(call install,.[bench$(,)peers])
 	@touch $@
 
+# Everything as constraints.txt pins it, but Ray.
+$(NEWEST)/installed: BIN := $(NEWEST)/bin
+$(NEWEST)/installed: CONSTRAINTS := $(NEWEST)/constraints.txt
+$(NEWEST)/installed: $(NEWEST)/bin/python pyproject.toml constraints.txt
+	@echo "== installing maskfleet and what its tests need into $(NEWEST) (once; as large as $(VENV))"
+	@grep -v '^ray==' constraints.txt > $(CONSTRAINTS)
+	@$(call install,.[test])
+	@touch $@
+
 , := ,
 ifeq ($(TORCH),cpu)
 define install
@@ -84,4 +100,4 @@ endef
 endif
 
 clean:
-	rm -rf $(VENV) $(PEERS) out
+	rm -rf $(VENV) $(PEERS) $(NEWEST) out

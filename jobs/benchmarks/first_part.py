@@ -29,17 +29,15 @@ _NOTHING = """
 import time
 import ray.data
 from pipeline.run import flow
-from pipeline.run.own_ray import quiet_ray_data
 class Nothing:
     def __call__(self, batch):
         return batch
 if __name__ == "__main__":
     flow.start_ray(debug=False)
-    with quiet_ray_data():
-        rows = ray.data.from_items([{"x": 1}, {"x": 2}], override_num_blocks=2)
-        done = rows.map_batches(Nothing, batch_size=1, num_cpus=1, compute=ray.data.ActorPoolStrategy(size=2))
-        next(iter(done.iter_batches(batch_size=None, prefetch_batches=0)))
-        print(time.time())
+    rows = ray.data.from_items([{"x": 1}, {"x": 2}], override_num_blocks=2)
+    done = rows.map_batches(Nothing, batch_size=1, num_cpus=1, compute=ray.data.ActorPoolStrategy(size=2))
+    next(iter(done.iter_batches(batch_size=None, prefetch_batches=0)))
+    print(time.time())
 """
 _WORKER = """
 import sys, time

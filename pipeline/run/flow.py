@@ -1,4 +1,4 @@
-"""Spans -> actor pool -> receipts, on Ray Data; with `own_ray.py` the only import of Ray."""
+"""Spans -> actor pool -> receipts, on Ray Data; the only import of Ray, and of its public names."""
 
 import json
 import logging
@@ -7,17 +7,14 @@ import os
 import signal
 import sys
 import tempfile
-import time
 import zlib
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions, TaskPoolStrategy
-from ray.data._internal.execution.execution_callback import ExecutionCallback  # the base that DataContext asks for
 
 from pipeline.errors import MaskfleetError
 from pipeline.model.engine import Prepared
@@ -25,7 +22,6 @@ from pipeline.run.cutting import all_pieces, most_at_once
 from pipeline.run.leave import leave_without_destructors
 from pipeline.run.left import SPANS_AHEAD
 from pipeline.run.malloc import ONE_ARENA, bound_malloc
-from pipeline.run.own_ray import lone_ray, quiet_ray_data, remember_as_own
 from pipeline.run.span import Receipt, Span
 from pipeline.run.worker import SegmentSpan, WorkerConfig
 
@@ -37,7 +33,6 @@ class PassFailed(Exception):
 CHUNK_SPANS = 500  # that a feed takes at once
 _FED_WORKERS, _MAX_FEEDS = 16, 8  # a feed gives two spans a turn of Ray Data's loop, which is 20 a second
 _QUEUED = 8  # times the bytes of the spans that workers have, waiting for them in the driver
-_LAST_PARTS, _SHORT_PART_S, _LONGEST_PAUSE_S = 16, 0.3, 0.5  # the loop itself waits 0.1 s, and Ray 2 s for the loop to end
 _INIT_DEATHS = 10  # a worker may die while it starts, and be started again
 _LOCAL_OBJECT_STORE_BYTES = 256 << 20  # spans and receipts are small; images never enter it
 _UNWATCHED = {  # what a Ray of this run alone need not do: nobody asks for metrics or tasks
@@ -99,9 +94,7 @@ def _join_or_start(quiet: dict[str, Any]) -> bool:
                 raise
     for name, value in (_UNWATCHED | ONE_ARENA).items():
         os.environ.setdefault(name, value)
-    with lone_ray(logs=quiet["log_to_driver"]):
-        ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **quiet)
-    remember_as_own()
+    ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **quiet)
     return True
 
 
@@ -156,34 +149,11 @@ class _Worker:
                 yield {"receipt": [receipt.to_json()]}
 
 
-class _Pace(ExecutionCallback):
-    """Slows down Ray Data's loop in the driver, which else turns ten times a second however long spans take.
-
-    A worker has its next span waiting: it does not wait for the driver while that is late by less than a span takes.
-    """
-
-    took: ClassVar[deque[float]] = deque(maxlen=_LAST_PARTS)  # seconds a part; a span takes no less
-
-    @classmethod
-    def pause_s(cls) -> float:
-        """Seconds between two turns: none before the first part, and none where parts are short."""
-        return min(_LONGEST_PAUSE_S, max(0.0, min(cls.took, default=0.0) - _SHORT_PART_S) / 2)
-
-    def on_execution_step(self, _executor: Any) -> None:
-        """Called by the loop at the end of each turn."""
-        time.sleep(self.pause_s())
-
-
 def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Prepared]", workers: int) -> Generator[Receipt]:
     """Receipts as the parts are committed, in no order. Raises `PassFailed` when Ray does: plan again what is left.
 
     Closed before its end, it ends the workers.
     """
-    with quiet_ray_data():
-        yield from _label(spans, config, shared, workers)
-
-
-def _label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Prepared]", workers: int) -> Generator[Receipt]:
     _configure(DataContext.get_current())
     feeds = min(_MAX_FEEDS, math.ceil(workers / _FED_WORKERS))
     chunks = _chunks(spans, feeds)
@@ -205,14 +175,9 @@ def _label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[P
         batches = iter(dataset.iter_batches(batch_size=None, prefetch_batches=0))
     except Exception as error:
         raise PassFailed(_first_line(error)) from error
-    try:
-        while (batch := _next(batches)) is not None:
-            for text in batch["receipt"]:
-                receipt = Receipt.from_json(str(text))
-                _Pace.took.append(receipt.seconds)
-                yield receipt
-    finally:
-        _Pace.took.clear()
+    while (batch := _next(batches)) is not None:
+        for text in batch["receipt"]:
+            yield Receipt.from_json(str(text))
 
 
 def _next(batches: Iterator[Any]) -> Any:
@@ -240,7 +205,6 @@ def _configure(context: DataContext) -> None:
     context.downstream_capacity_backpressure_ratio = _QUEUED  # counts only without the reservation of resources
     context.max_consecutive_actor_init_deaths = _INIT_DEATHS
     context.op_resource_reservation_enabled = False  # feeds take no CPU: nothing to share out
-    context.custom_execution_callback_classes = [_Pace]
     context.print_on_execution_start = False
     context.enable_progress_bars = False
     context.execution_options = ExecutionOptions(preserve_order=False)
