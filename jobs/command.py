@@ -60,6 +60,9 @@ def flags_of(config: type[BaseModel]) -> list[click.Option]:
     return [_option(name, field) for name, field in config.model_fields.items()]
 
 
+_METAVARS = {"int": "N", "float": "X", "Workers": "N|MIN:MAX"}
+
+
 def _option(name: str, field: FieldInfo) -> click.Option:
     kind, optional = field.annotation, False
     if get_origin(kind) in (Union, types.UnionType):
@@ -74,8 +77,8 @@ def _option(name: str, field: FieldInfo) -> click.Option:
     several = get_origin(kind) is tuple
     optional = optional or (several and not field.is_required())
     choice = get_origin(kind) is Literal
-    parameter: Any = click.Choice(get_args(kind)) if choice else str if several else kind
-    metavar = None if choice else {"str": "TEXT", "int": "N", "float": "X"}.get(getattr(kind, "__name__", ""), "TEXT")
+    parameter: Any = click.Choice(get_args(kind)) if choice else kind if kind in (int, float) else str
+    metavar = None if choice else _METAVARS.get(getattr(kind, "__name__", ""), "TEXT")
     if name in ("input", "output"):
         metavar = "URI"
     if optional and not is_for_once(field):

@@ -1,9 +1,11 @@
 """What a run is asked to do: frozen, validated once; flags, TOML and Python all build this."""
 
+import re
 import tomllib
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from pipeline.errors import UsageError
@@ -16,6 +18,31 @@ InputFormat = Literal["auto", "webdataset", "parquet", "images", "list"]
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow's own limit for a "possible decompression bomb"
 
 DEFAULT: Final = object()  # given for a setting: its default, whatever the config file says
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How many workers a run may have: `min` at least, on a cluster that grows to it, and `max` at most."""
+
+    min: int
+    max: int
+
+    @classmethod
+    def parse(cls, value: object) -> object:
+        """From `N`, as a number or text, or from `MIN:MAX`. Raises `ValueError`, with what is allowed."""
+        if value is None or isinstance(value, Workers | dict):
+            return value
+        found = re.fullmatch(r"0*(\d{1,9})(?::0*(\d{1,9}))?", str(value).strip(), re.ASCII)
+        workers = None if found is None or isinstance(value, bool) else cls(int(found[1]), int(found[2] or found[1]))
+        if workers is None or not 1 <= workers.min <= workers.max:
+            raise ValueError(f"{value}: a number N, or MIN:MAX, from 1 on")
+        return workers
+
+    def within(self, count: int) -> int:
+        """The number nearest to `count` that is allowed."""
+        return max(self.min, min(self.max, count))
+
+
 _ONCE = {"config_file": False}  # a deliberate act for one run: refused in a config file
 
 
@@ -40,7 +67,9 @@ class SegmentConfig(BaseModel):
     engine: Annotated[Engine, Field(description="What runs the network.")] = "openvino"
     precision: Annotated[Precision, Field(description="Arithmetic of the network; bf16 where the CPU has it.")] = "fp32"
     workers: Annotated[
-        int | None, Field(ge=1, description="Worker processes, one core each [default: every core of the cluster].")
+        Workers | None,
+        BeforeValidator(Workers.parse),
+        Field(description="Worker processes, one core each; MIN:MAX follows the cluster [default: every core it has and gets]."),
     ] = None
     part_images: Annotated[int, Field(ge=1, le=65536, description="Images in a part: the unit of commit and of loss.")] = 256
     min_confidence: Annotated[

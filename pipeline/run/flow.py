@@ -1,4 +1,4 @@
-"""Spans -> actor pool -> receipts, on Ray Data; the only import of Ray, and of its public names."""
+"""Spans -> actor pool -> receipts, on Ray Data; with `fleet.py` the only import of Ray, and of its public names."""
 
 import json
 import logging
@@ -16,14 +16,16 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions, TaskPoolStrategy
 
-from pipeline.errors import MaskfleetError
+from pipeline.config import Workers
 from pipeline.model.engine import Prepared
 from pipeline.run.cutting import all_pieces, most_at_once
+from pipeline.run.fleet import Fleet, NobodyLeft, Worker
 from pipeline.run.leave import leave_without_destructors
-from pipeline.run.left import SPANS_AHEAD
-from pipeline.run.malloc import ONE_ARENA, bound_malloc
+from pipeline.run.malloc import ONE_ARENA
 from pipeline.run.span import Receipt, Span
-from pipeline.run.worker import SegmentSpan, WorkerConfig
+from pipeline.run.worker import WorkerConfig
+
+__all__ = ["NobodyLeft", "PassFailed", "fleet", "label", "share", "start_ray"]
 
 
 class PassFailed(Exception):
@@ -33,8 +35,9 @@ class PassFailed(Exception):
 CHUNK_SPANS = 500  # that a feed takes at once
 _FED_WORKERS, _MAX_FEEDS = 16, 8  # a feed gives two spans a turn of Ray Data's loop, which is 20 a second
 _QUEUED = 8  # times the bytes of the spans that workers have, waiting for them in the driver
-_INIT_DEATHS = 10  # a worker may die while it starts, and be started again
+_INIT_DEATHS = 10  # in a row, besides one of each: a worker may die while it starts, and be started again
 _LOCAL_OBJECT_STORE_BYTES = 256 << 20  # spans and receipts are small; images never enter it
+_own: set[str] = set()  # the driver's nodes of the Rays that were started here
 _UNWATCHED = {  # what a Ray of this run alone need not do: nobody asks for metrics or tasks
     "RAY_enable_metrics_collection": "0",
     "REPORTER_UPDATE_INTERVAL_MS": "3600000",
@@ -95,12 +98,13 @@ def _join_or_start(quiet: dict[str, Any]) -> bool:
     for name, value in (_UNWATCHED | ONE_ARENA).items():
         os.environ.setdefault(name, value)
     ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **quiet)
+    _own.add(str(ray.get_runtime_context().get_node_id()))
     return True
 
 
-def cores() -> int:
-    """CPUs of the cluster, at least 1."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+def fleet(asked: Workers | None) -> Fleet:
+    """The workers of an attempt, `asked` for by `--workers`, on the Ray that was joined or started."""
+    return Fleet(asked, own=str(ray.get_runtime_context().get_node_id()) in _own)
 
 
 def share(network: Prepared) -> "ray.ObjectRef[Prepared]":
@@ -125,59 +129,46 @@ def _chunks(spans: Sequence[Span], feeds: int) -> list[dict[str, bytes]]:
     return [{"spans": zlib.compress(json.dumps([span.to_json() for span in chunk]).encode(), 1)} for chunk in dealt if chunk]
 
 
-class _Worker:
-    """`SegmentSpan` for Ray Data: a batch of one span in, receipts out, as JSON both ways.
+def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Prepared]", workers: Fleet) -> Generator[Receipt]:
+    """Receipts as the parts are committed, in no order. Closed before its end, it ends the workers.
 
-    The network comes with the calls: in the constructor's arguments Ray warns of it at every start.
+    Raises `PassFailed` when Ray does, and if all workers are on nodes that refuse: plan again what is left. Raises
+    `NobodyLeft` if no worker can start anywhere.
     """
-
-    def __init__(self, config: WorkerConfig) -> None:
-        self._config = config
-        self._segment: SegmentSpan | None = None
-
-    def __call__(self, batch: dict[str, Any], shared: list["ray.ObjectRef[Prepared]"]) -> Iterator[dict[str, list[str]]]:
-        if self._segment is None:
-            bound_malloc()
-            leave_without_destructors()
-            try:
-                self._segment = SegmentSpan(self._config, ray.get(shared[0]))
-            except MaskfleetError as refused:  # a precision that this worker's CPU has not: as a value, else Ray tries again
-                yield {"receipt": [Receipt(error=str(refused), error_class=type(refused).__name__).to_json()]}
-                return
-        for text in batch["span"]:
-            for receipt in self._segment(Span.from_json(str(text))):
-                yield {"receipt": [receipt.to_json()]}
-
-
-def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Prepared]", workers: int) -> Generator[Receipt]:
-    """Receipts as the parts are committed, in no order. Raises `PassFailed` when Ray does: plan again what is left.
-
-    Closed before its end, it ends the workers.
-    """
-    _configure(DataContext.get_current())
-    feeds = min(_MAX_FEEDS, math.ceil(workers / _FED_WORKERS))
+    parallel = most_at_once(spans, config.part_images)
+    pool = workers.pool(parallel)
+    feeds = min(_MAX_FEEDS, math.ceil(min(parallel, workers.may_be()) / _FED_WORKERS))
     chunks = _chunks(spans, feeds)
+    _configure(DataContext.get_current(), pool)
+    member = workers.begin(pool.initial_size)
     try:
-        fed = ray.data.from_items(chunks, override_num_blocks=len(chunks)).flat_map(
-            _feed,  # type: ignore[arg-type]
-            fn_kwargs={"config": config},
-            num_cpus=0,  # beside workers that have all
-            compute=TaskPoolStrategy(size=min(feeds, len(chunks))),
-        )
-        dataset = fed.map_batches(
-            _Worker,  # type: ignore[arg-type]
-            batch_size=1,
-            num_cpus=1,
-            fn_constructor_args=(config,),
-            fn_kwargs={"shared": [shared]},
-            compute=_pool(min(workers, most_at_once(spans, config.part_images))),
-        )
-        batches = iter(dataset.iter_batches(batch_size=None, prefetch_batches=0))
-    except Exception as error:
-        raise PassFailed(_first_line(error)) from error
-    while (batch := _next(batches)) is not None:
-        for text in batch["receipt"]:
-            yield Receipt.from_json(str(text))
+        try:
+            fed = ray.data.from_items(chunks, override_num_blocks=len(chunks)).flat_map(
+                _feed,  # type: ignore[arg-type]
+                fn_kwargs={"config": config},
+                num_cpus=0,  # beside workers that have all
+                compute=TaskPoolStrategy(size=min(feeds, len(chunks))),
+            )
+            dataset = fed.map_batches(
+                Worker,
+                batch_size=1,
+                num_cpus=1,
+                fn_constructor_args=(config, [shared], member),
+                label_selector=workers.elsewhere(),
+                compute=pool,
+            )
+            batches = iter(dataset.iter_batches(batch_size=None, prefetch_batches=0))
+        except Exception as error:
+            raise PassFailed(_first_line(error)) from error
+        while (batch := _next(batches)) is not None:
+            for text in batch["receipt"]:
+                receipt = Receipt.from_json(str(text))
+                if receipt.refused:
+                    workers.look()
+                    raise PassFailed(receipt.error)
+                yield receipt
+    finally:
+        workers.end()
 
 
 def _next(batches: Iterator[Any]) -> Any:
@@ -192,19 +183,12 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
-def _pool(workers: int) -> ActorPoolStrategy:
-    """A fixed pool where the cores are there; else one that grows as the cluster does."""
-    have = min(workers, cores())
-    if have == workers:
-        return ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=SPANS_AHEAD)
-    return ActorPoolStrategy(min_size=have, max_size=workers, max_tasks_in_flight_per_actor=SPANS_AHEAD)
-
-
-def _configure(context: DataContext) -> None:
+def _configure(context: DataContext, pool: ActorPoolStrategy) -> None:
     context.target_max_block_size = 1  # a span or receipt is a block at once, and not when 128 MiB of them have gathered
     context.downstream_capacity_backpressure_ratio = _QUEUED  # counts only without the reservation of resources
-    context.max_consecutive_actor_init_deaths = _INIT_DEATHS
-    context.op_resource_reservation_enabled = False  # feeds take no CPU: nothing to share out
+    context.max_consecutive_actor_init_deaths = _INIT_DEATHS + pool.initial_size
+    context.op_resource_reservation_enabled = pool.min_size < pool.max_size  # a pool that grows asks what there is
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # by then each worker has one span, and no more
     context.print_on_execution_start = False
     context.enable_progress_bars = False
     context.execution_options = ExecutionOptions(preserve_order=False)

@@ -135,7 +135,7 @@ def forecast(config: SegmentConfig) -> Forecast:
     committed = {source: names for source, names in list_parts(store, config.output).items() if source in sources}
     skipped = sum(name.rows for names in committed.values() for name in names)
     cores = _cores()
-    workers = config.workers or cores
+    workers = config.workers.within(cores) if config.workers else cores
     spans = remaining_spans(plan, committed, part_images=config.part_images, workers=workers)
     listing_s += time.perf_counter() - started
 
@@ -193,8 +193,9 @@ def forecast(config: SegmentConfig) -> Forecast:
 def _notes(config: SegmentConfig, cores: int, left: Left, spans: Sequence[Span], *, busy: bool) -> Iterator[str]:
     if busy:
         yield "other programs took much of the cores while the sample was labelled: labelling is forecast for when they are gone"
-    if config.workers is None and os.environ.get("RAY_ADDRESS", "local") != "local":
-        yield f"the {cores} cores of this machine were counted, not those of the cluster at RAY_ADDRESS: give --workers"
+    fixed = config.workers is not None and config.workers.min == config.workers.max
+    if not fixed and os.environ.get("RAY_ADDRESS", "local") != "local":
+        yield f"the {cores} cores of this machine were counted, not those of the cluster at RAY_ADDRESS: give --workers N"
     yield from left.notes
     if config.limit is not None:
         yield f"--limit {config.limit}: the run stops there, at the end of the parts that are begun"

@@ -21,6 +21,7 @@ class Guard:
     def __init__(self, folder: Path, network: Prepared, options: LabelOptions, timeout_s: float) -> None:
         self.folder, self._network, self._options, self._timeout_s = folder, network, options, timeout_s
         self.watchdog = Watchdog(timeout_s)
+        InFlight(folder, "start").close()  # a disk that is full says so before a span is lost
 
     def watch(self, source: str, first: int) -> "Watch":
         """The images of one source, by position, from `first`."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import SegmentConfig
-from pipeline.errors import NewerFormat, RunMismatch
+from pipeline.errors import Incomplete, NewerFormat, RunMismatch
 from pipeline.model.engine import Prepared
 
 SETTINGS_FORMAT = 2  # of the settings in the plan, and of run.json; those without a format are of 1
@@ -33,6 +33,19 @@ def settings(config: SegmentConfig, network: Prepared) -> dict[str, Any]:
         "labels_version": LABELS_VERSION,
     }
     return {"format": SETTINGS_FORMAT, "fingerprint": fingerprint(labels), "labels": labels, "shape": config.shape()}
+
+
+def check_worker(expected_engine: str, expected_labels_version: int) -> None:
+    """Raise `Incomplete` unless this process has the engine's release and the labels' version of the run.
+
+    expected_engine: as `engine_release` gives it where the plan was made.
+    """
+    mine = engine_release(expected_engine.split(maxsplit=1)[0])
+    if (mine, LABELS_VERSION) != (expected_engine, expected_labels_version):
+        raise Incomplete(
+            f"it has {mine} and labels version {LABELS_VERSION}, the run is of {expected_engine} and labels version "
+            f"{expected_labels_version}: install the same versions on every node"
+        )
 
 
 def engine_release(engine: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import SegmentConfig
+from pipeline.config import SegmentConfig, Workers
 from pipeline.errors import Incomplete
 from pipeline.run.worker import TRACE
 from pipeline.shards.base import EncodedImage
@@ -46,9 +46,9 @@ def rehearse(config: SegmentConfig, images: Sequence[EncodedImage], workers: int
             (source / f"{worker:05d}.tar").write_bytes(_tar(images[worker::workers][:_IMAGES_A_WORKER] or images[:1]))
         rehearsed = config.model_copy(
             update={
-                "input": (str(source),), "output": str(out), "workers": workers, "limit": None, "redo": None, "dry_run": False,
-                "input_format": "auto", "image_ext": None, "image_column": None, "id_column": None, "failure_budget": 1.0,
-                "allow_broken_shards": workers, "relabel_changed": False,
+                "input": (str(source),), "output": str(out), "workers": Workers(workers, workers), "limit": None, "redo": None,
+                "dry_run": False, "input_format": "auto", "image_ext": None, "image_column": None, "id_column": None,
+                "failure_budget": 1.0, "allow_broken_shards": workers, "relabel_changed": False,
                 "min_confidence": 0.0 if config.confidence_map else config.min_confidence,  # old outputs have both, new ones not
             }
         )  # fmt: skip

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import SegmentConfig
 from pipeline.errors import (
@@ -49,6 +49,9 @@ from pipeline.run.worker import WorkerConfig
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import WritableStore, without_secrets, writable_store_for
 from pipeline.storage.retry import retries
+
+if TYPE_CHECKING:
+    from pipeline.run.fleet import Fleet
 
 _ROUNDS = 5  # of summing up, while other attempts end
 IDLE_PASSES = 3  # that commit nothing, before the run gives up
@@ -94,6 +97,7 @@ class Attempt:
         self._refreshed = 0.0
         self._fatal: MaskfleetError | None = None
         self._counting: threading.Thread | None = None
+        self._fleet: Fleet | None = None
 
     def run(self) -> Outcome:
         """List, plan, label, sum up. Raises a `MaskfleetError` where nothing could start."""
@@ -162,14 +166,18 @@ class Attempt:
                 self._write("running")
             progress.phase = "starting workers"
             flow.start_ray(debug=self._debug)
-            workers = config.workers or flow.cores()
+            fleet = self._fleet = self._fleet or flow.fleet(config.workers)
             left = waves(
-                plan, committed, part_images=config.part_images, workers=workers, begin=self._where_to_begin(plan),
+                plan, committed, part_images=config.part_images, workers=fleet.may_be(), begin=self._where_to_begin(plan),
                 secrets=Secrets(self.listing.secrets, config.output),
             )  # fmt: skip
-            reason = self._pass(left, workers, patient=idle > 0)
+            refused = fleet.refused
+            reason = self._pass(left, fleet, patient=idle > 0)
             before, committed = committed, self._list(plan)
-            idle = idle + 1 if _count(committed) <= _count(before) else 0
+            if _count(committed) > _count(before):
+                idle = 0
+            elif fleet.refused == refused or time.monotonic() - progress.last_part > 60 * config.idle_minutes:
+                idle += 1  # nodes that refuse are known now, and the next pass keeps off them
             if idle >= IDLE_PASSES or self._fatal is not None:
                 return reason or "passes that commit nothing"
             if idle:
@@ -202,7 +210,7 @@ class Attempt:
         sources = planned_sources(plan) if listed else ()  # of a million shards: seconds
         return {source: names for source, names in listed.items() if source in sources}
 
-    def _pass(self, left: Iterable[list[Span]], workers: int, *, patient: bool) -> str | None:
+    def _pass(self, left: Iterable[list[Span]], fleet: "Fleet", *, patient: bool) -> str | None:
         """Send what is left through Ray once; -> why it is not whole, or None. Faults of Ray end the pass, not the run."""
         from pipeline.run import flow
 
@@ -212,13 +220,14 @@ class Attempt:
             output=config.output, fingerprint=self._settings["fingerprint"], part_images=config.part_images,
             plan_format=self._settings.get("format", 1),
             read=read_options(config), labels=label_options(config, self._network), patient=patient,
-            image_timeout_s=config.image_timeout_s,
+            image_timeout_s=config.image_timeout_s, engine=self._settings["labels"]["engine"],
+            labels_version=self._settings["labels"]["labels_version"],
         )  # fmt: skip
         reason = None
         try:
             shared = flow.share(self._network)
             for spans in left:
-                receipts = flow.label(self._fitted(spans, workers), worker, shared, workers)
+                receipts = flow.label(self._fitted(spans, fleet), worker, shared, fleet)
                 with gives_up_after(config.idle_minutes, self.progress), closing(receipts):
                     for receipt in receipts:
                         reason = self._take(receipt) or reason
@@ -226,6 +235,9 @@ class Attempt:
                             return reason
                 if self._limited():
                     break
+        except flow.NobodyLeft as nobody:
+            self._fatal = self._fatal or nobody.error
+            reason = str(nobody)
         except flow.PassFailed as error:
             log.warning("a pass failed, what is left is planned again: %s", error)
             if self._debug:
@@ -233,12 +245,12 @@ class Attempt:
             reason = str(error)
         return reason
 
-    def _fitted(self, spans: list[Span], workers: int) -> list[Span]:
+    def _fitted(self, spans: list[Span], fleet: "Fleet") -> list[Span]:
         """In the order in which they go, big shards to be cut; of `--limit` no more parts than it has left."""
         config = self.config
         if config.limit is not None:
-            return limited(spans, config.limit - self.progress.done, config.part_images, workers)
-        return in_order(spans, workers)
+            return limited(spans, config.limit - self.progress.done, config.part_images, fleet.there())
+        return in_order(spans, fleet.soon())
 
     def _take(self, receipt: Receipt) -> str | None:
         progress = self.progress

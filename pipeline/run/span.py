@@ -58,6 +58,7 @@ class Receipt:
     inferred: images that went through the network for it, whether or not the commit was won.
     committed: this worker wrote it; else it was there. seconds: from its first image to the commit.
     milliseconds: by stage, summed over the images. retries: of requests to stores since the receipt before, by what went wrong.
+    refused: the worker cannot start at all, and neither can any other that this pass has.
     footer: the part's footer as JSON where this worker made the part.
     """
 
@@ -72,6 +73,7 @@ class Receipt:
     seconds: float = 0.0
     error: str | None = None
     error_class: str | None = None
+    refused: bool = False
     footer: str | None = None
     milliseconds: dict[str, float] = field(default_factory=dict)
     retries: dict[str, int] = field(default_factory=dict)

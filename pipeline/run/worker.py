@@ -22,7 +22,7 @@ from pipeline.run.ahead import ReadAhead
 from pipeline.run.cutting import beginning
 from pipeline.run.footer import Failure, PartFooter, failures_bytes, part_bytes, read_footer
 from pipeline.run.guard import Guard, Watch
-from pipeline.run.identity import LABELS_VERSION, SETTINGS_FORMAT
+from pipeline.run.identity import LABELS_VERSION, SETTINGS_FORMAT, check_worker
 from pipeline.run.parts import PART_BYTES, PartName, add_digests, part_key, row_digest
 from pipeline.run.plan import read_plan_rows
 from pipeline.run.presigned import without_secrets_of
@@ -48,6 +48,8 @@ class WorkerConfig:
 
     patient: go on beside another attempt instead of leaving it the span. plan_format: in runs of format 1 there are parts
     whose names hold their rows.
+    engine, labels_version: of the run, where the driver made its plan; a worker of another refuses. engine as
+    `identity.engine_release` gives it, None: any.
     """
 
     output: str
@@ -58,6 +60,8 @@ class WorkerConfig:
     patient: bool = False
     plan_format: int = SETTINGS_FORMAT
     image_timeout_s: float = 120.0
+    engine: str | None = None
+    labels_version: int = LABELS_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +81,16 @@ class _Item:
 
 
 class SegmentSpan:
-    """Labels spans, part by part: read ahead in a thread, label, commit, report."""
+    """Labels spans, part by part: read ahead in a thread, label, commit, report.
+
+    Raises where it cannot start: a `MaskfleetError` for versions or a precision that are not those of the run, or an
+    output out of reach, and what the machine itself raises, such as `OSError` on a full disk.
+    """
 
     def __init__(self, config: WorkerConfig, network: Prepared) -> None:
         self._config = config
+        if config.engine is not None:
+            check_worker(config.engine, config.labels_version)
         self._store = writable_store_for(config.output)
         self._labeller = Labeller(load_engine(network), config.labels)
         load_machine_code()  # here, where no image's time limit counts

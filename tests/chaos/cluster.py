@@ -51,7 +51,7 @@ class ChaosCluster:
         for node in self._cluster.worker_nodes:
             with suppress(psutil.Error):
                 raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-                found += [child for child in raylet.children(recursive=True) if _is_worker(child)]
+                found += [child for child in raylet.children(recursive=True) if is_worker(child)]
         return sorted(found, key=lambda process: process.pid)
 
     def kill_worker(self, draw: random.Random) -> bool:
@@ -70,7 +70,8 @@ class ChaosCluster:
         self._cluster.shutdown()
 
 
-def _is_worker(process: psutil.Process) -> bool:
+def is_worker(process: psutil.Process) -> bool:
+    """Does it label?"""
     with suppress(psutil.Error):
         return "".join(process.cmdline()).startswith("ray::MapWorker")  # of a zombie it is empty
     return False

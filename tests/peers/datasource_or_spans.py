@@ -19,6 +19,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from pipeline.config import Workers
 from pipeline.labels.labeller import Labeller, LabelOptions
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
@@ -87,7 +88,7 @@ class _LabelBlock:
 
 def _datasource(network: Prepared, options: LabelOptions, *, fused: bool) -> Pass:
     def run(shards: list[Shard], out: Path) -> int:
-        flow._configure(ray.data.DataContext.get_current())
+        flow._configure(ray.data.DataContext.get_current(), ActorPoolStrategy(size=2))
         dataset = ray.data.read_datasource(
             _Tars(shards), override_num_blocks=len(shards), num_cpus=1 if fused else 0.1,
         ).map_batches(
@@ -104,7 +105,7 @@ def _spans(network: Prepared, options: LabelOptions) -> Pass:
     def run(shards: list[Shard], out: Path) -> int:
         config = WorkerConfig(output=str(out), fingerprint="f", part_images=PART_IMAGES, read=ReadOptions(), labels=options)
         spans = [Span(source=shard, digest=shard_digest(shard), first=0, stop=None) for shard in shards]
-        return sum(receipt.rows for receipt in flow.label(spans, config, flow.share(network), 2))
+        return sum(receipt.rows for receipt in flow.label(spans, config, flow.share(network), flow.fleet(Workers(2, 2))))
 
     return run
 

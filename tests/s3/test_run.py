@@ -61,7 +61,7 @@ def test_a_photograph_comes_by_one_range_read(bucket: str, monkeypatch: pytest.M
 
 
 def test_a_resume_in_the_middle_of_a_tar_does_not_read_its_beginning(s3: S3Server) -> None:
-    from pipeline.config import SegmentConfig
+    from pipeline.config import SegmentConfig, Workers
     from pipeline.model.prepare import prepare
     from pipeline.run.left import remaining_spans
     from pipeline.run.options import label_options, network_request, read_options
@@ -75,7 +75,7 @@ def test_a_resume_in_the_middle_of_a_tar_does_not_read_its_beginning(s3: S3Serve
     s3.filesystem().pipe_file("resume/in/a.tar", tar_bytes(photos(12)))
     out = "s3://resume/out"
     config = SegmentConfig(
-        input=("s3://resume/in/",), output=out, weights="bundled", short_side=64, part_images=4, limit=8, workers=1
+        input=("s3://resume/in/",), output=out, weights="bundled", short_side=64, part_images=4, limit=8, workers=Workers(1, 1)
     )
     Attempt(config, Progress()).run()
     store = S3Store()

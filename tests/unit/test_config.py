@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import SegmentConfig, load_config
+from pipeline.config import SegmentConfig, Workers, load_config
 from pipeline.errors import UsageError
 from tests.conftest import ROOT
 
@@ -27,6 +27,12 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path)
         (GIVEN | {"part_images": 0}, "--part-images"),
         (GIVEN | {"min_confidence": 1.5}, "--min-confidence"),
         (GIVEN | {"engine": "onnx"}, "--engine"),
+        (GIVEN | {"workers": "0"}, "--workers: 0: a number N, or MIN:MAX, from 1 on"),
+        (GIVEN | {"workers": "8:2"}, "--workers: 8:2: a number N"),
+        (GIVEN | {"workers": "2:"}, "--workers: 2:: a number N"),
+        (GIVEN | {"workers": "-3"}, "--workers: -3: a number N"),
+        (GIVEN | {"workers": True}, "--workers: True: a number N"),
+        (GIVEN | {"workers": 2.5}, "--workers: 2.5: a number N"),
         (GIVEN | {"output": "gs://bucket/x"}, "--output: outputs go to a local path or s3://, not to gs://"),
     ],
 )
@@ -68,3 +74,18 @@ def test_the_examples_are_valid(name: str) -> None:
 def test_a_config_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         SegmentConfig(**GIVEN).limit = 3
+
+
+@pytest.mark.parametrize(
+    ("text", "workers"), [("4", Workers(4, 4)), (4, Workers(4, 4)), ("2:28", Workers(2, 28)), (" 1:1 ", Workers(1, 1))]
+)
+def test_workers_are_a_number_or_a_range(text: object, workers: Workers) -> None:
+    config = load_config(GIVEN | {"workers": text})
+    assert config.workers == workers
+    assert SegmentConfig.model_validate_json(config.model_dump_json()) == config  # as a rehearsal is told
+    assert load_config(GIVEN).workers is None
+
+
+@pytest.mark.parametrize(("cores", "within"), [(1, 2), (2, 2), (5, 5), (40, 8)])
+def test_a_range_of_workers_holds_what_there_is(cores: int, within: int) -> None:
+    assert Workers(2, 8).within(cores) == within

@@ -25,6 +25,7 @@ def test_help_names_every_flag_and_the_exit_codes() -> None:
     text = CliRunner().invoke(segment, ["--help"]).output
     assert "--input URI" in text
     assert "130/143" in text
+    assert "--workers N|MIN:MAX" in text
     assert "[default: 256]" in text
 
 

@@ -46,7 +46,7 @@ def _network() -> Prepared:
 def _worker(source: Path, out: Path, part_images: int = PART_IMAGES, **flags: Any) -> tuple[SegmentSpan, Span]:
     """And the one span that is all there is."""
     config = SegmentConfig(
-        input=(str(source),), output=str(out), weights="bundled", short_side=32, part_images=part_images, workers=1, **flags
+        input=(str(source),), output=str(out), weights="bundled", short_side=32, part_images=part_images, **flags
     )
     network, store = prepare(network_request(config)), writable_store_for(config.output)
     plan = extend_plan(store, config.output, None, list_inputs(config.input, Listing()), {})

@@ -1,0 +1,127 @@
+"""Nodes on which no worker can start: who says so, who is kept off them, and when nobody is left. Ray is not needed here.
+
+Ray Data would start a worker that dies again and again, and give all spans to one that refuses them. So a worker that cannot
+start says so and does not return from its constructor: to Ray Data it is still on its way, and gets none. Passes behind this
+one keep off its node. If nobody else is at work the worker speaks: it takes a span, and answers that the pass is over.
+"""
+
+import time
+import traceback
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pipeline.errors import Bug, Incomplete, MaskfleetError, UsageError
+
+NODE_ID = "ray.io/node-id"  # a label that Ray gives every node
+START_S = 30.0  # that others are waited for, where none of them is at work yet
+_SHOWN_ID = 8  # characters of a node's id, as Ray's own lists shorten it
+_FATAL = {kind.__name__: kind for kind in (Bug, UsageError)}  # what running the same command again does not mend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """What a worker says that cannot start on its node. host: its name and address. error_class: of `pipeline.errors`."""
+
+    node: str
+    host: str
+    error: str
+    error_class: str
+
+    @classmethod
+    def of(cls, error: Exception, *, node: str, host: str) -> "Refusal":
+        """A refusal for this reason; what nobody raises on purpose is a `Bug`, with its traceback."""
+        if isinstance(error, MaskfleetError):
+            kind = UsageError if isinstance(error, UsageError) else Bug if isinstance(error, Bug) else Incomplete
+            return cls(node=node, host=host, error=str(error), error_class=kind.__name__)
+        if isinstance(error, OSError | ImportError | MemoryError):  # a full disk, a missing library, a small machine
+            text = f"{type(error).__name__}: {error}"
+            return cls(node=node, host=host, error=text, error_class=Incomplete.__name__)
+        text = "".join(traceback.format_exception(error))
+        return cls(node=node, host=host, error=text, error_class=Bug.__name__)
+
+    def __str__(self) -> str:
+        """One line for the log, but for a `Bug`."""
+        return f"no worker can start on {self.host} (node {self.node[:_SHOWN_ID]}): {self.error}"
+
+
+class Next(StrEnum):
+    """What a worker that refused does."""
+
+    WAIT = "wait"
+    SPEAK = "speak"
+    LEAVE = "leave"
+
+
+class Roster:
+    """Who is at work in a pass, and which nodes refused in any. An actor, in reach of the driver and of all workers."""
+
+    def __init__(self) -> None:
+        self._by_node: dict[str, Refusal] = {}
+        self._pass, self._workers, self._began = 0, 0, 0.0
+        self._fit = 0
+        self._refused: set[str] = set()
+
+    def begin(self, number: int, workers: int) -> None:
+        """Pass `number` (from 1) begins with so many workers."""
+        self._pass, self._workers, self._began = number, workers, time.monotonic()
+        self._fit, self._refused = 0, set()
+
+    def end(self) -> None:
+        """It is over: whoever waits for its end leaves."""
+        self._pass = 0
+
+    def starts(self, number: int) -> None:
+        """A worker of this pass is ready for spans."""
+        self._fit += number == self._pass
+
+    def refuse(self, number: int, worker: str, refusal: Refusal) -> None:
+        """A worker of this pass cannot start; of several of a node the first is kept."""
+        self._by_node.setdefault(refusal.node, refusal)
+        if number == self._pass:
+            self._refused.add(worker)
+
+    def refusals(self) -> list[Refusal]:
+        """In the order in which they came."""
+        return list(self._by_node.values())
+
+    def waiting(self) -> int:
+        """Workers of this pass that cannot start."""
+        return len(self._refused)
+
+    def next(self, number: int, *, hope: bool) -> Next:
+        """What a worker that refused does now. `hope`: there are nodes that have not."""
+        if number != self._pass:
+            return Next.LEAVE
+        nobody = not self._fit and (len(self._refused) >= self._workers or time.monotonic() - self._began > START_S)
+        return Next.SPEAK if nobody or not hope else Next.WAIT
+
+
+def elsewhere(refused: Collection[str]) -> dict[str, str] | None:
+    """The label selector that keeps workers off these nodes."""
+    return {NODE_ID: f"!in({','.join(refused)})"} if refused else None
+
+
+def anyone_left(
+    nodes: Sequence[Mapping[str, Any]], refused: Collection[str], *, free_cpus: float, waiting: int, mine: str
+) -> bool:
+    """Could a worker start on a node that has not refused, now or when others leave it?
+
+    nodes: as `ray.nodes()` lists them. free_cpus: of the cluster. waiting: workers that have a CPU of a node that refused.
+    mine: the driver's node. If that has one CPU, and none is free beside those of the nodes that refused, the driver has it.
+    """
+    cpus = {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]}
+    hopeful = {node for node, count in cpus.items() if count >= 1 and node not in refused}
+    free_elsewhere = free_cpus - max(0.0, sum(cpus.get(node, 0.0) for node in refused) - waiting)
+    if cpus.get(mine, 0.0) < 2 and free_elsewhere < 1:
+        hopeful.discard(mine)
+    return bool(hopeful)
+
+
+def verdict(refusals: Sequence[Refusal]) -> MaskfleetError:
+    """The end of a run in which no node is left: of a kind that all agree on, else `Incomplete`."""
+    kinds = {refusal.error_class for refusal in refusals}
+    kind = _FATAL.get(kinds.pop(), Incomplete) if len(kinds) == 1 else Incomplete
+    more = f"; other nodes that refuse, too: {len(refusals) - 1}" if len(refusals) > 1 else ""
+    return kind(f"{refusals[0]}{more}")
