@@ -90,7 +90,11 @@ class Fleet:
     def look(self) -> None:
         """Learn which nodes refused. Raises `NobodyLeft` if that leaves none."""
         self._hear()
-        if self._known and not _hope(self._roster, list(self._known), self._mine):
+        try:
+            hope = not self._known or _hope(self._roster, list(self._known), self._mine)
+        except RayError:
+            hope = True  # for a pass that fails then, and tells
+        if not hope:
             raise NobodyLeft(verdict(list(self._known.values())))
 
     def elsewhere(self) -> dict[str, str] | None:

@@ -42,7 +42,10 @@ def without_scratch(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("unfit", "line"),
-    [(other_openvino, "it has openvino 2026.1 and labels version"), (without_scratch, "Error: [Errno ")],
+    [
+        (other_openvino, "it has openvino 2026.1 and labels version"),
+        pytest.param(without_scratch, "Error: [Errno ", marks=pytest.mark.slow),
+    ],
 )
 def test_a_node_on_which_no_worker_can_start_takes_nothing(
     unfit: Callable[[Path], dict[str, str]], line: str, cluster: Nodes, job: Callable[..., Finished], tmp_path: Path
@@ -88,6 +91,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_where_all_of_a_pass_refuse_the_next_one_waits_for_another_node(cluster: Nodes, tmp_path: Path) -> None:
     cluster.add("unfit", env=other_openvino(tmp_path))
     busy = cluster.add("busy")
