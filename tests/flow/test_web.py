@@ -1,4 +1,4 @@
-"""Lists of the web: images that differ only in their query, shards that are gone, outputs of before."""
+"""Lists: images of the web that differ only in their query, shards that are gone, outputs of before."""
 
 import threading
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ class _Images(BaseHTTPRequestHandler):
 @pytest.fixture
 def web() -> Iterator[str]:
     (_, first), (_, second), (_, third) = photos(3)
-    served = {"/img?id=1": first, "/img?id=2": second, "/img?id=3": third, "/shard.tar": tar_bytes(photos(2))}
+    served = {"/img?id=1": first, "/img?id=2": second, "/img?id=3": third}
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Images, served)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -71,15 +71,16 @@ def test_images_that_differ_only_in_their_query_are_all_labelled(web: str, tmp_p
     assert len(list(open_run(str(tmp_path / "out")).pairs())) == 3
 
 
-def test_a_shard_of_a_list_that_is_gone_costs_one_row(web: str, tmp_path: Path) -> None:
-    (tmp_path / "l.txt").write_text(f"{web}/gone.tar\n{web}/shard.tar\n{web}/gone.parquet\n")
+def test_a_shard_of_a_list_that_is_gone_costs_one_row(tmp_path: Path) -> None:
+    (tmp_path / "shard.tar").write_bytes(tar_bytes(photos(2)))
+    (tmp_path / "l.txt").write_text("gone.tar\nshard.tar\ngone.parquet\n")
     for _ in range(2):
         outcome = segment(tmp_path / "l.txt", tmp_path / "out", **_FLAGS)
         assert outcome.error is None
         assert outcome.run["counts"]["broken_shards"] == 2
     rows = read_rows(tmp_path / "out")
     assert sorted((row["shard"], row["error"], row["message"]) for row in rows.failures) == [
-        (f"{web}/gone.{kind}", "BrokenShard", "the shard is gone") for kind in ("parquet", "tar")
+        (f"{tmp_path}/gone.{kind}", "BrokenShard", "the shard is gone") for kind in ("parquet", "tar")
     ]
     assert len(rows.masks) == 2
     assert verify(str(tmp_path / "out")).state == "whole"

@@ -189,7 +189,7 @@ def test_a_network_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert prepare(_request("bundled")) == first
 
 
-@pytest.mark.parametrize("uri", ["simplecache::file:///w.pth", "zip://w.pth::/w.zip"])
+@pytest.mark.parametrize("uri", ["simplecache::file:///w.pth", "zip://w::/w.pth"])
 def test_weights_and_classes_through_other_file_systems_are_refused(uri: str) -> None:
     with pytest.raises(UsageError, match="another file system"):
         load_weights(uri, "lraspp_mobilenet_v3_large")
