@@ -5,6 +5,8 @@ import sys
 import traceback
 import types
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import click
@@ -31,13 +33,15 @@ class Job(click.Command):
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
             report = Report(_json_file(given))
+            with suppress(UsageError):  # which would be the second thing that is wrong
+                report.begin()
             _tell_end(report, UsageError.exit_code, UsageError(error.format_message()))
             raise
 
 
 def _json_file(arguments: list[str]) -> str | None:
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
-        if argument == "--":
+    for argument, following in pairwise([*arguments, None]):
+        if argument is None or argument == "--":
             break
         if argument == "--json":
             return following
@@ -108,7 +112,7 @@ def run_job(job: Callable[[], int], *, debug: bool = False, report: Report | Non
         code = job()
     except MaskfleetError as failed:
         text = str(failed) if isinstance(failed, Bug) else str(failed).replace("\n", " ")  # a traceback has lines
-        click.echo("".join(traceback.format_exception(failed)) if debug else f"maskfleet: {printable(text)}", err=True)
+        click.echo("".join(traceback.format_exception(failed)).rstrip() if debug else f"maskfleet: {printable(text)}", err=True)
         code, error = failed.exit_code, failed
     except (Stopped, KeyboardInterrupt) as stopped:
         code, error = getattr(stopped, "exit_code", 130), stopped

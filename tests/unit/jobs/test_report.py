@@ -196,6 +196,23 @@ def test_wrong_flags_are_told(file: Path, arguments: list[str], part: str, spelt
     assert part in found["error"]["message"]
 
 
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["--nonsense", "--", "--json", "x"]])
+def test_wrong_flags_without_a_file_are_wrong_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for job in (segment, verify):
+        assert CliRunner().invoke(job, arguments).exit_code == 2
+    assert os.listdir(tmp_path) == []
+
+
+def test_wrong_flags_are_told_to_a_device_too() -> None:
+    before = sorted(os.listdir("/dev"))
+    assert CliRunner().invoke(verify, ["--json", os.devnull]).exit_code == 2
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+    assert sorted(os.listdir("/dev")) == before
+
+
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_an_input_that_is_not_there_is_told(file: Path, tmp_path_factory: pytest.TempPathFactory, more: list[str]) -> None:
     folder = tmp_path_factory.mktemp("x")

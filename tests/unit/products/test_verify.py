@@ -587,7 +587,7 @@ def test_job_whole(labelled: Path, tmp_path: Path) -> None:
     assert code == 0
     assert text.splitlines() == ["images    16", "masks     13", "failures  3", "parts     11", "verify: whole"]
     assert json.loads((tmp_path / "found.json").read_text()) == {
-        "images": 16, "masks": 13, "failures": 3, "parts": 11, "findings": [], "state": "whole",
+        "images": 16, "masks": 13, "failures": 3, "parts": 11, "findings": [], "state": "whole", "exit_code": 0,
     }  # fmt: skip
 
 
@@ -631,8 +631,10 @@ def test_job_wrong_usage(labelled: Path) -> None:
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, [str(tmp_path), "--debug"])
-    assert isinstance(result.exception, NotReachable)
+    code, text = run_job(tmp_path, "--debug")
+    assert code == 4
+    assert "Traceback" in text
+    assert text.splitlines()[-1].startswith("pipeline.errors.NotReachable: ")
 
 
 def test_ray_is_not_needed(labelled: Path) -> None:
