@@ -14,6 +14,12 @@ Precision = Literal["fp32", "bf16"]
 InputFormat = Literal["auto", "webdataset", "parquet", "images", "list"]
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow's own limit for a "possible decompression bomb"
 
+
+def most_encoded_bytes(max_source_pixels: int) -> int:
+    """An encoded image of more bytes than an uncompressed RGBA one of the largest size is not read."""
+    return 4 * max_source_pixels + (1 << 20)
+
+
 _ONCE = {"config_file": False}  # a deliberate act for one run: refused in a config file
 
 
@@ -92,8 +98,8 @@ class SegmentConfig(BaseModel):
 
     @property
     def max_encoded_bytes(self) -> int:
-        """An encoded image of more bytes than an uncompressed RGBA one of the largest size is not read."""
-        return 4 * self.max_source_pixels + (1 << 20)
+        """Bytes of the longest encoded image that is read."""
+        return most_encoded_bytes(self.max_source_pixels)
 
     def shape(self) -> dict[str, Any]:
         """What, besides the fingerprint, shapes the output, and is fixed for an OUT."""
