@@ -5,9 +5,11 @@
   - `UsageError` (2): wrong flags, config, weights or classes
     - `RunMismatch`: this OUT was made with other settings
     - `ShardChanged`: a planned shard has another size or ETag now
+    - `OutsideInputs`: a row of a run names what none of its inputs holds
     - `NewerFormat`: a newer maskfleet wrote it, in a format that this one does not know
   - `BudgetExceeded` (3): more failures, or more broken shards, than allowed; labels are kept
   - `NotReachable` (4): input or storage cannot be reached, nothing could start
+    - `UnknownScheme`: nothing reads such URIs
   - `Incomplete` (5): work is left; the same command goes on
     - `StorageError`: the store failed and retries did not help
       - `StorageRefused`: it refuses this key, token or bucket as a whole
@@ -67,6 +69,10 @@ class ShardChanged(UsageError):
     """A planned shard or image is not the object that was planned."""
 
 
+class OutsideInputs(UsageError):
+    """A row of a run names an object that is no input of it, so that it is not read."""
+
+
 class NewerFormat(UsageError):
     """A file of a run is in a format that only a newer maskfleet reads."""
 
@@ -84,6 +90,10 @@ class NotReachable(MaskfleetError):
     """Input or storage is not reachable; nothing could start."""
 
     exit_code = 4
+
+
+class UnknownScheme(NotReachable):
+    """A URI of a scheme that nothing reads, or that reads through another one."""
 
 
 class Incomplete(MaskfleetError):
