@@ -32,8 +32,9 @@ class PassFailed(Exception):
     """A fault of Ray or of the cluster ended a pass; what is left can be sent again."""
 
 
+BLOCKS = 1_000  # that the driver makes of spans itself, one a span: a second's work, and 10,000 take ten
 CHUNK_SPANS = 500  # that a feed takes at once
-_FED_WORKERS, _MAX_FEEDS = 16, 8  # a feed gives two spans a turn of Ray Data's loop, which is 20 a second
+_FED_WORKERS, _MAX_FEEDS = 8, 8  # a feed gives two spans a turn of Ray Data's loop: 20 a second where workers are busy
 _QUEUED = 8  # times the bytes of the spans that workers have, waiting for them in the driver
 _INIT_DEATHS = 10  # in a row, besides one of each: a worker may die while it starts, and be started again
 _LOCAL_OBJECT_STORE_BYTES = 256 << 20  # spans and receipts are small; images never enter it
@@ -120,6 +121,30 @@ def _feed(row: dict[str, bytes], config: WorkerConfig) -> Iterator[dict[str, str
         yield {"span": piece.to_json()}
 
 
+def _blocks(spans: Sequence[Span], config: WorkerConfig, workers: int) -> ray.data.Dataset:
+    """The spans, each as a block of its own: the first ones at once, the others as workers need them, pieces at last.
+
+    Those with secrets are never at once: what the driver puts lies in the memory of the raylet, which may write it to a disk.
+    """
+    first, fed = list[Span](), list[Span]()
+    for span in spans:
+        at_once = len(first) < BLOCKS and span.piece_bytes is None and not span.is_signed
+        (first if at_once else fed).append(span)
+    direct = ray.data.from_items([{"span": span.to_json()} for span in first], override_num_blocks=len(first)) if first else None
+    feeds = min(_MAX_FEEDS, 1 + math.ceil(workers / _FED_WORKERS))
+    chunks = _chunks(fed, feeds)
+    if not chunks:
+        assert direct is not None
+        return direct
+    later = ray.data.from_items(chunks, override_num_blocks=len(chunks)).flat_map(
+        _feed,  # type: ignore[arg-type]
+        fn_kwargs={"config": config},
+        num_cpus=0,  # beside workers that have all
+        compute=TaskPoolStrategy(size=min(feeds, len(chunks))),
+    )
+    return later if direct is None else direct.union(later)
+
+
 def _chunks(spans: Sequence[Span], feeds: int) -> list[dict[str, bytes]]:
     """Spans that are whole, dealt out to the feeds in their order; those that are to be cut behind them, together."""
     whole = [span for span in spans if span.piece_bytes is None]
@@ -137,19 +162,11 @@ def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Pr
     """
     parallel = most_at_once(spans, config.part_images)
     pool = workers.pool(parallel)
-    feeds = min(_MAX_FEEDS, math.ceil(min(parallel, workers.may_be()) / _FED_WORKERS))
-    chunks = _chunks(spans, feeds)
     _configure(DataContext.get_current(), pool)
     member = workers.begin(pool.initial_size)
     try:
         try:
-            fed = ray.data.from_items(chunks, override_num_blocks=len(chunks)).flat_map(
-                _feed,  # type: ignore[arg-type]
-                fn_kwargs={"config": config},
-                num_cpus=0,  # beside workers that have all
-                compute=TaskPoolStrategy(size=min(feeds, len(chunks))),
-            )
-            dataset = fed.map_batches(
+            dataset = _blocks(spans, config, min(parallel, workers.may_be())).map_batches(
                 Worker,
                 batch_size=1,
                 num_cpus=1,

@@ -35,6 +35,11 @@ class Span:
     secrets: tuple[tuple[int, str], ...] = field(default=(), repr=False)
     others: tuple[str, ...] = field(default=(), repr=False)
 
+    @property
+    def is_signed(self) -> bool:
+        """Does it carry secrets?"""
+        return self.source.secret is not None or bool(self.secrets)
+
     def to_json(self) -> str:
         """For the way through Ray."""
         return json.dumps(asdict(self))

@@ -261,6 +261,7 @@ def test_behind_a_straggler_waits_one_other_span(tmp_path: Path, monkeypatch: py
 
     source, out = write_tars(tmp_path / "in", 11, 4), tmp_path / "out"
     _Holding.data, _Holding.out, _Holding.parts = tar_bytes(photos(9, first=900)), out, 10
+    monkeypatch.setattr(flow, "BLOCKS", 3)  # and some by a feed
     monkeypatch.setattr(flow, "CHUNK_SPANS", 4)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Holding)
     threading.Thread(target=server.serve_forever, daemon=True).start()

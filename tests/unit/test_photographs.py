@@ -92,7 +92,7 @@ def _asked() -> Iterator[tuple[str, list[str]]]:
 def test_rows_that_name_servers_ask_none(out: Path) -> None:
     with _asked() as (server, paths):
         for uri in (f"{server}/x.jpg", "http://169.254.169.254/latest/meta-data/x.jpg", f"simplecache::{server}/x.jpg"):
-            with pytest.raises(MaskfleetError, match="not read|refused"):
+            with pytest.raises(MaskfleetError, match=r"not read|refused"):
                 open_run(str(out)).image(_row(uri, length=1))
     assert paths == []
 

@@ -272,6 +272,11 @@ def test_a_tar_that_breaks_off_is_cut_up_to_the_break(tmp_path: Path) -> None:
     assert found[-1].stop is None
 
 
+def test_a_tar_that_ends_before_its_span_is_left_to_its_worker(tar: Path) -> None:
+    span = replace(_span(tar, "tar", 1), first=100, start=Cursor(100))
+    assert _pieces(span) == [replace(span, piece_bytes=None)]
+
+
 def test_pieces_come_in_turn_behind_what_is_whole_and_the_same_every_time(tar: Path, parquet: Path) -> None:
     spans = [_span(parquet, "parquet"), *[_span(tar, "tar", 1), _span(parquet, "parquet", 1)] * 3]
     found = list(all_pieces(spans, read=READ, part_images=4, output="/none"))

@@ -348,3 +348,10 @@ def test_a_cursor_behind_the_end_is_a_break() -> None:
     data = tar_bytes(photos(4))
     (image,) = read_tar(MemoryStore(data), _shard(data), Cursor(5), ReadOptions())
     assert (image.breaks, image.index, str(image.error)) == (True, 5, "the tar ends before image 5")
+
+
+def test_a_walk_from_an_index_alone_counts_the_headers_before_it() -> None:
+    data = tar_bytes([(f"{number}.jpg", b"x" * 400) for number in range(9)])
+    whole = list(part_starts(MemoryStore(data), _shard(data), READ, 2, 1 << 30))
+    assert list(part_starts(MemoryStore(data), _shard(data), READ, 2, 1 << 30, Cursor(4))) == whole[2:]
+    assert list(part_starts(MemoryStore(data), _shard(data), READ, 2, 1 << 30, Cursor(10))) == []
