@@ -40,14 +40,15 @@ class Job(click.Command):
 
 
 def _json_file(arguments: list[str]) -> str | None:
+    file = None
     for argument, following in pairwise([*arguments, None]):
         if argument is None or argument == "--":
             break
         if argument == "--json":
-            return following
-        if argument.startswith("--json="):
-            return argument.removeprefix("--json=")
-    return None
+            file = following
+        elif argument.startswith("--json="):
+            file = argument.removeprefix("--json=")
+    return file  # the last one, as click takes it
 
 
 def _or_none(kind: Any) -> Callable[[Any], Any]:

@@ -30,7 +30,8 @@ from pipeline.run.span import Span
 from pipeline.run.stale import remove_stale
 from pipeline.shards.base import EncodedImage
 from pipeline.shards.listing import Listing, list_inputs
-from pipeline.storage import ObjectInfo, WritableStore, scheme_of, writable_store_for
+from pipeline.storage import scheme_of, writable_store_for
+from pipeline.storage.noted import Noted
 
 _BUSY = 1.2  # seconds / CPU seconds of labelling, above which this machine is busy with something else
 _DECODING_S = 2.0
@@ -103,7 +104,7 @@ def forecast(config: SegmentConfig) -> Forecast:
 
     Raises what the run would raise before it starts.
     """
-    started, store, listing = time.perf_counter(), _Noted(writable_store_for(config.output)), Listing()
+    started, store, listing = time.perf_counter(), Noted(writable_store_for(config.output)), Listing()
     try:
         plan = read_plan(store, config.output)
     except StorageError as error:
@@ -252,43 +253,6 @@ def _cores() -> int:
         return min(count, max(1, int(quota) // int(period)))
     except (OSError, ValueError):  # no such file, or "max": no limit
         return count
-
-
-class _Noted:
-    """A store whose writes are only noted, so that the code of a real run can be asked what it would do."""
-
-    def __init__(self, store: WritableStore) -> None:
-        self._store = store
-        self.created: list[int] = []  # bytes
-        self._deleted: set[str] = set()
-        self.stat, self.read, self.names = store.stat, store.read, store.names
-
-    def walk(self, prefix: str) -> Iterator[ObjectInfo]:
-        """What is there, less what was deleted here."""
-        return (info for info in self._store.walk(prefix) if info.uri not in self._deleted)
-
-    def create(self, uri: str, data: bytes) -> bool:
-        """Note the size."""
-        self.created.append(len(data))
-        return bool(uri)
-
-    def require_exclusive_create(self, out: str) -> None:
-        """Nothing may be written: the run itself finds out."""
-
-    def replace(self, uri: str, data: bytes) -> None:
-        """Note the size."""
-        self.create(uri, data)
-
-    def replace_if(self, uri: str, data: bytes, before: bytes | None) -> bool:
-        """Note the size."""
-        return self.create(uri, data) or before is None
-
-    def sweep(self, out: str) -> None:
-        """Nothing was left half-written here."""
-
-    def delete(self, uri: str) -> None:
-        """Note the name."""
-        self._deleted.add(uri)
 
 
 def _classes(outcomes: Iterable[Outcome], names: Sequence[str]) -> list[dict[str, Any]]:

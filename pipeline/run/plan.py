@@ -1,12 +1,10 @@
 """The plan: what there is to label. Written once, only ever added to; whoever loses the put reads the winner's."""
 
-import gc
 import io
 import json
 import tempfile
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import IO, Any
@@ -17,6 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import Damaged, ObjectMissing, ShardChanged, StorageError
 from pipeline.run.identity import check_same, require_known_format
 from pipeline.run.known import Found, Known, Rows, identity
+from pipeline.run.malloc import rare_collections
 from pipeline.schema import PLAN
 from pipeline.shards.base import Shard
 from pipeline.storage import Store, WritableStore, join, store_for
@@ -26,7 +25,6 @@ SETTINGS_KEY = b"maskfleet"
 ROWS_PER_FILE = 100_000
 _ROW_GROUP = 8_192
 _BATCH = 4_096  # entries of a listing that are looked up together
-_ALLOCATIONS = 100_000  # between two collections of the youngest objects
 _NAMED = 5  # changed shards that an error names
 _SPOOLED_BYTES = 32 << 20  # of plan files that wait to be written, in memory; more wait on disk
 
@@ -155,22 +153,11 @@ def extend_plan(
     """
     plan = plan or Plan(settings=settings)
     check_same(plan.settings, settings, out)
-    with _rare_collections(), tempfile.SpooledTemporaryFile(_SPOOLED_BYTES, prefix="maskfleet-plan-") as spool:
+    with rare_collections(), tempfile.SpooledTemporaryFile(_SPOOLED_BYTES, prefix="maskfleet-plan-") as spool:
         addition = _Addition(store, out, plan, settings, spool, relabel_changed=relabel_changed)
         addition.look(listing)
         addition.write()
     return plan
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """A million rows that stay: looking through them for garbage again and again took a fifth of listing and planning."""
-    before = gc.get_threshold()
-    gc.set_threshold(_ALLOCATIONS, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def _refuse(changed: list[str]) -> None:

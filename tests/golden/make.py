@@ -29,7 +29,7 @@ FLAGS = (
     "--short-side", "64", "--part-images", "3", "--workers", "1", "--failure-budget", "1", "--allow-broken-shards", "1",
 )  # fmt: skip
 OUTPUTS = {
-    "complete": ("--confidence-map", "--min-confidence", "0.213"),  # together only in outputs of format 1
+    "complete": ("--confidence-map",),  # in format 1 with --min-confidence 0.213, which a new output refuses by now
     "incomplete": ("--limit", "6"),
 }
 

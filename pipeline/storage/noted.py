@@ -1,0 +1,42 @@
+"""A store that is read for real and written in thought, for `--dry-run`."""
+
+from collections.abc import Iterator
+
+from pipeline.storage.base import ObjectInfo, WritableStore
+
+
+class Noted:
+    """A store whose writes are only noted, so that the code of a real run can be asked what it would do."""
+
+    def __init__(self, store: WritableStore) -> None:
+        self._store = store
+        self.created: list[int] = []  # bytes
+        self._deleted: set[str] = set()
+        self.stat, self.read, self.names = store.stat, store.read, store.names
+
+    def walk(self, prefix: str) -> Iterator[ObjectInfo]:
+        """What is there, less what was deleted here."""
+        return (info for info in self._store.walk(prefix) if info.uri not in self._deleted)
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """Note the size."""
+        self.created.append(len(data))
+        return bool(uri)
+
+    def require_exclusive_create(self, out: str) -> None:
+        """Nothing may be written: the run itself finds out."""
+
+    def replace(self, uri: str, data: bytes) -> None:
+        """Note the size."""
+        self.create(uri, data)
+
+    def replace_if(self, uri: str, data: bytes, before: bytes | None) -> bool:
+        """Note the size."""
+        return self.create(uri, data) or before is None
+
+    def sweep(self, out: str) -> None:
+        """Nothing was left half-written here."""
+
+    def delete(self, uri: str) -> None:
+        """Note the name."""
+        self._deleted.add(uri)
