@@ -43,6 +43,11 @@ class Workers:
         return max(self.min, min(self.max, count))
 
 
+def most_encoded_bytes(max_source_pixels: int) -> int:
+    """An encoded image of more bytes than an uncompressed RGBA one of the largest size is not read."""
+    return 4 * max_source_pixels + (1 << 20)
+
+
 _ONCE = {"config_file": False}  # a deliberate act for one run: refused in a config file
 
 
@@ -127,8 +132,8 @@ class SegmentConfig(BaseModel):
 
     @property
     def max_encoded_bytes(self) -> int:
-        """An encoded image of more bytes than an uncompressed RGBA one of the largest size is not read."""
-        return 4 * self.max_source_pixels + (1 << 20)
+        """Bytes of the longest encoded image that is read."""
+        return most_encoded_bytes(self.max_source_pixels)
 
     def shape(self) -> dict[str, Any]:
         """What, besides the fingerprint, shapes the output, and is fixed for an OUT."""

@@ -5,6 +5,7 @@
   - `UsageError` (2): wrong flags, config, weights or classes
     - `RunMismatch`: this OUT was made with other settings
     - `ShardChanged`: a planned shard has another size or ETag now
+    - `OutsideInputs`: a row of a run names what none of its inputs holds
     - `NewerFormat`: a newer maskfleet wrote it, in a format that this one does not know
   - `BudgetExceeded` (3): more failures, or more broken shards, than allowed; labels are kept
   - `NotReachable` (4): input or storage cannot be reached, nothing could start
@@ -65,6 +66,10 @@ class RunMismatch(UsageError):
 
 class ShardChanged(UsageError):
     """A planned shard or image is not the object that was planned."""
+
+
+class OutsideInputs(UsageError):
+    """A row of a run names an object that is no input of it, so that it is not read."""
 
 
 class NewerFormat(UsageError):

@@ -1,7 +1,7 @@
 """`open_run`: a run as its readers see it, local or on S3."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ from pipeline.decode import decode
 from pipeline.errors import NotReachable, ObjectMissing, StorageError, UsageError
 from pipeline.labels.png import decode_mask, decode_png, index_image
 from pipeline.labels.statistics import IGNORE, least_confidence
+from pipeline.photographs import Photographs
 from pipeline.run.parts import list_parts
 from pipeline.schema import FAILURES, masks_schema
-from pipeline.shards.parquet import read_row
 from pipeline.storage import Store, arrow_filesystem, join, normalise, store_for
 
 
@@ -28,10 +28,12 @@ class Run:
     Attributes:
         uri: where it lies.
         info: `run.json`.
+        photographs: what reads those that its rows name.
     """
 
     uri: str
     info: dict[str, Any]
+    photographs: Photographs
 
     @property
     def masks(self) -> ds.Dataset:
@@ -52,14 +54,10 @@ class Run:
     def image(self, row: Mapping[str, Any]) -> Image.Image:
         """The photograph of a row of `masks`, upright RGB: by one range read, or by its Parquet row group.
 
-        Raises `ObjectMissing` where it is gone, and `BadImage` where it is no longer the same bytes.
+        It is read only if it lies in the run's inputs and has the size and ETag or mtime that were planned (see `open_run`).
+        Raises `OutsideInputs`, `ObjectChanged`, `ObjectMissing` if it is gone, and `BadImage` if its bytes are none of an image.
         """
-        store, shape = store_for(row["shard"]), self.info["shape"]
-        if row["offset"] is None:
-            data = read_row(store, store.stat(row["shard"]), row["index"], shape["image_column"])
-        else:
-            data = store.read(row["shard"], row["offset"], row["length"])
-        return decode(data, max_source_pixels=shape["max_source_pixels"]).image
+        return decode(self.photographs.read(row), max_source_pixels=self.info["shape"]["max_source_pixels"]).image
 
     def pairs(self, *, min_confidence: float | None = None) -> Iterator[tuple[Image.Image, Image.Image]]:
         """(photograph, mask) of every row: upright RGB, and an index image of the same size in the colours of VOC.
@@ -103,8 +101,13 @@ class Run:
         return ds.dataset([f"{path}/{folder}/{name}" for name in names], schema=schema, format="parquet", filesystem=filesystem)
 
 
-def open_run(uri: str) -> Run:
+def open_run(uri: str, *, allow_root: str | Sequence[str] = (), check_version: bool = True) -> Run:
     """The run that `segment --output URI` left. Raises `NotReachable` where there is none.
+
+    allow_root: photographs are read below these paths or URIs, and nowhere else. Without it they are read if the plan has them,
+    an input of `run.json` may have named them, and, on a local disk, their names are those of images or shards: so rows that
+    somebody slipped into a run lead to no other file. Whoever can write a whole run names its inputs, too.
+    check_version: False reads photographs that have another size, ETag or mtime than when they were planned.
 
     >>> open_run("out/no-such-run")
     Traceback (most recent call last):
@@ -118,4 +121,5 @@ def open_run(uri: str) -> Run:
         raise NotReachable(f"no run at {uri} (no run.json)") from error
     except StorageError as error:
         raise NotReachable(str(error)) from error
-    return Run(uri, info)
+    roots = (allow_root,) if isinstance(allow_root, str) else allow_root
+    return Run(uri, info, Photographs(uri, info, roots, check_version=check_version))

@@ -47,7 +47,7 @@ from pipeline.run.stall import gives_up_after
 from pipeline.run.summary import Totals, fill_failures, read_totals, write_derived
 from pipeline.run.worker import WorkerConfig
 from pipeline.shards.listing import Listing, list_inputs
-from pipeline.storage import WritableStore, without_secrets, writable_store_for
+from pipeline.storage import WritableStore, normalise, without_secrets, writable_store_for
 from pipeline.storage.retry import retries
 
 if TYPE_CHECKING:
@@ -358,7 +358,7 @@ class Attempt:
             "labels_digest": totals.labels_digest, "errors": dict(totals.errors.most_common()),
             "fingerprint": self._settings["fingerprint"], "labels": self._settings["labels"], "shape": self._settings["shape"],
             "weights": {"name": without_secrets(self._network.weights), "sha256": self._network.weights_sha256},
-            "input": [without_secrets(text) for text in self.config.input], "output": self.config.output,
+            "input": [without_secrets(normalise(text)) for text in self.config.input], "output": self.config.output,
             "plan_files": len(self._plan.files), "ignored_objects": self.listing.ignored,
             "versions": _versions(),
             "attempts": [mine],

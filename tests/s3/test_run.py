@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import NotReachable, ShardChanged
+from pipeline.errors import NotReachable, ObjectChanged, ShardChanged
 from pipeline.opened import open_run
 from pipeline.storage import store_for
 from pipeline.storage.s3 import S3Store
@@ -56,8 +56,23 @@ def test_a_photograph_comes_by_one_range_read(bucket: str, monkeypatch: pytest.M
         return await real(self, method, **arguments)
 
     monkeypatch.setattr(S3Store, "_request", watched)
+    wanted = [("get_object", f"bytes={row['offset']}-{row['offset'] + row['length'] - 1}")]
     assert run.image(row).size == (row["width"], row["height"])
-    assert requests == [("get_object", f"bytes={row['offset']}-{row['offset'] + row['length'] - 1}")]
+    assert requests[-1:] == wanted
+    assert len(requests) <= 4  # the plan, once: is this row's shard in it?
+    requests.clear()
+    assert run.image(row).size == (row["width"], row["height"])
+    assert requests == wanted
+
+
+def test_a_photograph_that_was_replaced_since_is_not_taken_for_it(s3: S3Server) -> None:
+    s3.make_bucket("replaced")
+    s3.filesystem().pipe_file("replaced/in/a.tar", tar_bytes(photos(3)))
+    segment("s3://replaced/in/", "s3://replaced/out")
+    rows = open_run("s3://replaced/out").masks.to_table().to_pylist()
+    s3.filesystem().pipe_file("replaced/in/a.tar", tar_bytes(photos(3, first=50)))
+    with pytest.raises(ObjectChanged, match=r"s3://replaced/in/a\.tar"):
+        open_run("s3://replaced/out").image(rows[0])
 
 
 def test_a_resume_in_the_middle_of_a_tar_does_not_read_its_beginning(s3: S3Server) -> None:
