@@ -9,6 +9,7 @@
     - `NewerFormat`: a newer maskfleet wrote it, in a format that this one does not know
   - `BudgetExceeded` (3): more failures, or more broken shards, than allowed; labels are kept
   - `NotReachable` (4): input or storage cannot be reached, nothing could start
+    - `UnknownScheme`: nothing reads such URIs
   - `Incomplete` (5): work is left; the same command goes on
     - `StorageError`: the store failed and retries did not help
       - `StorageRefused`: it refuses this key, token or bucket as a whole
@@ -89,6 +90,10 @@ class NotReachable(MaskfleetError):
     """Input or storage is not reachable; nothing could start."""
 
     exit_code = 4
+
+
+class UnknownScheme(NotReachable):
+    """A URI of a scheme that nothing reads, or that reads through another one."""
 
 
 class Incomplete(MaskfleetError):

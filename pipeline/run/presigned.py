@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from pipeline.run.plan import read_plan_rows
 from pipeline.run.span import Span
 from pipeline.storage import without_secrets
+
+OTHERS = 4  # that go with a span beside its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,22 +24,23 @@ class Secrets:
             yield from spans
             return
         name, uris = "", list[str]()
+        others = tuple(islice(self.by_uri.values(), 0, None, max(1, len(self.by_uri) // OTHERS)))[:OTHERS]
         for span in spans:
             if span.source.kind != "image":
                 secret = self.by_uri.get(span.source.uri)
-                yield span if secret is None else replace(span, source=replace(span.source, secret=secret))
+                yield span if secret is None else replace(span, source=replace(span.source, secret=secret), others=others)
                 continue
             if span.source.uri != name:
                 name = span.source.uri
                 uris = [image.uri for _, image in read_plan_rows(self.output, name, 0, None)]
             mine = ((row, self.by_uri.get(uris[row])) for row in range(span.first, span.stop or len(uris)))
             known = tuple((row, uri) for row, uri in mine if uri is not None and row not in span.superseded)
-            yield replace(span, secrets=known) if known else span
+            yield replace(span, secrets=known, others=others) if known else span
 
 
 def without_secrets_of(span: Span, text: str) -> str:
     """A message with the URIs as they may be written down."""
-    for secret in (span.source.secret, *(uri for _, uri in span.secrets)):
+    for secret in (span.source.secret, *(uri for _, uri in span.secrets), *span.others):
         if secret is not None:
             text = text.replace(secret, without_secrets(secret))
     return text

@@ -19,6 +19,7 @@ class Span:
     piece_bytes: where to cut it is looked for on its way to the workers, who get pieces of about so many bytes (None: whole).
     secrets: of single images: row of the plan file and the URI to fetch, where that says more than the plan may hold. That of
     a shard stands in its `source`.
+    others: of spans with secrets, URIs to fetch a few other planned objects by, to see if their store answers.
     """
 
     source: Shard
@@ -32,6 +33,7 @@ class Span:
     max_parts: int | None = None
     piece_bytes: int | None = None
     secrets: tuple[tuple[int, str], ...] = field(default=(), repr=False)
+    others: tuple[str, ...] = field(default=(), repr=False)
 
     def to_json(self) -> str:
         """For the way through Ray."""
@@ -46,6 +48,7 @@ class Span:
         values["after"] = None if values["after"] is None else PartName(**values["after"])
         values["superseded"] = tuple(values["superseded"])
         values["secrets"] = tuple((row, uri) for row, uri in values["secrets"])
+        values["others"] = tuple(values["others"])
         return cls(**values)
 
 

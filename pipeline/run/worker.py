@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline.labels.statistics import LEVELS
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
 from pipeline.run.ahead import ReadAhead
+from pipeline.run.beside import Beside
 from pipeline.run.cutting import beginning
 from pipeline.run.footer import Failure, PartFooter, failures_bytes, part_bytes, read_footer
 from pipeline.run.guard import Guard, Watch
@@ -97,6 +99,7 @@ class SegmentSpan:
         output = hashlib.sha256(f"{config.output} {config.fingerprint}".encode()).hexdigest()[:24]
         self._guard = Guard(scratch_folder() / "begun" / output, network, config.labels, config.image_timeout_s)
         self._answers = Answers()
+        self._beside = Beside(config.output)
         self._retries = retries()
         self._milliseconds = {"read": 0.0, "commit": 0.0}  # CPU time, as the labeller's
         engine = self._labeller.engine
@@ -205,13 +208,13 @@ class SegmentSpan:
         if source.kind == "image":
             rows, secrets = read_plan_rows(self._config.output, source.uri, cursor.index, span.stop), dict(span.secrets)
             wanted = ((row, replace(image, secret=secrets.get(row))) for row, image in rows if row not in span.superseded)
-            yield from read_images(wanted, read, self._answers)
+            yield from read_images(wanted, read, self._answers, partial(self._beside.of, span))
             return
-        yield from to_the_stop(self._of_shard(source, cursor, watch), source, cursor, span.stop)
+        yield from to_the_stop(self._of_shard(span, cursor, watch), source, cursor, span.stop)
 
-    def _of_shard(self, shard: Shard, cursor: Cursor, watch: Watch) -> Iterator[EncodedImage]:
+    def _of_shard(self, span: Span, cursor: Cursor, watch: Watch) -> Iterator[EncodedImage]:
         """The images of a shard; one that was planned, and is gone or closed for good, breaks off there."""
-        position = cursor
+        shard, position = span.source, cursor
         try:
             for image in self._reader(shard, cursor, watch):
                 self._answers.heard(shard.fetch_uri)
@@ -219,8 +222,12 @@ class SegmentSpan:
                 yield image
                 del image
         except (ObjectMissing, ObjectDenied) as gone:
-            if not self._answers.is_its_own(shard.fetch_uri, gone, signed=shard.secret is not None):
+            since, signed = time.monotonic(), shard.secret is not None
+            others = partial(self._beside.of, span)
+            if not self._answers.is_its_own(shard.fetch_uri, gone, since=since, signed=signed, candidates=others):
                 raise StorageError(f"{gone} (and nothing else can be read there now)", gone.code) from gone
+            if not self._answers.says_again(shard.fetch_uri):
+                raise StorageError(f"{gone} (a moment ago, and not now)", gone.code) from gone
             reason = "the shard is gone" if isinstance(gone, ObjectMissing) else "access to the shard is denied"
             yield broken_off(shard, position, reason)
 

@@ -1,5 +1,6 @@
 """Single images: one object each, fetched a few ahead, in order."""
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,28 +11,38 @@ from pipeline.errors import (
     HostUnreachable,
     ImageTooLarge,
     MissingImage,
-    ObjectDenied,
     ObjectMissing,
     ObjectTooLarge,
     ObjectUnreachable,
     StorageError,
+    UnknownScheme,
 )  # fmt: skip
 from pipeline.shards.base import ENCODED_AHEAD_BYTES, Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.storage import store_for
-from pipeline.storage.answers import Answers
+from pipeline.storage.answers import FINAL, Answers, Candidates
 
 FETCHES_AHEAD = 8
 UNTOLD_BYTES = ENCODED_AHEAD_BYTES // FETCHES_AHEAD  # at most, ahead, of an image whose size no listing has told
 _DOUBT = " (and nothing else can be read there now: are the credentials right, is the disk mounted?)"
-_FINAL = (ObjectMissing, ObjectDenied, HostUnreachable)
+
+
+class _Lost(Exception):
+    """What a store said of an object that cannot be had, and when (monotonic)."""
+
+    def __init__(self, error: StorageError) -> None:
+        super().__init__(str(error))
+        self.error, self.at = error, time.monotonic()
 
 
 def read_images(
-    rows: Iterable[tuple[int, Shard]], options: ReadOptions, answers: Answers | None = None
+    rows: Iterable[tuple[int, Shard]],
+    options: ReadOptions,
+    answers: Answers | None = None,
+    candidates: Candidates = tuple,
 ) -> Iterator[EncodedImage]:
     """The images of `(row of the plan file, image)`; what is gone, denied or unreachable for good is an error of that row.
 
-    What may be the fault of the whole store is raised (see `Answers`).
+    What may be the fault of the whole store is raised (see `Answers`, for `candidates` too).
     """
     answers, most = answers or Answers(), options.max_encoded_bytes
     pending: deque[tuple[int, Shard, Future[bytes]]] = deque()
@@ -40,8 +51,13 @@ def read_images(
         def oldest() -> EncodedImage:
             row, image, future = pending.popleft()
             if image.size is None and most > UNTOLD_BYTES and isinstance(future.exception(), ImageTooLarge):
-                future = threads.submit(_fetch, image, most)  # its turn has come
-            return _read(row, image, future, answers, pending)
+                future = threads.submit(_fetch, image, most, answers)  # its turn has come
+            found = _fetched(future)
+            if isinstance(found, _Lost):
+                for _, _, ahead in pending:
+                    ahead.exception()  # those that answer later tell whose fault it is
+                found = _asked_again(image, most, found, answers, candidates)
+            return _encoded(row, image, found)
 
         try:
             for row, image in rows:
@@ -50,7 +66,7 @@ def read_images(
                 ):
                     yield oldest()
                 ahead = min(most, UNTOLD_BYTES) if image.size is None else most
-                pending.append((row, image, threads.submit(_fetch, image, ahead)))
+                pending.append((row, image, threads.submit(_fetch, image, ahead, answers)))
                 if len(pending) > FETCHES_AHEAD:
                     yield oldest()
             while pending:
@@ -67,36 +83,55 @@ def _bytes_ahead(image: Shard, max_encoded_bytes: int) -> int:
     return image.size if image.size <= max_encoded_bytes else 0
 
 
-def _fetch(image: Shard, max_encoded_bytes: int) -> bytes:
+def _fetch(image: Shard, max_encoded_bytes: int, answers: Answers) -> bytes:
     if image.size is not None and image.size > max_encoded_bytes:
         raise ImageTooLarge(f"{image.size} bytes encoded; the limit is {max_encoded_bytes}")
+    uri = image.fetch_uri
+    if (dead := answers.dead(uri)) is not None:
+        raise _Lost(dead)
     try:
-        return store_for(image.fetch_uri).read(image.fetch_uri, 0, None, image.version, max_encoded_bytes)
+        data = store_for(uri).read(uri, 0, None, image.version, max_encoded_bytes)
     except ObjectTooLarge as error:
         raise ImageTooLarge(f"more than {max_encoded_bytes} bytes encoded, which is the limit") from error
+    except UnknownScheme as error:  # planned by a version that took it for something to read
+        raise ObjectUnreachable(str(error)) from error
+    except FINAL as error:
+        if not isinstance(error, HostUnreachable):
+            answers.spoke(uri)
+        raise _Lost(error) from error
+    answers.heard(uri)
+    return data
 
 
-def _read(
-    row: int, image: Shard, fetched: Future[bytes], answers: Answers, ahead: Iterable[tuple[int, Shard, Future[bytes]]]
-) -> EncodedImage:
-    data: bytes | None = None
-    error: BadImage | None = None
+def _fetched(future: Future[bytes]) -> "bytes | BadImage | _Lost":
     try:
-        data = fetched.result()
-        answers.heard(image.fetch_uri)
-    except ImageTooLarge as too_large:
-        error = too_large
-    except StorageError as failed:
-        if not isinstance(failed, _FINAL):
-            raise
-        for _, other, future in ahead:
-            if (outcome := future.exception()) is None:
-                answers.heard(other.fetch_uri)
-            elif isinstance(outcome, ObjectMissing | ObjectDenied):
-                answers.spoke(other.fetch_uri)
-        if not answers.is_its_own(image.fetch_uri, failed, signed=image.secret is not None):
-            raise StorageError(f"{failed}{_DOUBT}", failed.code) from failed
-        error = _failure(failed)
+        return future.result()
+    except (BadImage, _Lost) as error:
+        return error
+
+
+def _asked_again(image: Shard, max_encoded_bytes: int, lost: _Lost, answers: Answers, candidates: Candidates) -> bytes | BadImage:
+    """What becomes of an object that cannot be had. Raises `StorageError` if that may be its whole store's fault.
+
+    It is asked for once more when others are known to answer: else a moment without network would cost it its label.
+    """
+    uri, signed = image.fetch_uri, image.secret is not None
+    if not answers.is_its_own(uri, lost.error, since=lost.at, signed=signed, candidates=candidates):
+        raise StorageError(f"{lost.error}{_DOUBT}", lost.error.code) from lost.error
+    if answers.dead(uri) is not None:
+        return _failure(lost.error)
+    try:
+        return _fetch(image, max_encoded_bytes, answers)
+    except BadImage as bad:
+        return bad
+    except _Lost as again:
+        if isinstance(again.error, HostUnreachable):
+            answers.bury(uri, again.error)
+        return _failure(again.error)
+
+
+def _encoded(row: int, image: Shard, found: bytes | BadImage) -> EncodedImage:
+    data, error = (None, found) if isinstance(found, BadImage) else (found, None)
     return EncodedImage(
         shard=image.uri, index=0, image_id=image.image_id or image.uri, after=Cursor(row + 1), data=data,
         bytes_length=image.size if data is None else len(data), member=None,
@@ -109,5 +144,5 @@ def _failure(error: StorageError) -> BadImage:
     if isinstance(error, ObjectMissing):
         return MissingImage("no such object")
     if isinstance(error, HostUnreachable):
-        return ObjectUnreachable(f"its host cannot be reached: {error.code}")
+        return ObjectUnreachable(f"it cannot be reached: {error.code}")
     return DeniedImage("access denied" + (f" (HTTP {error.code})" if error.code not in ("", "403") else ""))

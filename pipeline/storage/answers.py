@@ -1,107 +1,187 @@
 """Whose fault is an error: of one object, or of its whole store? Only an object's own fault may become a failure for good."""
 
+import errno
 import os
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from itertools import islice
-from urllib.parse import parse_qsl, urlsplit
 
-from pipeline.errors import ForbiddenAddress, HostUnreachable, ObjectDenied, ObjectMissing, StorageError
+from pipeline.errors import (
+    ForbiddenAddress,
+    HostUnreachable,
+    NotReachable,
+    ObjectDenied,
+    ObjectMissing,
+    ObjectTooLarge,
+    StorageError,
+)  # fmt: skip
 from pipeline.storage import scheme_of, store_for
+from pipeline.storage.signatures import expires_at, signer_of
 
-FRESH_S = 5.0  # for so long an answer stands for those after it
+FINAL = (ObjectMissing, ObjectDenied, HostUnreachable)  # what may be an object's own fault
+DEAD_S = 60.0  # for so long a host that was unreachable while others answered is not asked
 _REMEMBERED = 4  # objects of a store that were read, to be asked for again
-_NEIGHBOURS = 8  # of a denied object, that are tried
+_STORES = 64  # that are remembered: a list may name a million hosts, and each folder of files is one
+_NEIGHBOURS = 8  # of an object, that are tried
+_PROBE_S = 60.0  # after which no further object is tried
+
+Candidates = Callable[[], Iterable[str]]
+
+
+def _nothing() -> Iterable[str]:
+    return ()
 
 
 class Answers:
     """What the stores of a process have answered of late, and what they answer when they are asked again.
 
     An expired token, a wrong role, an unmounted disk or a dead network deny every object, or say that it is gone. So an object is
-    denied, gone or unreachable for good only if its store answers for another one, at this moment. Safe in threads.
+    denied, gone or unreachable for good only if its store answered for another one after that. Safe in threads.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._read: dict[str, dict[str, float]] = defaultdict(dict)  # by store: what was read of late, the latest last, and when
-        self._listed: dict[str, float] = {}  # when a folder listed other objects
+        self._read: OrderedDict[str, dict[str, float]] = OrderedDict()  # by store: what was read, the latest last, and when
         self._hosts: deque[str] = deque(maxlen=_REMEMBERED)  # of the web, which answered; whatever they said
+        self._dead: OrderedDict[str, tuple[float, str]] = OrderedDict()  # hosts of the web: until when, and the word for it
 
     def heard(self, uri: str) -> None:
-        """The bytes of this object were read."""
+        """The bytes of this object were read just now."""
         root = store_root(uri)
         with self._lock:
-            read = self._read[root]
+            read = self._read.setdefault(root, {})
+            self._read.move_to_end(root)
             read.pop(uri, None)
             read[uri] = time.monotonic()
             if len(read) > _REMEMBERED:
                 del read[next(iter(read))]
+            if len(self._read) > _STORES:
+                self._read.popitem(last=False)
         self.spoke(uri)
 
     def spoke(self, uri: str) -> None:
         """The host of this object of the web has answered, if only to say no."""
+        if not _is_web(uri):
+            return
         root = store_root(uri)
         with self._lock:
-            if _is_web(uri) and root not in self._hosts:
+            self._dead.pop(root, None)
+            if root not in self._hosts:
                 self._hosts.append(root)
 
-    def is_its_own(self, uri: str, error: StorageError, *, signed: bool = False) -> bool:
-        """Is the error this object's own, for good? `uri` as it is fetched; signed: its query or user holds its credentials."""
+    def is_its_own(
+        self, uri: str, error: StorageError, *, since: float, signed: bool = False, candidates: Candidates = _nothing
+    ) -> bool:
+        """Is the error this object's own, for good? `uri` as it is fetched; `since` (monotonic) it was met.
+
+        signed: its query or user holds its credentials. candidates: other objects, to be tried where nothing else answers.
+        Who gets a yes asks for the object once more: the store answers now, and may have had a bad moment before.
+        """
         if isinstance(error, ForbiddenAddress):
             return True
-        if not isinstance(error, ObjectMissing | ObjectDenied | HostUnreachable):
+        if not isinstance(error, FINAL):
             return False
-        if isinstance(error, ObjectMissing) and self._lists_others(uri):
-            return True
-        if _is_web(uri) and not (signed and isinstance(error, ObjectDenied)):
-            return self._web_answers(uri, error)
-        if (expiry := expires_at(uri)) is not None and expiry <= time.time():
+        if not isinstance(error, HostUnreachable):
+            self.spoke(uri)
+        needs_credentials = signed and isinstance(error, ObjectDenied)
+        if needs_credentials and (expiry := expires_at(uri)) is not None and expiry <= time.time():
             return False
-        return self._store_answers(uri)
-
-    def _lists_others(self, uri: str) -> bool:
-        """Does its store list other objects beside it? Then what it says is gone is gone."""
-        folder = uri.rpartition("/")[0]
-        if time.monotonic() - self._listed.get(folder, -FRESH_S) < FRESH_S:
-            return True
-        if found := any(True for _ in islice(_neighbours(uri), 1)):
-            self._listed[folder] = time.monotonic()
-        return found
-
-    def _store_answers(self, uri: str) -> bool:
-        """Is another object of the same store readable now?"""
-        others = self._others(lambda root, other: root == store_root(uri) and other != uri)
-        return _is_fresh(others) or any(self._reads(other) for other in (*others, *islice(_neighbours(uri), _NEIGHBOURS)))
-
-    def _others(self, wanted: Callable[[str, str], bool]) -> dict[str, float]:
+        answers_for = _Answering(uri, error, signed=needs_credentials)
         with self._lock:
-            return {uri: at for root, read in self._read.items() for uri, at in reversed(read.items()) if wanted(root, uri)}
+            read = {other: at for read in self._read.values() for other, at in reversed(read.items()) if answers_for(other)}
+            hosts = [] if needs_credentials else [host for host in self._hosts if _is_web(uri) and host != store_root(uri)]
+        if any(at >= since for at in read.values()) or (isinstance(error, ObjectMissing) and _lists_without(uri)):
+            return True
+        until = time.monotonic() + _PROBE_S
+        others = (other for some in (read, islice(_neighbours(uri), _NEIGHBOURS), _lazily(candidates)) for other in some)
+        if any(time.monotonic() < until and self._reads(other) for other in others if answers_for(other)):
+            return True
+        return any(time.monotonic() < until and _speaks(host) for host in hosts)
 
     def _reads(self, uri: str) -> bool:
+        """Can this object be read now?"""
         try:
-            store_for(uri).read(uri, 0, 1)
-        except StorageError:
+            if _is_web(uri):  # a server that knows no ranges would send all of it
+                store_for(uri).read(uri, most=1)
+            else:
+                store_for(uri).read(uri, 0, 1)
+        except ObjectTooLarge:
+            pass
+        except (StorageError, NotReachable):
             return False
         self.heard(uri)
         return True
 
-    def _web_answers(self, uri: str, error: StorageError) -> bool:
-        """Does another host answer, or this one for another object? Else the network may be gone."""
-        mine = store_root(uri)
-        if not isinstance(error, HostUnreachable):
-            self.spoke(uri)
+    def says_again(self, uri: str) -> bool:
+        """Does the store say once more, now that it answers, that this object is gone or denied?"""
+        try:
+            store_for(uri).read(uri, 0, 1)
+        except (ObjectMissing, ObjectDenied):
+            return True
+        except StorageError:
+            return False
+        return False
+
+    def bury(self, uri: str, error: StorageError) -> None:
+        """The host of this object is unreachable, while others answer: the next ones there need not wait for it."""
         with self._lock:
-            hosts = [host for host in self._hosts if host != mine]
-        others = self._others(lambda root, _: root != mine and _is_web(root))
-        return _is_fresh(others) or self._store_answers(uri) or any(map(self._reads, others)) or any(map(_speaks, hosts))
+            self._dead[store_root(uri)] = time.monotonic() + DEAD_S, error.code
+            if len(self._dead) > _STORES * _STORES:
+                self._dead.popitem(last=False)
+
+    def dead(self, uri: str) -> HostUnreachable | None:
+        """What was said of the host of this object a moment ago, if it was unreachable."""
+        with self._lock:
+            until, code = self._dead.get(store_root(uri), (0.0, ""))
+        return HostUnreachable(f"{code}: its host was unreachable a moment ago", code) if time.monotonic() < until else None
 
 
-def _is_fresh(read: dict[str, float]) -> bool:
-    return any(time.monotonic() - at < FRESH_S for at in read.values())
+class _Answering:
+    """Does an answer for another object tell that this one's store answers?
+
+    Of files: those on its disk; and if this one is gone, only those below the last folder on its way that is there, as a folder
+    that is not there may be where a disk is mounted. On the web any host tells that the network is there; but if this object was
+    denied to the credentials in its URL, it must be its own host, and the same credentials.
+    """
+
+    def __init__(self, uri: str, error: StorageError, *, signed: bool) -> None:
+        self._uri, self._root = uri, store_root(uri)
+        self._signer = signer_of(uri) if signed else None
+        self._any_host = _is_web(uri) and not signed
+        self._is_file, self._is_gone = scheme_of(uri) == "file", isinstance(error, ObjectMissing)
+        self._folder = _last_folder(os.path.realpath(uri)) if self._is_file else ""
+
+    def __call__(self, other: str) -> bool:
+        if other == self._uri:
+            return False
+        if self._any_host:
+            return _is_web(other)
+        if self._is_file:
+            return scheme_of(other) == "file" and self._is_on_its_disk(os.path.realpath(other))
+        return store_root(other) == self._root and (self._signer is None or signer_of(other) == self._signer)
+
+    def _is_on_its_disk(self, other: str) -> bool:
+        if self._is_gone and not other.startswith(self._folder.rstrip("/") + "/"):
+            return False
+        try:
+            return os.stat(other).st_dev == os.stat(self._folder).st_dev
+        except OSError:
+            return False
+
+
+def _last_folder(path: str) -> str:
+    """The last folder on the way to a file that is there."""
+    while (path := os.path.dirname(path)) != "/" and not os.path.isdir(path):
+        pass
+    return path
+
+
+def _lazily(candidates: Candidates) -> Iterator[str]:
+    with suppress(StorageError):
+        yield from candidates()
 
 
 def store_root(uri: str) -> str:
@@ -125,6 +205,32 @@ def _speaks(host: str) -> bool:
     return True
 
 
+def _lists_without(uri: str) -> bool:
+    """Does its store list what is there, and not this object? Then what it says is gone is gone.
+
+    S3 says it of the key alone, and a bucket that is gone, or closed, lists nothing. A folder must hold something: an empty one
+    may be where a disk is not mounted.
+    """
+    if _is_web(uri):
+        return False
+    if scheme_of(uri) == "file":
+        return _folder_holds_others(os.path.realpath(uri))  # a link leads to where the disk may not be mounted
+    try:
+        if scheme_of(uri) == "s3":
+            return all(info.uri != uri for info in islice(store_for(uri).walk(uri), 1))
+        return any(True for _ in islice(_neighbours(uri), 1))
+    except StorageError:
+        return False
+
+
+def _folder_holds_others(path: str) -> bool:
+    try:
+        with os.scandir(os.path.dirname(path)) as entries:
+            return any(entry.path != path and entry.is_file() for entry in entries)
+    except OSError as error:
+        return error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)  # no disk could make a file of it
+
+
 def _neighbours(uri: str) -> Iterator[str]:
     """Objects beside this one, if its store can be listed."""
     if _is_web(uri):
@@ -133,20 +239,3 @@ def _neighbours(uri: str) -> Iterator[str]:
         for info in store_for(uri).walk(uri.rpartition("/")[0] + "/"):
             if info.uri != uri:
                 yield info.uri
-
-
-def expires_at(uri: str) -> float | None:
-    """When a presigned URL expires, in Unix seconds; None if its query does not say."""
-    query = dict(parse_qsl(urlsplit(uri).query)) if _is_web(uri) else {}
-    for family in ("X-Amz", "X-Goog"):
-        if f"{family}-Date" in query:
-            with suppress(ValueError, OverflowError):
-                signed = datetime.strptime(query[f"{family}-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-                return (signed + timedelta(seconds=int(query.get(f"{family}-Expires", "")))).timestamp()
-    with suppress(ValueError):
-        if "Expires" in query:
-            return float(query["Expires"])
-        if "se" in query:  # Azure
-            until = datetime.fromisoformat(query["se"])
-            return (until if until.tzinfo else until.replace(tzinfo=UTC)).timestamp()
-    return None

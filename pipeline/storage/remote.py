@@ -14,15 +14,23 @@ from pipeline.errors import (
     ObjectMissing,
     ObjectTooLarge,
     StorageError,
+    UnknownScheme,
 )
 from pipeline.storage.base import ObjectInfo
 from pipeline.storage.retry import with_retries
 from pipeline.storage.uris import without_secrets
 
+WEB = ("http", "https")
+_WRAPPERS = frozenset(  # file systems of fsspec that read through another one, or this machine's disk
+    {"arrow_hdfs", "async_wrapper", "asynclocal", "blockcache", "cached", "dir", "file", "filecache", "generic", "libarchive",
+     "local", "reference", "simplecache", "tar", "zip"}
+)  # fmt: skip
 _GONE = {404, 410}
 _DENIED = {400, 401, 403, 451}  # 400: of a presigned URL whose token has expired, among others
-_UNREACHABLE = ("ClientConnectorError", "ClientConnectorDNSError", "ClientConnectorCertificateError", "ClientConnectorSSLError",
-                "ConnectionTimeoutError", "InvalidUrlClientError")  # fmt: skip
+_NOT_OF_THE_OBJECT = {407, 408, 409, 416, 421, 423, 425, 429}  # of 4xx; what else the web answers so, it answers for good
+_REFUSED = set(range(400, 500)) - _NOT_OF_THE_OBJECT
+_ORIGIN_DOWN = {521, 522, 523, 525, 526, 530}  # Cloudflare's words for a host behind it that takes no connection
+_UNREACHABLE = {"ClientConnectorError", "ConnectionTimeoutError", "InvalidURL", "NonHttpUrlClientError", "TooManyRedirects"}
 FORBIDDEN = "is a metadata address"  # in the message of what `storage.web` raises
 
 
@@ -32,30 +40,38 @@ async def _web_client(**arguments: Any) -> Any:
     return await client(**arguments)
 
 
-def _translated(error: Exception, uri: str) -> StorageError:
-    uri = without_secrets(uri)
+def _translated(error: BaseException, uri: str) -> StorageError:
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None and uri.startswith(WEB):
+        error = error.__cause__  # `info` of fsspec takes any failure for a file that is not there
+    uri, web = without_secrets(uri), uri.startswith(WEB)
     status, kind = getattr(error, "status", None), type(error).__name__
-    error = getattr(error, "os_error", error)  # aiohttp's, around what the connection met
-    if isinstance(error, PermissionError) and FORBIDDEN in str(error):
+    behind = getattr(error, "os_error", error)  # aiohttp's, around what the connection met
+    if isinstance(behind, PermissionError) and FORBIDDEN in str(behind):
         return ForbiddenAddress(f"never asked, as it may be a metadata service: {uri}")
-    if isinstance(error, FileNotFoundError) or status in _GONE:
+    if web and (not _UNREACHABLE.isdisjoint(each.__name__ for each in type(error).__mro__) or isinstance(error, ValueError)):
+        return HostUnreachable(f"{kind}: {uri}", kind)
+    if isinstance(behind, FileNotFoundError) or status in _GONE:
         return ObjectMissing(f"no such object: {uri}")
-    if isinstance(error, PermissionError) or status in _DENIED:
+    if web and status in _ORIGIN_DOWN:
+        return HostUnreachable(f"HTTP {status}: {uri}", f"HTTP {status}")
+    if isinstance(behind, PermissionError) or status in _DENIED or (web and status in _REFUSED):
         said = "" if status in (None, 403) else f" (HTTP {status})"
         return ObjectDenied(f"access denied{said}: {uri}", str(status or ""))
-    if kind in _UNREACHABLE:
-        return HostUnreachable(f"{type(error).__name__}: {uri}", type(error).__name__)
-    return StorageError(f"{type(error).__name__}: {uri}", type(error).__name__)
+    return StorageError(f"{kind}: {uri}" + ("" if status is None else f" (HTTP {status})"), kind)
 
 
 class RemoteStore:
     """One fsspec file system; names neither ETag nor mtime unless the server does."""
 
     def __init__(self, scheme: str) -> None:
+        if "::" in scheme or scheme in _WRAPPERS:
+            raise UnknownScheme(f"{scheme}:// reads through another file system, which is refused")
         try:
-            self._fs: Any = fsspec.filesystem(scheme, **({"get_client": _web_client} if scheme in ("http", "https") else {}))
-        except (ImportError, ValueError) as error:
+            self._fs: Any = fsspec.filesystem(scheme, **({"get_client": _web_client} if scheme in WEB else {}))
+        except ImportError as error:
             raise NotReachable(f"{scheme}:// cannot be read here: {error}") from error
+        except ValueError as error:
+            raise UnknownScheme(f"{scheme}:// cannot be read: {error}") from error
         self._scheme = scheme
 
     def _info(self, uri: str, details: dict[str, Any]) -> ObjectInfo:
@@ -83,6 +99,7 @@ class RemoteStore:
 
     def _ls(self, folder: str) -> list[dict[str, Any]]:
         try:
+            self._fs.invalidate_cache(folder)  # what it listed before says nothing of now
             found: list[dict[str, Any]] = self._fs.ls(folder, detail=True)
         except Exception as error:  # noqa: BLE001 - fsspec packages raise their own SDK's exceptions
             raise _translated(error, folder) from None  # whose text holds the URI, secrets and all
@@ -130,7 +147,7 @@ class RemoteStore:
 
     def _whole(self, uri: str, most: int) -> bytes:
         """Of the web as a stream, so that a server that sends without end is not listened to for longer."""
-        if self._scheme in ("http", "https"):
+        if self._scheme in WEB:
             from pipeline.storage.web import get
 
             data: bytes = sync(self._fs.loop, get, self._fs, uri, most)

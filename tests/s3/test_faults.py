@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -211,11 +212,21 @@ def test_one_closed_object_is_its_own_fault_and_all_are_the_credentials(
         denied = f"s3://{BUCKET}/roles/0.jpg"
         with pytest.raises(ObjectDenied) as caught:
             store.read(denied)
-        assert answers.is_its_own(denied, caught.value) is own
+        assert answers.is_its_own(denied, caught.value, since=time.monotonic()) is own
         gone = f"s3://{BUCKET}/roles/gone.jpg"
         with pytest.raises(ObjectMissing) as missing:
             store.read(gone)
-        assert answers.is_its_own(gone, missing.value)  # the bucket lists others
+        assert answers.is_its_own(gone, missing.value, since=time.monotonic())  # the bucket does not list it
+
+
+def test_a_prefix_that_was_emptied_is_gone_and_a_bucket_that_is_none_says_nothing(
+    s3: S3Server, connect: Callable[[str], S3Store]
+) -> None:
+    store = connect(s3.endpoint)
+    for bucket, own in ((BUCKET, True), ("no-such-bucket", False)):
+        with pytest.raises(StorageError) as missing:
+            store.stat(f"s3://{bucket}/emptied/a.tar")  # a HEAD, in whose answer both are 404
+        assert Answers().is_its_own(f"s3://{bucket}/emptied/a.tar", missing.value, since=time.monotonic()) is own
 
 
 def test_a_clock_that_is_wrong_from_the_start_is_exit_4_in_one_line(

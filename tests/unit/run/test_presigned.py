@@ -7,7 +7,7 @@ import pytest
 from pipeline.run import left
 from pipeline.run.left import remaining_spans, waves
 from pipeline.run.plan import Plan, extend_plan
-from pipeline.run.presigned import Secrets, without_secrets_of
+from pipeline.run.presigned import OTHERS, Secrets, without_secrets_of
 from pipeline.run.span import Span
 from pipeline.shards.base import Shard
 from pipeline.storage.local import LocalStore
@@ -39,6 +39,9 @@ def test_a_span_has_the_secrets_of_its_own_rows(planned: tuple[str, Plan]) -> No
         ((7, _secret("https://h/7.jpg")),),
         (),
     ]
+    assert [len(span.others) for span in given] == [0, OTHERS, 0, OTHERS, OTHERS, 0]
+    assert set(given[1].others) < {_secret(uri) for uri in PRESIGNED}
+    assert [Span.from_json(span.to_json()) for span in given] == given
     assert [span.to_json() for span in Secrets({}, out).given(spans)] == [span.to_json() for span in spans]
 
 
@@ -70,6 +73,7 @@ def test_a_message_has_no_secret() -> None:
     span = Span(
         source=Shard(uri="https://h/a.tar", kind="tar", size=1, version=None, secret="https://u:p@h/a.tar?sig=1"),
         digest="d", first=0, stop=None, secrets=((4, "https://h/b.jpg?sig=2"),),
+        others=("https://h/d.jpg?sig=3",),
     )  # fmt: skip
-    text = "no answer from https://u:p@h/a.tar?sig=1 and https://h/b.jpg?sig=2, but from https://h/c.jpg"
-    assert without_secrets_of(span, text) == "no answer from https://h/a.tar and https://h/b.jpg, but from https://h/c.jpg"
+    text = "no answer from https://u:p@h/a.tar?sig=1 and https://h/b.jpg?sig=2, but from https://h/d.jpg?sig=3"
+    assert without_secrets_of(span, text) == "no answer from https://h/a.tar and https://h/b.jpg, but from https://h/d.jpg"

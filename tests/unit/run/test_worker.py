@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 import pytest
@@ -45,6 +48,11 @@ def _network() -> Prepared:
 
 def _worker(source: Path, out: Path, part_images: int = PART_IMAGES, **flags: Any) -> tuple[SegmentSpan, Span]:
     """And the one span that is all there is."""
+    segment, (span,) = _worker_and_spans(source, out, part_images, **flags)
+    return segment, span
+
+
+def _worker_and_spans(source: Path, out: Path, part_images: int = PART_IMAGES, **flags: Any) -> tuple[SegmentSpan, list[Span]]:
     config = SegmentConfig(
         input=(str(source),), output=str(out), weights="bundled", short_side=32, part_images=part_images, **flags
     )
@@ -54,8 +62,7 @@ def _worker(source: Path, out: Path, part_images: int = PART_IMAGES, **flags: An
         output=config.output, fingerprint="0" * 64, part_images=part_images, read=read_options(config),
         labels=label_options(config, network),
     )  # fmt: skip
-    (span,) = remaining_spans(plan, {}, part_images=part_images, workers=1)
-    return SegmentSpan(worker, network), span
+    return SegmentSpan(worker, network), list(remaining_spans(plan, {}, part_images=part_images, workers=1))
 
 
 def test_a_span_is_read_to_its_end_and_one_image_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +173,53 @@ def test_a_shard_that_is_gone_beside_others_is_broken(tmp_path: Path) -> None:
     (receipt,) = segment(span)
     assert (receipt.error, receipt.failures) == (None, 1)
     assert [(part.first, part.rows, part.last) for part in parts_in(tmp_path / "out")] == [(0, 1, True)]
+
+
+class _Web(BaseHTTPRequestHandler):
+    """What is in `there`, 404 for the rest."""
+
+    there: ClassVar[dict[str, bytes]] = {}
+
+    def do_GET(self) -> None:
+        data = self.there.get(self.path)
+        self.send_response(404 if data is None else 200)
+        self.send_header("Content-Length", str(len(data or b"")))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data or b"")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Web)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    _Web.there.clear()
+
+
+def test_a_resume_with_nothing_left_but_dead_links_comes_to_its_end(tmp_path: Path, web: str) -> None:
+    """The worker is a new one, and has read nothing of that host."""
+    _Web.there |= {f"/{name}": data for name, data in photos(PART_IMAGES)}
+    names = [name for name, _ in photos(PART_IMAGES)] + [f"dead-{number}.jpg" for number in range(PART_IMAGES)]
+    (tmp_path / "list.txt").write_text("\n".join(f"{web}/{name}" for name in names))
+    segment, spans = _worker_and_spans(tmp_path / "list.txt", tmp_path / "out")
+    assert [(receipt.error, receipt.failures) for receipt in segment(spans[-1])] == [(None, PART_IMAGES)]
+    assert {row["error"] for row in read_rows(tmp_path / "out").failures} == {"MissingImage"}
+
+
+def test_dead_links_and_nothing_else_stay_open(tmp_path: Path, web: str) -> None:
+    (tmp_path / "list.txt").write_text("\n".join(f"{web}/dead-{number}.jpg" for number in range(4)))
+    segment, spans = _worker_and_spans(tmp_path / "list.txt", tmp_path / "out")
+    (receipt,) = segment(spans[0])
+    assert (receipt.error_class, receipt.part) == ("StorageError", None)
 
 
 def test_pieces_of_a_shard_that_is_gone_are_one_chain(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ DENIED = ObjectDenied("access denied: s3://b/0")
         ({"s3://b/0": b"x", "s3://b/1": DENIED}, ["s3://b/0", "s3://b/1"], [None, "DeniedImage"]),
         ({"s3://b/0": DENIED, "s3://b/1": b"x"}, ["s3://b/0", "s3://b/1"], ["DeniedImage", None]),
         ({"s3://b/0": DENIED, "s3://b/1": b"x"}, ["s3://b/0", "s3://b/gone"], ["DeniedImage", "MissingImage"]),
-        ({"/in/a": DENIED, "/in/b": b"x"}, ["/in/a"], ["DeniedImage"]),
+        ({"gs://b/in/a": DENIED, "gs://b/in/b": b"x"}, ["gs://b/in/a"], ["DeniedImage"]),
         (
             {"https://a/0": ObjectMissing("404"), "https://b/0": ObjectMissing("404")},
             ["https://a/0", "https://b/0"],
@@ -135,6 +135,63 @@ def test_a_denial_is_the_images_own_where_the_store_answers(
 def test_denials_everywhere_are_wrong_credentials(monkeypatch: pytest.MonkeyPatch, answers: dict[str, bytes | Exception]) -> None:
     with pytest.raises(StorageError, match="credentials"):
         _read(monkeypatch, answers, *answers)
+
+
+class _Moody(_Store):
+    """Says no to the first request for each object, when others that were asked for have been answered."""
+
+    def __init__(self, answers: dict[str, bytes | Exception], no: Exception) -> None:
+        super().__init__(answers)
+        self.no, self.later = no, threading.Event()
+
+    def read(self, uri: str, *asked: Any, **more: Any) -> bytes:
+        if uri.endswith("/0") and not any(uri == each for each, _ in self.asked):
+            self.asked.append((uri, None))
+            self.later.set()
+            raise self.no
+        assert self.later.wait(10)
+        return super().read(uri, *asked, **more)
+
+
+@pytest.mark.parametrize(
+    ("root", "no"), [("s3://b", DENIED), ("s3://b", ObjectMissing("gone")), ("https://h", AWAY), ("https://h", DENIED)]
+)
+def test_a_bad_moment_of_the_store_costs_no_label(monkeypatch: pytest.MonkeyPatch, root: str, no: Exception) -> None:
+    """The network was gone for a second, or a token was renewed: it answers others now, and this one if it is asked again."""
+    store = _Moody({f"{root}/{number}": b"x" for number in range(3)}, no)
+    monkeypatch.setattr(single, "store_for", lambda _: store)
+    monkeypatch.setattr(answers_module, "store_for", lambda _: store)
+    found = list(read_images(enumerate(_image(f"{root}/{number}") for number in range(3)), ReadOptions()))
+    assert _kinds(found) == [None] * 3
+
+
+def test_a_dead_host_is_waited_for_once_and_not_once_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = [f"https://dead/{number}" for number in range(100)]
+    answers: dict[str, bytes | Exception] = {f"https://alive/{number}": b"x" for number in range(100)}
+    store = _Store(answers | dict.fromkeys(dead, AWAY))
+    monkeypatch.setattr(single, "store_for", lambda _: store)
+    monkeypatch.setattr(answers_module, "store_for", lambda _: store)
+    uris = [uri for number, uri in enumerate(dead) for uri in (uri, f"https://alive/{number}")]
+    assert _kinds(list(read_images(enumerate(map(_image, uris)), ReadOptions()))) == ["ObjectUnreachable", None] * 100
+    assert sum(uri.startswith("https://dead/") for uri, _ in store.asked) <= FETCHES_AHEAD + 2
+
+
+@pytest.mark.parametrize(
+    "uri", ["gopher://h/x.jpg", "simplecache::https://h/x.jpg", "local:///etc/hostname", "zip://x::https://h/x"]
+)
+def test_what_no_store_reads_is_a_failure_of_lists_that_were_planned_before_it_was_refused(uri: str) -> None:
+    (found,) = read_images([(0, _image(uri))], ReadOptions())
+    assert _kinds([found]) == ["ObjectUnreachable"]
+
+
+def test_the_dead_links_that_are_left_of_a_list_come_to_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = _Store({"https://h/1": b"x"})
+    monkeypatch.setattr(single, "store_for", lambda _: store)
+    monkeypatch.setattr(answers_module, "store_for", lambda _: store)
+    rows = [(0, _image("https://h/0")), (2, _image("https://h/2"))]
+    with pytest.raises(StorageError, match="nothing else"):
+        list(read_images(rows, ReadOptions()))
+    assert _kinds(list(read_images(rows, ReadOptions(), candidates=lambda: ["https://h/1"]))) == ["MissingImage"] * 2
 
 
 @pytest.mark.parametrize("error", [StorageError("503"), ObjectChanged("other")])

@@ -7,10 +7,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pipeline.errors import ForbiddenAddress, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError
+from pipeline.errors import ForbiddenAddress, HostUnreachable, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError
 from pipeline.shards.base import ReadOptions, Shard
 from pipeline.shards.single import read_images
 from pipeline.storage import retry
+from pipeline.storage.answers import Answers
 from pipeline.storage.remote import RemoteStore
 from pipeline.storage.web import is_metadata_address
 
@@ -34,6 +35,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
         elif self.path == "/absent":
             self._head(404, {"Content-Length": "0"})
+        elif self.path == "/in-circles":
+            self._head(302, {"Location": "/in-circles", "Content-Length": "0"})
+        elif self.path == "/away":
+            self._head(302, {"Location": "https://./x", "Content-Length": "0"})
+        elif self.path.startswith("/status/"):
+            self._head(int(self.path.removeprefix("/status/")), {"Content-Length": "0"})
         else:
             self._head(200, {"Content-Length": str(len(BODY))})
             self.wfile.write(BODY)
@@ -114,10 +121,85 @@ def test_dead_hosts_are_failures_while_another_host_answers(server: str, monkeyp
     assert [None if image.error is None else image.error.kind for image in found] == [None, *["ObjectUnreachable"] * 3]
 
 
+@pytest.mark.parametrize("status", [503, 403, 404, None])
+def test_a_look_says_what_went_wrong(server: str, status: int | None) -> None:
+    """fsspec calls all of it a file that is not there: a dead network would have been an answer."""
+    expected = {503: StorageError, 403: ObjectDenied, 404: ObjectMissing, None: HostUnreachable}[status]
+    uri = "http://no-such-host.invalid/" if status is None else f"{server}/status/{status}"
+    with pytest.raises(StorageError) as caught:
+        RemoteStore("http").stat(uri)
+    assert type(caught.value) is expected
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/status/400", "DeniedImage"), ("/status/401", "DeniedImage"), ("/status/402", "DeniedImage"),
+        ("/status/403", "DeniedImage"), ("/status/404", "MissingImage"), ("/status/406", "DeniedImage"),
+        ("/status/410", "MissingImage"), ("/status/418", "DeniedImage"), ("/status/451", "DeniedImage"),
+        ("/status/522", "ObjectUnreachable"), ("/status/530", "ObjectUnreachable"), ("/in-circles", "ObjectUnreachable"),
+        ("/away", "ObjectUnreachable"), (":0/x.jpg", "ObjectUnreachable"), (":99999/x.jpg", "ObjectUnreachable"),
+    ],
+)  # fmt: skip
+def test_what_the_web_says_for_good_is_a_failure(server: str, path: str, kind: str) -> None:
+    names = [f"{server.rpartition(':')[0] if path[0] == ':' else server}{path}", f"{server}/a.jpg"]
+    rows = [(row, Shard(uri=uri, kind="image", size=None, version=None)) for row, uri in enumerate(names)]
+    found = list(read_images(iter(rows), ReadOptions(max_encoded_bytes=len(BODY))))
+    assert [None if image.error is None else image.error.kind for image in found] == [kind, None]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https:///x.jpg",
+        "https://a b/x.jpg",
+        "https://h:x/x.jpg",
+        f"https://{'x' * 64}.org/x.jpg",
+        "https://./x",
+    ],
+)
+def test_urls_that_no_server_has_are_failures_if_an_older_version_has_planned_them(server: str, uri: str) -> None:
+    rows = [(row, Shard(uri=each, kind="image", size=None, version=None)) for row, each in enumerate([uri, f"{server}/a.jpg"])]
+    found = list(read_images(iter(rows), ReadOptions(max_encoded_bytes=len(BODY))))
+    assert [None if image.error is None else image.error.kind for image in found] == ["ObjectUnreachable", None]
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_what_may_be_otherwise_later_stays_open(server: str, status: int) -> None:
+    rows = [(0, Shard(uri=f"{server}/a.jpg", kind="image", size=None, version=None)),
+            (1, Shard(uri=f"{server}/status/{status}", kind="image", size=None, version=None))]  # fmt: skip
+    with pytest.raises(StorageError, match=f"HTTP {status}"):
+        list(read_images(iter(rows), ReadOptions(max_encoded_bytes=len(BODY))))
+
+
 def test_dead_hosts_alone_may_be_a_dead_network(server: str) -> None:
     rows = [(0, Shard(uri="http://no-such-host.invalid/x.jpg", kind="image", size=None, version=None))]
     with pytest.raises(StorageError, match="nothing else can be read"):
         list(read_images(iter(rows), ReadOptions()))
+
+
+class _AnswersOnce(_Handler):
+    """On each connection: else one that is open outlives its server."""
+
+    protocol_version = "HTTP/1.0"
+
+
+def test_a_network_that_is_gone_makes_no_failures_of_those_that_answered_before() -> None:
+    """Two servers answer, then none does."""
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), _AnswersOnce) for _ in range(2)]
+    names = [f"http://127.0.0.1:{server.server_address[1]}/{name}" for name in ("a.jpg", "absent") for server in servers]
+    for server in servers:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    answers = Answers()
+    rows = [(row, Shard(uri=uri, kind="image", size=None, version=None)) for row, uri in enumerate(names)]
+    found = list(read_images(iter(rows), ReadOptions(max_encoded_bytes=len(BODY)), answers))
+    assert [None if image.error is None else image.error.kind for image in found] == [None, None, "MissingImage", "MissingImage"]
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(StorageError, match="nothing else can be read"):
+        list(read_images(iter(rows), ReadOptions(max_encoded_bytes=len(BODY)), answers))
 
 
 def test_a_forbidden_address_is_denied() -> None:
