@@ -169,7 +169,9 @@ def test_a_row_that_names_no_place_of_its_shard(out: Path, place: dict[str, int]
         ("ftp://h/l.txt", "ftp://h/x.jpg", True), ("data", "/home/u/data/a.tar", True),
         ("data/*.tar", "/home/u/data/a.tar", True),
         ("../data/", "/home/data/a.tar", True), ("~/data", "/home/u/data/a.tar", True), ("data", "/home/u/dat/a.tar", False),
-        (".", "/home/u/a.tar", True), ("*.tar", "/home/u/a.tar", True), ("data", "s3://b/data/a.tar", False),
+        ("https://h/a.jpg?id=1", "https://h/b.jpg", False), ("https://h/s-{0..9}.tar?v=2", "https://h/s-3.tar?v=2", True),
+        ("simplecache::https://h/", "https://h/a.jpg", False), (".", "/home/u/a.tar", True), ("*.tar", "/home/u/a.tar", True),
+        ("data", "s3://b/data/a.tar", False),
     ],
 )  # fmt: skip
 def test_what_an_input_may_have_named(given: str, uri: str, may: bool) -> None:
