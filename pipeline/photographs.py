@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.config import PILLOW_MAX_PIXELS, most_encoded_bytes
-from pipeline.errors import ObjectChanged, ObjectTooLarge, OutsideInputs
+from pipeline.errors import ObjectChanged, ObjectTooLarge, OutsideInputs, UsageError
 from pipeline.run.plan import Plan, read_plan, read_plan_rows
-from pipeline.shards.allowed import allowed_schemes
+from pipeline.shards.allowed import allowed_schemes, is_below
 from pipeline.shards.base import Shard
 from pipeline.shards.names import file_kind
 from pipeline.shards.parquet import read_row
-from pipeline.storage import ObjectInfo, Store, normalise, scheme_of, store_for
-from pipeline.storage.uris import without_query
+from pipeline.storage import ObjectInfo, Store, normalise, scheme_of, store_for, without_query
 
 _MAGIC = re.compile(r"[*?\[{]")
 _UPWARDS = re.compile(r"^(?:~[^/]*/?|(?:\.\./?)+)")
@@ -85,11 +84,11 @@ class Photographs:
 
     def _allowed(self, uri: str) -> Shard | None:
         """The planned shard or image of this URI; None: it is allowed without a plan. Raises `OutsideInputs`."""
-        if uri != normalise(uri):
+        if uri != _normalised(uri):
             raise OutsideInputs(f"not read, as it is no URI that a run writes: {uri!a:.200}")
         planned = self._planned(uri)
         if self._roots:
-            if any(_is_below(uri, root) for root in self._roots):
+            if any(is_below(uri, root) for root in self._roots):
                 return planned
             raise OutsideInputs(f"not read, as it lies below no allow_root: {uri}")
         if scheme_of(uri) == "file" and file_kind(uri) not in ("tar", "parquet", "image"):
@@ -122,11 +121,13 @@ class Photographs:
         A list may have named what any list may, and local files only if it is local: which of them it did name says the plan.
         Runs of before have relative paths as they were given: where from is not known any more, so they must lie on the way.
         """
-        given = normalise(text)
-        kind = file_kind(without_query(given))
+        if (given := _normalised(text)) is None:
+            return False
+        given = without_query(given)  # outputs of before have none
+        kind = file_kind(given)
         if (kind == "list" and self._format in ("auto", "list")) or (kind == "other" and self._format == "list"):
             return scheme_of(uri) in allowed_schemes(given)
-        if _is_below(uri, _root(given)):
+        if is_below(uri, _root(given)):
             return True
         if scheme_of(uri) != "file" or "://" in text or text.startswith("/"):
             return False
@@ -134,16 +135,15 @@ class Photographs:
         return way in ("", ".") or f"/{way}/" in f"{uri}/"
 
 
+def _normalised(uri: str) -> str | None:
+    """None for what names no one place."""
+    try:
+        return normalise(uri)
+    except UsageError:
+        return None
+
+
 def _root(text: str) -> str:
     """Below which all lies that an input may name."""
     magic = _MAGIC.search(text)
     return text if magic is None else "".join(text[: magic.start()].rpartition("/")[:2])
-
-
-def _is_below(uri: str, root: str) -> bool:
-    """At or below it, by whole components."""
-    if scheme_of(uri) in ("http", "https"):
-        uri, root = uri.partition("?")[0], root.partition("?")[0]
-        if "/.." in uri.replace("%2e", ".").replace("%2E", "."):
-            return False
-    return uri == root or uri.startswith(root.rstrip("/") + "/")

@@ -13,7 +13,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from pipeline.config import SegmentConfig
-from pipeline.errors import BrokenShard, ObjectDenied, ObjectMissing, StorageError
+from pipeline.errors import BrokenShard, HostUnreachable, ObjectDenied, ObjectMissing, StorageError
 from pipeline.run.cutting import in_order
 from pipeline.run.options import read_options
 from pipeline.run.parts import PART_BYTES
@@ -36,6 +36,7 @@ EXACT_TARS = 64  # ... while there are no more than this: the headers of a local
 EXACT_TARS_REMOTE = 8  # these are read whole, as a request for each header would take longer
 HEAD_BYTES = CHUNK_BYTES  # of a sampled tar: what its first request brings anyway
 _SEED = 0
+_GONE = (ObjectMissing, ObjectDenied, HostUnreachable)
 _BEGINNING = Cursor()
 
 
@@ -218,7 +219,7 @@ class Left:
         """Rows of a tar, that of a break too."""
         start = Cursor()
         if scheme_of(tar.uri) == "file":
-            with suppress(ObjectMissing, ObjectDenied):
+            with suppress(*_GONE):
                 *_, start = part_starts(store_for(tar.fetch_uri), tar, self._read, 1, 1)  # where its last image begins
         return start.index + sum(1 for _ in _rows(tar, self._read, start))
 
@@ -254,8 +255,8 @@ def _rows(shard: Shard, read: ReadOptions, start: Cursor = _BEGINNING) -> Genera
     reader = read_tar if shard.kind == "tar" else read_parquet
     try:
         yield from reader(store_for(shard.fetch_uri), shard, start, read)
-    except (ObjectMissing, ObjectDenied) as gone:
-        error = BrokenShard("the shard is gone" if isinstance(gone, ObjectMissing) else "access to the shard is denied")
+    except _GONE as gone:
+        error = BrokenShard(str(gone))
         yield EncodedImage(shard=shard.uri, index=start.index, image_id=shard.uri, after=start, error=error, breaks=True)
 
 
@@ -263,7 +264,7 @@ def _row_groups(file: Shard) -> list[int]:
     """Rows of the row groups; a file that is gone, or has no footer, is one failure."""
     try:
         file = seen(store_for(file.fetch_uri), file)
-    except (ObjectMissing, ObjectDenied):
+    except _GONE:
         return [1]
     info = ObjectInfo(file.fetch_uri, file.size, file.version)
     with RangeFile(store_for(file.fetch_uri), info, ahead=False) as opened:
@@ -273,7 +274,7 @@ def _row_groups(file: Shard) -> list[int]:
             raise
         except (pa.ArrowException, OSError, StorageError) as error:
             failure = error if isinstance(error, StorageError) else opened.failure
-            if failure is None or isinstance(failure, ObjectMissing | ObjectDenied):
+            if failure is None or isinstance(failure, _GONE):
                 return [1]
             raise failure from error
         return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]

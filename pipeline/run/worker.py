@@ -14,7 +14,7 @@ from importlib.metadata import version
 import numpy as np
 
 from pipeline.cache import scratch_folder
-from pipeline.errors import BadImage, Bug, Incomplete, MaskfleetError, ObjectDenied, ObjectMissing, StorageError
+from pipeline.errors import BadImage, Bug, HostUnreachable, Incomplete, MaskfleetError, ObjectMissing, StorageError
 from pipeline.labels.labeller import Labelled, Labeller, LabelOptions, Resized, load_machine_code
 from pipeline.labels.statistics import LEVELS
 from pipeline.model.engine import Prepared
@@ -35,7 +35,7 @@ from pipeline.shards.parquet import read_parquet
 from pipeline.shards.single import read_images
 from pipeline.shards.tar import read_tar
 from pipeline.storage import join, store_for, writable_store_for
-from pipeline.storage.answers import Answers
+from pipeline.storage.answers import FINAL, Answers
 from pipeline.storage.retry import retries
 
 IMAGES_AHEAD = 4
@@ -221,15 +221,16 @@ class SegmentSpan:
                 position = image.after
                 yield image
                 del image
-        except (ObjectMissing, ObjectDenied) as gone:
+        except FINAL as gone:
+            if isinstance(gone, HostUnreachable) and shard.size is not None:
+                raise  # its host was there when it was listed, and may come back
             since, signed = time.monotonic(), shard.secret is not None
             others = partial(self._beside.of, span)
             if not self._answers.is_its_own(shard.fetch_uri, gone, since=since, signed=signed, candidates=others):
                 raise StorageError(f"{gone} (and nothing else can be read there now)", gone.code) from gone
             if not self._answers.says_again(shard.fetch_uri):
                 raise StorageError(f"{gone} (a moment ago, and not now)", gone.code) from gone
-            reason = "the shard is gone" if isinstance(gone, ObjectMissing) else "access to the shard is denied"
-            yield broken_off(shard, position, reason)
+            yield broken_off(shard, position, _why(gone))
 
     def _reader(self, shard: Shard, cursor: Cursor, watch: Watch) -> Iterator[EncodedImage]:
         read = self._config.read
@@ -302,6 +303,12 @@ class SegmentSpan:
             }
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+
+
+def _why(gone: StorageError) -> str:
+    if isinstance(gone, HostUnreachable):
+        return f"the shard cannot be reached: {gone.code}"
+    return "the shard is gone" if isinstance(gone, ObjectMissing) else "access to the shard is denied"
 
 
 def _heartbeats(done: int, rows: int) -> Iterator[Receipt]:

@@ -8,7 +8,7 @@ from itertools import chain, islice
 
 from fsspec.utils import glob_translate
 
-from pipeline.errors import NotReachable, ObjectDenied, ObjectMissing, StorageError, UsageError
+from pipeline.errors import HostUnreachable, NotReachable, ObjectDenied, ObjectMissing, StorageError, UsageError
 from pipeline.shards.allowed import require_sound
 from pipeline.shards.base import Shard
 from pipeline.shards.lists import Line, read_list
@@ -233,8 +233,8 @@ def _written(whole: str, listing: Listing) -> str:
 def _listed(uri: str, reading: _Reading) -> Iterator[Shard]:
     """The lines of a list: images unless their names say shard. Images are not asked for before they are read.
 
-    A shard that is gone or closed is planned all the same, as such an image is, and becomes one failure. If there is nothing but
-    those, it is the store that cannot be reached.
+    A shard that is gone, closed or out of reach is planned all the same, as such an image is, and becomes one failure. If there
+    is nothing but those, it is the store that cannot be reached.
     """
     held: list[Shard] = []
     answered, failed = False, ""
@@ -244,7 +244,7 @@ def _listed(uri: str, reading: _Reading) -> Iterator[Shard]:
             info = ObjectInfo(line.uri, None, None) if looked is None else looked.result()
             found = list(_entry(info, kind, "", reading.listing, single=False))
             answered = True
-        except (ObjectMissing, ObjectDenied) as error:
+        except (ObjectMissing, ObjectDenied, HostUnreachable) as error:
             unseen = Shard(uri=_written(line.uri, reading.listing), kind=kind, size=None, version=None)  # type: ignore[arg-type]
             found, failed = [unseen], failed or f"{_where(uri, line)}: {error}"
         except UsageError as error:

@@ -20,6 +20,7 @@ from pipeline.errors import (
 )  # fmt: skip
 from pipeline.storage import scheme_of, store_for
 from pipeline.storage.signatures import expires_at, signer_of
+from pipeline.storage.uris import WEB
 
 FINAL = (ObjectMissing, ObjectDenied, HostUnreachable)  # what may be an object's own fault
 DEAD_S = 60.0  # for so long a host that was unreachable while others answered is not asked
@@ -116,10 +117,10 @@ class Answers:
         return True
 
     def says_again(self, uri: str) -> bool:
-        """Does the store say once more, now that it answers, that this object is gone or denied?"""
+        """Does the store say once more, now that it is known to answer, that this object cannot be had?"""
         try:
             store_for(uri).read(uri, 0, 1)
-        except (ObjectMissing, ObjectDenied):
+        except FINAL:
             return True
         except StorageError:
             return False
@@ -191,7 +192,7 @@ def store_root(uri: str) -> str:
 
 
 def _is_web(uri: str) -> bool:
-    return scheme_of(uri) in ("http", "https")
+    return scheme_of(uri) in WEB
 
 
 def _speaks(host: str) -> bool:

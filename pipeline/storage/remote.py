@@ -18,13 +18,8 @@ from pipeline.errors import (
 )
 from pipeline.storage.base import ObjectInfo
 from pipeline.storage.retry import with_retries
-from pipeline.storage.uris import without_secrets
+from pipeline.storage.uris import WEB, WRAPPERS, scheme_of, without_secrets
 
-WEB = ("http", "https")
-_WRAPPERS = frozenset(  # file systems of fsspec that read through another one, or this machine's disk
-    {"arrow_hdfs", "async_wrapper", "asynclocal", "blockcache", "cached", "dir", "file", "filecache", "generic", "libarchive",
-     "local", "reference", "simplecache", "tar", "zip"}
-)  # fmt: skip
 _GONE = {404, 410}
 _DENIED = {400, 401, 403, 451}  # 400: of a presigned URL whose token has expired, among others
 _NOT_OF_THE_OBJECT = {407, 408, 409, 416, 421, 423, 425, 429}  # of 4xx; what else the web answers so, it answers for good
@@ -41,9 +36,10 @@ async def _web_client(**arguments: Any) -> Any:
 
 
 def _translated(error: BaseException, uri: str) -> StorageError:
-    if isinstance(error, FileNotFoundError) and error.__cause__ is not None and uri.startswith(WEB):
+    web = scheme_of(uri) in WEB
+    if web and isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         error = error.__cause__  # `info` of fsspec takes any failure for a file that is not there
-    uri, web = without_secrets(uri), uri.startswith(WEB)
+    uri = without_secrets(uri)
     status, kind = getattr(error, "status", None), type(error).__name__
     behind = getattr(error, "os_error", error)  # aiohttp's, around what the connection met
     if isinstance(behind, PermissionError) and FORBIDDEN in str(behind):
@@ -64,7 +60,7 @@ class RemoteStore:
     """One fsspec file system; names neither ETag nor mtime unless the server does."""
 
     def __init__(self, scheme: str) -> None:
-        if "::" in scheme or scheme in _WRAPPERS:
+        if "::" in scheme or scheme in WRAPPERS | {"file", "local"}:
             raise UnknownScheme(f"{scheme}:// reads through another file system, which is refused")
         try:
             self._fs: Any = fsspec.filesystem(scheme, **({"get_client": _web_client} if scheme in WEB else {}))

@@ -6,6 +6,8 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl, urlsplit
 
+from pipeline.storage.uris import WEB, scheme_of
+
 # Of AWS, Google Cloud, CloudFront, Google's CDN and Azure's user delegation: names of a key, or of a session.
 _KEYS = frozenset(
     {"x-amz-credential", "x-amz-security-token", "awsaccesskeyid", "x-goog-credential", "googleaccessid", "key-pair-id",
@@ -33,7 +35,7 @@ def signer_of(uri: str) -> str | None:
 
 def expires_at(uri: str) -> float | None:
     """When a presigned URL expires, in Unix seconds; None if its query does not say."""
-    if not uri.lower().startswith(("http://", "https://")):
+    if scheme_of(uri) not in WEB:
         return None
     try:
         query = dict(parse_qsl(urlsplit(uri).query))

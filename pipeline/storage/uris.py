@@ -12,7 +12,7 @@ _PASSWORD = re.compile(r"//[^/@]*:[^/@]*@")
 _PLAIN = re.compile(r"https?://[!\"$->A-Z\\^-~]+")  # no user, query, fragment, bracket or anything that is not ASCII
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 # Of fsspec: file systems that read through another one, which no allow-list would see.
-_WRAPPERS = frozenset(
+WRAPPERS = frozenset(
     {"arrow_hdfs", "async_wrapper", "asynclocal", "asyncwrapper", "blockcache", "cached", "dir", "filecache", "generic",
      "libarchive", "reference", "simplecache", "tar", "zip"}
 )  # fmt: skip
@@ -74,7 +74,7 @@ def normalise(uri: str) -> str:
         return absolute + ("/" if path.endswith("/") and absolute != "/" else "")
     if "\0" in uri:
         raise UsageError("a URI with a NUL character")
-    if "::" in scheme or scheme in _WRAPPERS or ("::" in rest and scheme not in _OBJECT_STORES):
+    if "::" in scheme or scheme in WRAPPERS or ("::" in rest and scheme not in _OBJECT_STORES):
         raise UsageError(f"{scheme[:40]}://… reads through another file system, which is refused: name the object itself")
     if not _SCHEME.fullmatch(scheme):
         raise UsageError(f"{scheme[:40]!r} is no scheme: a local path that holds :// is written as file:///…")

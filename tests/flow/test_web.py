@@ -52,7 +52,7 @@ class _Images(BaseHTTPRequestHandler):
 @pytest.fixture
 def web() -> Iterator[str]:
     (_, first), (_, second), (_, third) = photos(3)
-    served = {"/img?id=1": first, "/img?id=2": second, "/img?id=3": third}
+    served = {"/img?id=1": first, "/img?id=2": second, "/img?id=3": third, "/shard.tar": tar_bytes(photos(2))}
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Images, served)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -69,6 +69,14 @@ def test_images_that_differ_only_in_their_query_are_all_labelled(web: str, tmp_p
     assert "canary" not in str(outcome.run)
     assert verify(str(tmp_path / "out")).state == "whole"
     assert len(list(open_run(str(tmp_path / "out")).pairs())) == 3
+
+
+def test_a_shard_of_the_web_that_is_gone_costs_one_row_though_its_worker_has_read_nothing_else(web: str, tmp_path: Path) -> None:
+    (tmp_path / "l.txt").write_text(f"{web}/gone.tar\n{web}/shard.tar\n{web}/gone.parquet\n")
+    outcome = segment(tmp_path / "l.txt", tmp_path / "out", **_FLAGS)
+    assert outcome.error is None
+    assert outcome.run["counts"]["broken_shards"] == 2
+    assert {row["message"] for row in read_rows(tmp_path / "out").failures} == {"the shard is gone"}
 
 
 def test_a_shard_of_a_list_that_is_gone_costs_one_row(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from pipeline.run.plan import extend_plan
 from pipeline.run.span import Span
 from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.listing import Listing, list_inputs
-from pipeline.storage import writable_store_for
+from pipeline.storage import retry, writable_store_for
 from pipeline.storage.local import LocalStore
 from pipeline.storage.stream import CHUNK_BYTES
 from tests.conftest import ROOT
@@ -220,6 +220,35 @@ def test_dead_links_and_nothing_else_stay_open(tmp_path: Path, web: str) -> None
     segment, spans = _worker_and_spans(tmp_path / "list.txt", tmp_path / "out")
     (receipt,) = segment(spans[0])
     assert (receipt.error_class, receipt.part) == ("StorageError", None)
+
+
+def test_a_listed_shard_whose_host_is_dead_is_broken_and_does_not_end_the_listing(
+    tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.0)
+    _Web.there |= {"/a.jpg": photos(1)[0][1]}
+    (tmp_path / "list.txt").write_text(f"{web}/a.jpg\nhttp://no-such-host.invalid/b.tar")
+    segment, spans = _worker_and_spans(tmp_path / "list.txt", tmp_path / "out")
+    of = {span.source.kind: span for span in spans}
+    assert [(receipt.error, receipt.failures) for kind in ("image", "tar") for receipt in segment(of[kind])] == [
+        (None, 0),
+        (None, 1),
+    ]
+    (failure,) = read_rows(tmp_path / "out").failures
+    assert (failure["error"], failure["message"]) == ("BrokenShard", "the shard cannot be reached: ClientConnectorDNSError")
+
+
+def test_a_shard_that_was_there_when_it_was_listed_waits_for_its_host(
+    tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.0)
+    _Web.there |= {"/a.jpg": photos(1)[0][1], "/b.tar": tar_bytes(photos(2))}
+    (tmp_path / "list.txt").write_text(f"{web}/a.jpg\n{web}/b.tar")
+    segment, spans = _worker_and_spans(tmp_path / "list.txt", tmp_path / "out")
+    of = {span.source.kind: span for span in spans}
+    assert [receipt.error for receipt in segment(of["image"])] == [None]
+    away = replace(of["tar"], source=replace(of["tar"].source, secret="http://no-such-host.invalid/b.tar"))
+    assert [receipt.error_class for receipt in segment(away)] == ["HostUnreachable"]
 
 
 def test_pieces_of_a_shard_that_is_gone_are_one_chain(tmp_path: Path) -> None:
