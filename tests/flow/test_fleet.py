@@ -70,7 +70,7 @@ def test_where_every_node_refuses_the_run_ends_at_once(cluster: Nodes, job: Call
     began = time.monotonic()
     done = job("segment", "--input", source, "--output", out, *FLAGS, env={"RAY_ADDRESS": cluster.address})
     assert done.code == 5, done.err
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 180  # and not after 30 minutes without a part
     last = done.err.splitlines()[-1]
     assert "it has openvino 2026.1 and labels version" in last
     assert "other nodes that refuse, too: 1" in last
