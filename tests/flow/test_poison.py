@@ -74,5 +74,5 @@ def test_a_run_that_does_not_get_on_ends_and_says_where_it_stood(
     arguments = ("--input", source / "0.tar", "--output", out, *FLAGS, "--image-timeout-s", 600, "--idle-minutes", 0.3)
     done = job("segment", *arguments, env=POISONED)
     assert done.code == 5, done.err
-    assert "no part was committed for 0.3 minutes" in done.err
+    assert "no image was labelled for 0.3 minutes" in done.err
     assert "Traceback" not in done.err
