@@ -47,7 +47,12 @@ def label(inputs: list[Path], out: Path, *, relabel_changed: bool = False, **fla
     totals = Totals(network.classes)
     write_derived(store, config.output, planned_sources(plan), totals, least_confidence(config.min_confidence))
     counts = {name: getattr(totals, name) for name in ("images", "masks", "failures", "broken_shards")}
-    run = {"state": "complete", "counts": counts | {"inferred": 0, "skipped": 0}, "labels_digest": totals.labels_digest}
+    run = {
+        "state": "complete",
+        "input": list(config.input),
+        "counts": counts | {"inferred": 0, "skipped": 0},
+        "labels_digest": totals.labels_digest,
+    }
     write_run_json(store, config.output, run | {"errors": dict(totals.errors.most_common())} | fixed)
 
 
