@@ -2,8 +2,9 @@
 
 import json
 import os
-import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -242,13 +243,13 @@ def test_stalls_and_signals_are_told_with_the_counts_so_far(
     assert {name: found.get(name) for name in ("state", "counts")} == (known or {"state": None, "counts": None})
 
 
-def test_a_signal_before_the_job_has_begun_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*_: object) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr("jobs.segment.load_config", load)
-    result = CliRunner().invoke(segment, ["--json", str(file)])
-    assert result.exit_code == 143
+def test_a_signal_before_the_job_has_begun_is_told(file: Path) -> None:
+    """In a process of its own, which is what a signal ends."""
+    code = (
+        "import os, signal, sys, jobs.segment as job; "
+        "job.load_config = lambda *_: os.kill(os.getpid(), signal.SIGTERM); job.main(['--json', sys.argv[1]])"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, timeout=120).returncode == 143
     assert _read(file)["error"]["class"] == "Stopped"
 
 
