@@ -270,7 +270,12 @@ def test_a_part_that_cannot_be_written_is_left_and_the_rest_is_labelled(
 ) -> None:
     victim = sorted(undisturbed)[3]
     command = ("--input", shards, "--output", f"s3://{BUCKET}/refused", *FLAGS)
-    with FaultyS3(s3.endpoint, lambda request: "slow_down" if victim in request.path else None) as proxy:
+
+    def refused(request: Request) -> str | None:
+        """Only the put: an answer to HEAD has no body that could say SlowDown."""
+        return "slow_down" if request.method == "PUT" and victim in request.path else None
+
+    with FaultyS3(s3.endpoint, refused) as proxy:
         done = job("segment", *command, env={"AWS_ENDPOINT_URL_S3": proxy.endpoint}, timeout_s=900)
     assert done.code == 5, done
     assert "SlowDown" in done.err
