@@ -1,4 +1,4 @@
-"""`bench scale`: a million shards planned, the cost of an image as the input grows, memory over time, two workers."""
+"""`bench scale`: a million shards planned, a million parts there, an image as the input grows, memory over time, two workers."""
 
 import os
 import shutil
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.benchmarks.machine import machine
+from jobs.benchmarks.many_parts import many_parts
 from jobs.benchmarks.million import million
 from jobs.benchmarks.pairs import Ratio, interleaved, ratio
 from jobs.benchmarks.photographs import photographs, write_tars
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 PLANNED_S, PLANNED_MIB = 60.0, 1e9 / (1 << 20)
+RERUN_S, RERUN_MIB = 60.0, 1024.0
 GROWTH_GOAL = 0.05
 WORKERS = 2
 FACTORS = (1, 10, 100)
@@ -34,26 +36,43 @@ _MEMORY_EVERY_S = 2.0
 
 @click.command()
 @click.option("--shards", default=1_000_000, show_default=True, help="Shards of the generated listing; 0: leave it out.")
+@click.option("--parts", default=1_000_000, show_default=True, help="Parts of a generated output; 0: leave it out.")
+@click.option("--only-parts", is_flag=True, help="Measure the output of many parts alone, and write no other table.")
 @click.option("--images", default=10_000, show_default=True, help="Images of the 100x run.")
 @click.option("--pairs", default=5, show_default=True, help="Of one and two workers; 0: leave them out.")
 @click.option("--short-side", default=128, show_default=True)
 @click.option("--photos", metavar="FOLDER", multiple=True, help="JPEGs to repeat [default: the bundled photographs].")
 @click.option("--out", default=OUT, show_default=True, metavar="FOLDER")
-def main(shards: int, images: int, pairs: int, short_side: int, photos: tuple[str, ...], out: str) -> None:
-    """Measure what a larger input costs: to plan, an image, in memory, and on two workers."""
+def main(
+    shards: int, parts: int, only_parts: bool, images: int, pairs: int, short_side: int, photos: tuple[str, ...], out: str
+) -> None:
+    """Measure what a larger input costs: to plan, to come back to, an image, in memory, and on two workers."""
     os.environ["RAY_ADDRESS"] = "local"  # the processes that are watched are this machine's
-    run_job(lambda: _scale(shards, images, pairs, short_side, photos, out))
+    if only_parts:
+        run_job(lambda: _only_parts(parts, out))
+    run_job(lambda: _scale(shards, parts, images, pairs, short_side, photos, out))
 
 
-def _scale(shards: int, images: int, pairs: int, short_side: int, photos: tuple[str, ...], out: str) -> int:
+def _only_parts(parts: int, out: str) -> int:
+    here = machine()
+    with tempfile.TemporaryDirectory(prefix="maskfleet-") as folder:
+        there = many_parts(parts, Path(folder))
+    grids, notes = (_parts_grid(there),), (_parts_note(there),)
+    publish(Report(name="scale-parts", title="scale: an output of many parts", machine=here, grids=grids, notes=notes,
+                   values={"parts": there}), out)  # fmt: skip
+    return 0
+
+
+def _scale(shards: int, parts: int, images: int, pairs: int, short_side: int, photos: tuple[str, ...], out: str) -> int:
     need_altair()
     data, here = photographs(photos), machine()
     with tempfile.TemporaryDirectory(prefix="maskfleet-") as folder:
         scratch = Path(folder)
         planned = million(shards, scratch) if shards else None
+        there = many_parts(parts, scratch) if parts else None
         runs = _grow(scratch, data, images, short_side)
         rounds = _one_and_two(scratch, data, images // 10, pairs, short_side)
-    publish(_report(planned, runs, rounds, here, short_side), out, {"memory": _memory_chart(runs[-1])})
+    publish(_report(planned, there, runs, rounds, here, short_side), out, {"memory": _memory_chart(runs[-1])})
     return 0
 
 
@@ -106,16 +125,22 @@ def _one_and_two(scratch: Path, data: Sequence[bytes], images: int, pairs: int, 
 
 
 def _report(
-    planned: dict[str, Any] | None, runs: list[Watched], rounds: list[dict[str, float]], here: dict[str, Any], short_side: int
+    planned: dict[str, Any] | None,
+    there: dict[str, Any] | None,
+    runs: list[Watched],
+    rounds: list[dict[str, float]],
+    here: dict[str, Any],
+    short_side: int,
 ) -> Report:
     efficiency = ratio(rounds, "two", "one twice") if rounds else None
-    grids = [*([_planned_grid(planned)] if planned else []), _growth_grid(runs), _memory_grid(runs[-1])]
-    notes = [*([_planned_note(planned)] if planned else []), _growth_note(runs)]
+    grids = [*([_planned_grid(planned)] if planned else []), *([_parts_grid(there)] if there else [])]
+    grids += [_growth_grid(runs), _memory_grid(runs[-1])]
+    notes = [*([_planned_note(planned)] if planned else []), *([_parts_note(there)] if there else []), _growth_note(runs)]
     if efficiency is not None:
         grids.append(_pairs_grid(rounds, efficiency))
         notes.append("efficiency: steady images/s of two workers / twice those of one; tail: the last worker alone")
     values = {
-        "planned": planned, "short_side": short_side,
+        "planned": planned, "parts": there, "short_side": short_side,
         "growth": [
             {"images": run.images, "seconds": run.seconds, "steady_ms": _steady_ms(run), "in_all_ms": _in_all_ms(run)}
             for run in runs
@@ -147,6 +172,38 @@ def _planned_note(planned: dict[str, Any]) -> str:
         f"planned in under {PLANNED_S:.0f} s and 1 GB: {'yes' if met else 'no'}" if planned["shards"] >= 1_000_000 else "no goal"
     )
     return f"listed by real requests from a server that makes the pages up; {size}; {goal}"
+
+
+_KINDS = ("LIST", "GET, footers", "GET", "HEAD", "PUT", "DELETE")
+
+
+def _parts_grid(there: dict[str, Any]) -> Grid:
+    """Of each attempt: the process, and what it was asked; below the first, what of it took how long."""
+    first, again = there["first"], there["again"]
+    stages = first["stages"]
+    begun = sum(seconds for phase, seconds in stages.items() if phase not in ("looking at what is there", "summing up"))
+    rows = [
+        [f"{there['new']:,} footers to read", *_driven(first)],
+        ["- start, listing and planning", f"{begun:.1f}", *[""] * (1 + len(_KINDS))],
+        ["- parts listed, checkpoint read", f"{stages.get('looking at what is there', 0.0):.1f}", *[""] * (1 + len(_KINDS))],
+        ["- footers, sums, checkpoint, listed again", f"{stages.get('summing up', 0.0):.1f}", *[""] * (1 + len(_KINDS))],
+        ["again, nothing new", *_driven(again)],
+    ]
+    title = f"{there['parts']:,} parts of {there['shards']:,} shards"
+    return Grid((title, "seconds", "driver, peak MiB of USS", *_KINDS), rows)
+
+
+def _driven(driven: dict[str, Any]) -> list[str]:
+    asked = [str(driven["requests"].get(kind, 0)) for kind in _KINDS]
+    return [f"{driven['seconds']:.1f}", f"{driven['peak_mib']:.0f}", *asked]
+
+
+def _parts_note(there: dict[str, Any]) -> str:
+    again, peak = there["again"], max(there[name]["peak_mib"] for name in ("first", "again"))
+    met = again["seconds"] < RERUN_S and peak < RERUN_MIB
+    goal = f"run again in under {RERUN_S:.0f} s, both in under 1 GiB: {'yes' if met else 'no'}"
+    goal = goal if there["parts"] >= 1_000_000 else "no goal"
+    return f"parts, their footers and shards are made up by a server on the same cores, which takes its part of the time; {goal}"
 
 
 def _steady_ms(run: Watched) -> float | None:

@@ -12,11 +12,14 @@ import pyarrow as pa
 from pipeline.errors import Damaged, NotReachable, ObjectMissing, StorageError
 from pipeline.products.checks import Rules, open_file, same_file
 from pipeline.products.verify import Finding, Verification, verify
+from pipeline.run.checkpoint import NAME as CHECKPOINT
+from pipeline.run.checkpoint import Checkpoint
 from pipeline.run.footer import PartFooter, failures_bytes
 from pipeline.run.left import is_left, planned_sources
-from pipeline.run.parts import PartName, is_part_name, list_parts
+from pipeline.run.parts import PartName, is_part_name
 from pipeline.run.plan import Plan, read_plan
-from pipeline.run.summary import Totals, class_stats_bytes, read_run_json, read_totals, write_run_json
+from pipeline.run.summary import class_stats_bytes, list_planned, read_run_json, read_totals, write_run_json
+from pipeline.run.totals import Totals
 from pipeline.storage import WritableStore, join, normalise, writable_store_for
 
 
@@ -54,19 +57,20 @@ def repair(out: str, *, deep: bool = False) -> Repair:
 
 def _make_derived(store: WritableStore, out: str, plan: Plan) -> Iterator[str]:
     """`failures/` as the parts that are there have them; the sums too, once no part is missing."""
-    rules, sources, failing = Rules.of(plan.settings), planned_sources(plan), dict[str, bytes]()
-    committed = {source: names for source, names in list_parts(store, out).items() if source in sources}
+    rules, failing = Rules.of(plan.settings), dict[str, bytes]()
+    committed = list_planned(store, out, planned_sources(plan))
     totals = Totals(rules.classes)
-    names = [name for parts in committed.values() for name in parts]
 
     def keep(name: PartName, footer: PartFooter) -> None:
         if footer.failures:
             failing[str(name)] = failures_bytes(footer)
 
     with suppress(Damaged):  # of a part that has been damaged since: no sum is whole
-        read_totals(store, out, names, totals, keep)
-    if len(totals.parts) < len(names):
+        read_totals(store, out, committed, totals, keep)
+    if not totals.is_exactly(committed.part_keys):
         return
+    if _replaces_checkpoint(store, out, rules, totals):
+        yield CHECKPOINT
     yield from _make_failures(store, out, failing)
     left = is_left(plan, committed)
     if not left:
@@ -80,6 +84,16 @@ def _make_derived(store: WritableStore, out: str, plan: Plan) -> Iterator[str]:
         if values != said:
             write_run_json(store, out, values | {"updated": datetime.now(UTC).isoformat(timespec="seconds")})
             yield "run.json"
+
+
+def _replaces_checkpoint(store: WritableStore, out: str, rules: Rules, totals: Totals) -> bool:
+    """If there is one of this run that is damaged, or not of these parts, as none is left of which a part has been removed."""
+    checkpoint = Checkpoint(store, out, rules.fingerprint, rules.classes)
+    with suppress(Damaged):
+        kept = checkpoint.read(2 * len(totals.parts) + 1000)
+        if kept is None or (kept.is_exactly(totals.sums().parts.arrays()[0]) and kept.same_sums(totals)):
+            return False
+    return checkpoint.save(store, totals, smaller=True)
 
 
 def _make_failures(store: WritableStore, out: str, failing: dict[str, bytes]) -> Iterator[str]:

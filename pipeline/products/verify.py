@@ -4,16 +4,15 @@ Three questions, in this order. Do the parts cover the plan? Their names say it.
 and the plan promise? Its bytes say it. Are the derived files the sums of the parts? Asked only of a run that has ended.
 """
 
-from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import Damaged, NotReachable, ObjectMissing, StorageError
+from pipeline.errors import Damaged, NotReachable, ObjectChanged, ObjectMissing, StorageError
 from pipeline.products.checks import (
     Planned,
     Rules,
@@ -24,16 +23,18 @@ from pipeline.products.checks import (
     same_file,
     short,
 )
+from pipeline.products.kept_sums import KeptSums
+from pipeline.run.checkpoint import NAME as CHECKPOINT
 from pipeline.run.footer import PartFooter, failures_bytes
 from pipeline.run.left import plan_file_digest, planned_sources, shard_digest
 from pipeline.run.parts import PartName, is_part_name
 from pipeline.run.plan import Plan, PlanFile, read_plan
-from pipeline.run.summary import Totals, read_run_json
+from pipeline.run.summary import read_run_json
+from pipeline.run.totals import Totals
 from pipeline.storage import Store, WritableStore, join, normalise, store_for
+from pipeline.storage.parallel import in_order
 
 Kind = Literal["missing", "damaged", "derived"]
-T = TypeVar("T")
-R = TypeVar("R")
 
 READERS = 8  # parts in memory at a time
 
@@ -131,19 +132,23 @@ class _Verifier:
         run = read_run_json(cast(WritableStore, self._store), self._out)  # which only reads
         parts = self._list_parts(plan)
         totals = Totals(self._rules.classes)
+        kept = KeptSums(self._store, self._out, self._rules, sum(map(len, parts.values())))
         with_failures: set[str] = set()
         unknown: set[str] = set()  # parts of which nobody can say what they cover
         derived: list[Finding] = []
-        for name, (footer, findings) in _each(self._planned(plan, parts), self._check):
+        for name, (footer, findings) in in_order(self._planned(plan, parts), self._check, READERS):
             for finding in findings:
                 (derived if finding.kind == "derived" else self._findings).append(finding)
             if footer is None:
                 unknown.add(str(name))
             else:
                 totals.add(name, footer)
+                kept.add(name, footer)
                 with_failures |= {str(name)} if footer.failures else set()
         self._parts, self._images, self._masks = len(totals.parts), totals.images, totals.masks
         self._check_chains(plan, parts, unknown)
+        if kept.problem:
+            self._add(CHECKPOINT, kept.problem, "derived")
         if not self._found("missing") and run is not None and run.get("state") != "complete":
             self._add("run.json", f"the run has not come to its end (state {run.get('state')!r})", "missing")
         if self._found("missing"):  # derived files are of a run that has ended
@@ -162,12 +167,12 @@ class _Verifier:
         return any(finding.kind == kind for finding in self._findings)
 
     def _names(self, folder: str) -> list[str]:
-        return [name for name, _ in self._files(folder)]
+        return [name for name, _, _ in self._files(folder)]
 
-    def _files(self, folder: str) -> Iterator[tuple[str, int]]:
-        """Name and size of each."""
+    def _files(self, folder: str) -> Iterator[tuple[str, int, str]]:
+        """Name, size and version of each."""
         prefix = join(self._out, folder) + "/"
-        return ((info.uri.removeprefix(prefix), info.size or 0) for info in self._store.walk(prefix))
+        return ((info.uri.removeprefix(prefix), info.size or 0, info.version or "") for info in self._store.walk(prefix))
 
     def _read(self, name: str) -> bytes:
         return self._store.read(join(self._out, name))
@@ -195,8 +200,8 @@ class _Verifier:
         """The parts of each planned source, in order; what is wrong with their names is noted."""
         sources = planned_sources(plan)
         parts: dict[str, list[PartName]] = defaultdict(list)
-        for file_name, size in self._files("masks"):
-            if (name := PartName.parse(file_name, size)) is None:
+        for file_name, size, version in self._files("masks"):
+            if (name := PartName.parse(file_name, size, version)) is None:
                 self._add(f"masks/{file_name}", "not the name of a part", "damaged")
             elif name.source not in sources:
                 self._add(f"masks/{name}", "a part of no planned source", "damaged")
@@ -233,9 +238,10 @@ class _Verifier:
         name = f"masks/{planned.name}"
         assert self._rules is not None
         try:
-            footer = check_part(self._read(name), planned, self._rules, deep=self._deep)
-        except ObjectMissing:
-            return planned.name, (None, [Finding(name, "gone since it was listed", "missing")])
+            data = self._store.read(join(self._out, name), version=planned.name.version or None)
+            footer = check_part(data, planned, self._rules, deep=self._deep)
+        except (ObjectMissing, ObjectChanged):
+            return planned.name, (None, [Finding(name, "gone, or made anew, since it was listed", "missing")])
         except Damaged as damage:
             return planned.name, (None, [Finding(name, str(damage), "damaged")])
         return planned.name, (footer, self._check_failures(planned.name, footer))
@@ -273,22 +279,6 @@ class _Verifier:
         for name, value in is_so.items():
             if said.get(name) != value:
                 self._add("run.json", f"{name} is {short(said.get(name))}, the parts say {short(value)}", "derived")
-
-
-def _each(jobs: Iterable[T], check: Callable[[T], R]) -> Iterator[R]:
-    """`check` of every job, in order, in threads that are at most a few jobs ahead."""
-    running: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(READERS, "verify") as threads:
-        try:
-            for job in jobs:
-                running.append(threads.submit(check, job))
-                if len(running) > 2 * READERS:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
-        finally:
-            for future in running:
-                future.cancel()
 
 
 def _chain(source: str, parts: Sequence[PartName], rows: int | None, unknown: Collection[str]) -> Iterator[Finding]:

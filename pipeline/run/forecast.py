@@ -19,15 +19,15 @@ from pipeline.errors import BadImage, NotReachable, StorageError
 from pipeline.model.prepare import prepare
 from pipeline.run.identity import check_same, settings
 from pipeline.run.label_sample import Outcome, measure
-from pipeline.run.left import SPANS_AHEAD, planned_sources, remaining_spans
+from pipeline.run.left import SPANS_AHEAD, remaining_spans
 from pipeline.run.left_estimate import Left, Seen, with_secret
 from pipeline.run.options import check_head, check_new_output, label_options, network_request, read_options
-from pipeline.run.parts import list_parts
 from pipeline.run.plan import extend_plan, read_plan, writes_queries
 from pipeline.run.rehearsal import NOTHING, rehearse
 from pipeline.run.segment import REFRESH_S
 from pipeline.run.span import Span
 from pipeline.run.stale import remove_stale
+from pipeline.run.sums import Sums
 from pipeline.shards.base import EncodedImage
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import scheme_of, writable_store_for
@@ -131,10 +131,9 @@ def forecast(config: SegmentConfig) -> Forecast:
         )
     except StorageError as error:
         raise NotReachable(f"--output: {error}") from error
-    remove_stale(store, config.output, plan, config.redo)  # only noted
-    sources = planned_sources(plan)
-    committed = {source: names for source, names in list_parts(store, config.output).items() if source in sources}
-    skipped = sum(name.rows for names in committed.values() for name in names)
+    sums = Sums(store, config.output, plan.settings["fingerprint"], network.classes)
+    committed = remove_stale(store, config.output, plan, sums.begin(), sums, config.redo)  # only noted
+    skipped, unread = committed.row_count, int(np.count_nonzero(~sums.totals.has(committed.part_keys)))
     cores = _cores()
     workers = config.workers.within(cores) if config.workers else cores
     spans = remaining_spans(plan, committed, part_images=config.part_images, workers=workers)
@@ -161,21 +160,23 @@ def forecast(config: SegmentConfig) -> Forecast:
     labelling_s = share * (_busiest(left.tasks, workers) * image_s + _read_s(left, workers, cores))
     seconds = listing_s + (start_s + labelling_s if parts else 0.0)
     core_hours = workers * seconds / 3600
-    done = sum(map(len, committed.values()))
+    done = committed.part_count
     failing = round(parts * (1 - sound ** (images / max(1, parts))))  # parts with a failure
     new, refreshes = planned_files == 0, int(seconds / REFRESH_S)
     requests = Requests(
-        # The plan, and three looks for a file behind it; run.json at the start, twice at the end, and before it is replaced; of a
-        # new output the trial whether it creates exclusively, and the head of the first shard; footers (HEAD, GET); the input.
-        get=planned_files + 3 + (3 + refreshes + (not new)) + 4 * new + 2 * done + round(left.gets * share),
-        # That trial, the plan, masks, failures of the parts that have some, class_stats; run.json at both ends and in between.
-        put=4 * new + len(store.created) + parts + failing + 3 + refreshes,
-        # The input; plan/, that trial; for each part, is it there?; masks/ before, behind the pass, in the summing up; failures/.
-        list=len(config.input) + (seen.entries + listing.ignored) // _PAGE + 2 * new + parts + 6 + 5 * ((done + parts) // _PAGE),
+        # The plan, and three looks for a file behind it; run.json at the start, twice at the end, and before it is replaced; the
+        # checkpoint and whether it is still that; of a new output the trial whether it creates exclusively, and the head of the
+        # first shard; footers; for each part, is it there?; the input.
+        get=planned_files + 3 + (3 + refreshes + (not new)) + 3 + 4 * new + unread + parts + round(left.gets * share),
+        # That trial, the plan, masks, failures of the parts that have some, class_stats, the checkpoint; run.json at both ends
+        # and in between.
+        put=4 * new + len(store.created) + parts + failing + 4 + refreshes,
+        # The input; plan/, that trial; masks/ before, behind the pass and in the summing up; failures/.
+        list=len(config.input) + (seen.entries + listing.ignored) // _PAGE + 2 * new + 4 + 3 * ((done + parts) // _PAGE),
     )
     output_bytes = round(
         sum(store.created) + parts * sample.part_bytes + images * sample.image_bytes + failing * sample.failures_bytes
-        + trial.run_json_bytes + trial.class_stats_bytes
+        + trial.run_json_bytes + trial.class_stats_bytes + trial.checkpoint_bytes
     )  # fmt: skip
     kinds = Counter(shard.kind for shard in plan.shards.values())
     single = sum(file.rows - len(plan.superseded.get(file.number, ())) for file in plan.files if file.images)
@@ -185,7 +186,7 @@ def forecast(config: SegmentConfig) -> Forecast:
         labelled=len(sample.outcomes), failures=failures.total(), errors=dict(failures.most_common()),
         classes=_classes(sample.outcomes, network.classes), milliseconds=sample.milliseconds,
         seconds_per_image=image_s, labelling_seconds=labelling_s, start_seconds=start_s, seconds=seconds,
-        output_objects=len(store.created) + parts + failing + (2 if parts else 0), output_bytes=output_bytes, requests=requests,
+        output_objects=len(store.created) + parts + failing + (3 if parts else 0), output_bytes=output_bytes, requests=requests,
         core_hours=core_hours, usd=None if config.usd_per_core_hour is None else core_hours * config.usd_per_core_hour,
         notes=tuple(_notes(config, cores, left, spans, busy=busy)),
     )  # fmt: skip

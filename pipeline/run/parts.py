@@ -3,17 +3,28 @@
 import hashlib
 import json
 import re
-from collections import defaultdict
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
-from pipeline.storage import Store, join
+from pipeline.errors import Damaged
+from pipeline.storage import ObjectInfo, Store, join
+from pipeline.storage.base import PAGE
+from pipeline.storage.parallel import in_order
 
 PART_BYTES = 64 << 20  # of encoded images; a part ends where it is reached
 _NAME = re.compile(r"^([0-9a-f]{24})-(\d{10})-(?:max(\d{1,5})|(\d{5})(-last)?)\.parquet\Z")
+_BATCH = 10_000  # names of a listing that are text at a time
+
+Column = npt.NDArray[Any]  # numbers, or bytes
+Bools = npt.NDArray[np.bool_]
+Keys = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -24,7 +35,7 @@ class PartName:
     a part of this run may have (`--part-images`). How many it has, and whether it is the last, is in the size of the file:
     see `padding`. In runs of format 1 all of it was in the name (`max_rows` is 0).
 
-    size: bytes of the file; 0 where it is not known.
+    size: bytes of the file; 0 where it is not known. version: of the object, as listings name it; "" where it is not known.
     """
 
     source: str
@@ -33,6 +44,7 @@ class PartName:
     last: bool
     max_rows: int = 0
     size: int = field(default=0, compare=False)
+    version: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         if not self.max_rows:
@@ -40,9 +52,9 @@ class PartName:
         return part_key(self.source, self.first, self.max_rows)
 
     @property
-    def file(self) -> tuple[str, int]:
-        """Name and size of its file: a part that was made anew has the same name, and hardly the same size."""
-        return str(self), self.size
+    def key(self) -> int:
+        """64 bits of name, size and version: of this very object, and not of one made anew under its name."""
+        return _key(str(self), self.size, self.version)
 
     @property
     def stop(self) -> int:
@@ -59,16 +71,25 @@ class PartName:
         return (2 * self.rows + self.last - self.size) % _modulus(self.max_rows)
 
     @classmethod
-    def parse(cls, file_name: str, size: int) -> "PartName | None":
+    def parse(cls, file_name: str, size: int, version: str = "") -> "PartName | None":
         """What the name and the size of a file say; None for names that are no part's."""
-        found = _NAME.match(file_name)
-        if found is None:
-            return None
-        source, first, most, rows, last = found.groups()
-        if most is None:
-            return cls(source, int(first), int(rows), bool(last), 0, size)
-        rows_and_last = size % _modulus(int(most))
-        return cls(source, int(first), rows_and_last // 2, bool(rows_and_last % 2), int(most), size)
+        found = _parse(file_name, size)
+        return None if found is None else cls(*found, size, version)
+
+
+def _parse(file_name: str, size: int) -> tuple[str, int, int, bool, int] | None:
+    found = _NAME.match(file_name)
+    if found is None:
+        return None
+    source, first, most, rows, last = found.groups()
+    if most is None:
+        return source, int(first), int(rows), bool(last), 0
+    rows_and_last = size % _modulus(int(most))
+    return source, int(first), rows_and_last // 2, bool(rows_and_last % 2), int(most)
+
+
+def _key(file_name: str, size: int, version: str) -> int:
+    return xxhash.xxh3_64_intdigest(f"{file_name}|{size}|{version}".encode())
 
 
 def _modulus(max_rows: int) -> int:
@@ -90,16 +111,140 @@ def source_digest(uri: str, size: int | None, version: str | None) -> str:
     return hashlib.sha256(json.dumps([uri, size, version]).encode()).hexdigest()[:24]
 
 
-def list_parts(store: Store, out: str) -> dict[str, list[PartName]]:
-    """The committed parts of a run by source, each list in order of first index: one listing."""
-    found: dict[str, list[PartName]] = defaultdict(list)
+class PartTable(Mapping[str, list[PartName]]):
+    """The parts of one listing, as a mapping from source to its parts in order of first index: about 100 bytes a part.
+
+    As objects they would take four times as much: they are made when they are asked for, and not kept.
+    """
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, columns: Mapping[str, Column]) -> None:
+        self._columns = columns
+        heads, tails = columns["head"], columns["tail"]
+        new = (heads[1:] != heads[:-1]) | (tails[1:] != tails[:-1])
+        self._starts = np.append(np.flatnonzero(np.append(True, new))[: len(heads)], len(heads)).astype(np.int64)
+        self._heads = np.ascontiguousarray(heads[self._starts[:-1]]).data  # for bisect, which numpy would slow down
+        self._tails = tails[self._starts[:-1]]
+
+    @property
+    def part_keys(self) -> Keys:
+        """uint64 (N,): `PartName.key` of each part, in the order of the table."""
+        return self._columns["key"].astype(np.uint64, copy=False)
+
+    @property
+    def part_count(self) -> int:
+        """N, of all sources."""
+        return len(self._columns["key"])
+
+    @property
+    def row_count(self) -> int:
+        """Images that all parts cover."""
+        return int(self._columns["rows"].sum(dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._source(number) for number in range(len(self)))
+
+    def __getitem__(self, source: str) -> list[PartName]:
+        head, tail = int(source[:16], 16), int(source[16:], 16)
+        number = bisect_left(self._heads, head)
+        while number < len(self._heads) and self._heads[number] == head:
+            if self._tails[number] == tail:
+                return list(self._parts(slice(self._starts[number], self._starts[number + 1])))
+            number += 1
+        raise KeyError(source)
+
+    def _source(self, number: int) -> str:
+        return f"{self._heads[number]:016x}{self._tails[number]:08x}"
+
+    def parts(self, chosen: Bools | None = None) -> Iterator[PartName]:
+        """All parts, or the chosen ones, one at a time. chosen: bool (N,)."""
+        if chosen is None:
+            return chain.from_iterable(self._parts(slice(at, at + _BATCH)) for at in range(0, self.part_count, _BATCH))
+        places = np.flatnonzero(chosen)
+        return chain.from_iterable(self._parts(places[at : at + _BATCH]) for at in range(0, len(places), _BATCH))
+
+    def _parts(self, places: slice | npt.NDArray[np.int64]) -> Iterator[PartName]:
+        heads, tails, *others, versions, _ = (column[places].tolist() for column in self._columns.values())
+        sources = (f"{head:016x}{tail:08x}" for head, tail in zip(heads, tails, strict=True))
+        return map(PartName, sources, *others, (version.decode() for version in versions))
+
+    def of(self, sources: Container[str]) -> Bools:
+        """Which parts are of these sources? bool (N,)."""
+        known = np.fromiter((source in sources for source in self), np.bool_, len(self))
+        return np.repeat(known, np.diff(self._starts))
+
+    def only(self, chosen: Bools) -> "PartTable":
+        """A table of the chosen parts. chosen: bool (N,)."""
+        if chosen.all():
+            return self
+        return PartTable({name: column[chosen] for name, column in self._columns.items()})
+
+
+_COLUMNS = {  # in the order of what `PartName` takes, the source in two
+    "head": np.uint64, "tail": np.uint32, "first": np.int64, "rows": np.int32, "last": np.bool_, "most": np.int32,
+    "size": np.int64, "version": np.bytes_, "key": np.uint64,
+}  # fmt: skip
+
+
+def list_parts(store: Store, out: str) -> PartTable:
+    """The committed parts of a run by source, each list in order of first index: one listing. Raises `Damaged` (a chance)."""
     folder = join(out, "masks") + "/"
-    for info in store.walk(folder):
-        if (name := PartName.parse(info.uri.removeprefix(folder), info.size or 0)) is not None:
-            found[name.source].append(name)
-    for names in found.values():
-        names.sort()
-    return found
+    batches = _listed(store, folder) or [_batch([])]
+    columns: dict[str, Column] = {}
+    for name in _COLUMNS:  # column by column, so that only one is there twice
+        columns[name] = np.concatenate([batch.pop(name) for batch in batches])
+    table = PartTable(_in_order(columns))
+    if len(np.unique(table.part_keys)) < table.part_count:  # once in 37 million outputs of a million parts
+        raise Damaged(f"{folder}: two parts have one key, by chance: copy any part over itself, which gives it another")
+    return table
+
+
+def _listed(store: Store, folder: str) -> list[dict[str, Column]]:
+    """The first page; then all others by first digit, 16 at once, as a million names one page after another take minutes."""
+    if not getattr(store, "walks_prefixes", False):  # only stores that outputs may go to say so
+        return _batches(store.walk(folder), folder)
+    first = list(islice(store.walk(folder), PAGE))
+    if len(first) < PAGE:
+        return _batches(first, folder)
+    last = first[-1].uri
+
+    def rest(digit: str) -> list[dict[str, Column]]:
+        return _batches((info for info in store.walk(folder + digit) if info.uri > last), folder)
+
+    digits = [digit for digit in "0123456789abcdef" if digit >= last.removeprefix(folder)[:1]]
+    return [*_batches(first, folder), *chain.from_iterable(in_order(digits, rest, len(digits) or 1))]
+
+
+def _batches(infos: Iterable[ObjectInfo], folder: str) -> list[dict[str, Column]]:
+    found = (
+        (*parsed, info.size or 0, info.version or "", _key(name, info.size or 0, info.version or ""))
+        for info in infos
+        if (parsed := _parse(name := info.uri.removeprefix(folder), info.size or 0)) is not None
+    )
+    return [_batch(rows) for rows in iter(lambda: list(islice(found, _BATCH)), [])]
+
+
+def _batch(rows: list[tuple[str, int, int, bool, int, int, str, int]]) -> dict[str, Column]:
+    source, first, count, last, most, size, version, key = zip(*rows, strict=True) if rows else ((),) * 8
+    heads, tails = [int(digest[:16], 16) for digest in source], [int(digest[16:], 16) for digest in source]
+    values = (heads, tails, first, count, last, most, size, [text.encode() for text in version], key)
+    return {name: np.array(column, kind) for (name, kind), column in zip(_COLUMNS.items(), values, strict=True)}
+
+
+def _in_order(columns: dict[str, Column]) -> dict[str, Column]:
+    """By source and first index, as listings are already, but for parts of format 1 that begin at one index."""
+    is_so = np.zeros(max(0, len(columns["head"]) - 1), np.bool_)
+    for name in ("first", "tail", "head"):
+        before, after = columns[name][:-1], columns[name][1:]
+        is_so = (after > before) | ((after == before) & is_so)
+    if is_so.all():
+        return columns
+    order = np.lexsort([columns[name] for name in ("most", "last", "rows", "first", "tail", "head")])
+    return {name: column[order] for name, column in columns.items()}
 
 
 def row_digest(shard: str, index: int, mask_HW: npt.NDArray[np.uint8]) -> int:

@@ -29,9 +29,10 @@ class Rehearsal:
     images: int
     run_json_bytes: int
     class_stats_bytes: int
+    checkpoint_bytes: int
 
 
-NOTHING = Rehearsal(seconds=0.0, images=0, run_json_bytes=0, class_stats_bytes=0)
+NOTHING = Rehearsal(seconds=0.0, images=0, run_json_bytes=0, class_stats_bytes=0, checkpoint_bytes=0)
 
 
 def rehearse(config: SegmentConfig, images: Sequence[EncodedImage], workers: int) -> Rehearsal:
@@ -71,6 +72,7 @@ def rehearse(config: SegmentConfig, images: Sequence[EncodedImage], workers: int
         return Rehearsal(
             seconds=seconds, images=max(inferred.values(), default=0), run_json_bytes=(out / "run.json").stat().st_size,
             class_stats_bytes=(out / "class_stats.parquet").stat().st_size,
+            checkpoint_bytes=(out / "checkpoint.parquet").stat().st_size,
         )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ class RunJson:
     def look(self) -> None:
         """Read it, right before the parts are listed. Raises `NewerFormat`."""
         self._there = self._judged = self._read()
-        require_known_format(self._said(), "run.json")
+        require_known_format(self.said, "run.json")
 
     def write(self, values: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any] | None:
         """`values`, and this attempt (`mine`) behind the others; None, and nothing is written, if it stays as it is.
@@ -42,7 +42,7 @@ class RunJson:
         for _ in range(_TRIES):
             if self._stays(values["plan_files"]):
                 return None
-            attempts = self._said().get("attempts")
+            attempts = self.said.get("attempts")
             others = [found for found in attempts if _id(found) != self._attempt] if isinstance(attempts, list) else []
             whole = {**values, "attempts": [*others, mine]}
             data = run_json_bytes(whole)
@@ -53,7 +53,7 @@ class RunJson:
         return None
 
     def _stays(self, plan_files: int) -> bool:
-        said = self._said()
+        said = self.said
         if said.get("state") != "complete" or self._there == self._judged:
             return False
         covered = said.get("plan_files", 0)  # an older version did not say
@@ -65,7 +65,9 @@ class RunJson:
         except ObjectMissing:
             return None
 
-    def _said(self) -> dict[str, Any]:
+    @property
+    def said(self) -> dict[str, Any]:
+        """What it says, as far as this attempt knows; an empty object where it says nothing."""
         return parsed_run_json(self._there) or {}
 
 

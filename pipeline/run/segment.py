@@ -3,12 +3,11 @@
 import logging
 import os
 import random
-import threading
 import time
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -34,9 +33,9 @@ from pipeline.model.prepare import prepare
 from pipeline.run.cutting import in_order, limited
 from pipeline.run.footer import PartFooter
 from pipeline.run.identity import check_same, settings
-from pipeline.run.left import Committed, is_left, planned_sources, waves
+from pipeline.run.left import is_left, planned_sources, waves
 from pipeline.run.options import check_head, check_new_output, label_options, network_request, read_options
-from pipeline.run.parts import list_parts
+from pipeline.run.parts import PartTable
 from pipeline.run.plan import Plan, catch_up, extend_plan, read_plan, writes_queries
 from pipeline.run.presigned import Secrets
 from pipeline.run.progress import Progress
@@ -44,7 +43,8 @@ from pipeline.run.run_json import RunJson
 from pipeline.run.span import Receipt, Span
 from pipeline.run.stale import remove_stale
 from pipeline.run.stall import gives_up_after
-from pipeline.run.summary import Totals, fill_failures, read_totals, write_derived
+from pipeline.run.summary import list_planned
+from pipeline.run.sums import Sums
 from pipeline.run.worker import WorkerConfig
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import WritableStore, normalise, without_secrets, writable_store_for
@@ -58,6 +58,8 @@ IDLE_PASSES = 3  # that commit nothing, before the run gives up
 REFRESH_S = 10.0
 _RECORDED = ("ray", "openvino", "torch", "torchvision", "pyarrow", "pillow", "numba", "numpy")
 _PAUSE_S = 3.0
+_SAID = ("state", "format", "labels_digest", "errors", "plan_files", "fingerprint", "labels", "shape")
+_COUNTED = ("images", "masks", "failures", "broken_shards")
 
 log = logging.getLogger(__name__)
 
@@ -91,12 +93,12 @@ class Attempt:
         self._id = uuid.uuid4().hex[:12]
         self._network: Prepared | None = None
         self._settings: dict[str, Any] = {}
-        self._totals: Totals | None = None
+        self._sums: Sums | None = None
+        self._committed: PartTable | None = None  # as listed last
         self._run_json = RunJson(self.store, config.output, self._id)
         self._plan: Plan | None = None
         self._refreshed = 0.0
         self._fatal: MaskfleetError | None = None
-        self._counting: threading.Thread | None = None
         self._fleet: Fleet | None = None
 
     def run(self) -> Outcome:
@@ -105,8 +107,16 @@ class Attempt:
             preparing = thread.submit(prepare, network_request(self.config))
             plan = self._plan = self._make_plan(preparing)
         self._network = preparing.result()
-        self._totals = Totals(self._network.classes)
-        remove_stale(self.store, self.config.output, plan, self.config.redo, announce=lambda: self._write("running"))
+        self.progress.phase = "looking at what is there"
+        self._sums = Sums(self.store, self.config.output, self._settings["fingerprint"], self._network.classes)
+        self._committed = remove_stale(
+            self.store, self.config.output, plan, self._sums.begin(), self._sums, self.config.redo,
+            announce=lambda: self._write("running"),
+        )  # fmt: skip
+        self.progress.skipped = self._committed.row_count
+        if self._is_written_down(plan):
+            self.store.sweep(self.config.output)
+            return self._judged(self._values("complete"), None, left=False)
         reason = self._label(plan)
         return self._sum_up(plan, reason)
 
@@ -152,12 +162,26 @@ class Attempt:
         progress.planned_bytes = sum(shard.size or 0 for shard in plan.shards.values())
         return plan
 
+    def _is_written_down(self, plan: Plan) -> bool:
+        """Is all labelled, and does all that lies in OUT say so? Then nothing is written."""
+        assert self._sums is not None
+        assert self._committed is not None
+        said, now = self._run_json.said, self._values("complete")
+        counts = said.get("counts")
+        same = isinstance(counts, dict) and all(counts.get(name) == now["counts"][name] for name in _COUNTED)
+        same = same and all(said.get(name) == now[name] for name in _SAID)
+        written = same and self._sums.are_written(self._committed, least_confidence(self.config.min_confidence))
+        return written and not is_left(plan, self._committed)
+
     def _label(self, plan: Plan) -> str | None:
         """Passes over what is left until nothing is; why it stopped before that, or None."""
+        assert self._sums is not None
+        assert self._committed is not None
+        with self._sums.kept(self._committed):
+            return self._passes(plan, self._committed)
+
+    def _passes(self, plan: Plan, committed: PartTable) -> str | None:
         config, progress = self.config, self.progress
-        committed = self._list(plan)
-        progress.skipped = sum(name.rows for names in committed.values() for name in names)
-        self._count_in_background(committed)
         idle, reason = 0, None
         while not self._limited() and is_left(plan, committed):
             from pipeline.run import flow
@@ -173,8 +197,9 @@ class Attempt:
             )  # fmt: skip
             refused = fleet.refused
             reason = self._pass(left, fleet, patient=idle > 0)
-            before, committed = committed, self._list(plan)
-            if _count(committed) > _count(before):
+            before, committed = committed.part_count, list_planned(self.store, config.output, planned_sources(plan))
+            self._committed = committed
+            if committed.part_count > before:
                 idle = 0
             elif fleet.refused == refused or time.monotonic() - progress.last_part > 60 * config.idle_minutes:
                 idle += 1  # nodes that refuse are known now, and the next pass keeps off them
@@ -189,26 +214,8 @@ class Attempt:
         alone = plan.added or self.config.limit is not None  # whose images are the first ones
         return 0.0 if alone else random.Random(self._id).random()  # noqa: S311 - not a secret
 
-    def _count_in_background(self, committed: Committed) -> None:
-        """Add up what earlier attempts committed while this one labels: `run.json` shows it, and the end needs it."""
-        names = [name for names in committed.values() for name in names]
-        totals, store, out = self._totals, self.store, self.config.output
-        assert totals is not None
-
-        def count() -> None:
-            with suppress(MaskfleetError):  # what cannot be read now is read at the end, and reported there
-                read_totals(store, out, names, totals, fill_failures(store, out))
-
-        self._counting = threading.Thread(target=count, name="count", daemon=True)
-        self._counting.start()
-
     def _limited(self) -> bool:
         return self.config.limit is not None and self.progress.done >= self.config.limit
-
-    def _list(self, plan: Plan) -> Committed:
-        listed = list_parts(self.store, self.config.output)
-        sources = planned_sources(plan) if listed else ()  # of a million shards: seconds
-        return {source: names for source, names in listed.items() if source in sources}
 
     def _pass(self, left: Iterable[list[Span]], fleet: "Fleet", *, patient: bool) -> str | None:
         """Send what is left through Ray once; -> why it is not whole, or None. Faults of Ray end the pass, not the run."""
@@ -267,8 +274,8 @@ class Attempt:
             return receipt.error
         if receipt.committed and receipt.footer is not None:
             footer = PartFooter.from_json(receipt.footer)
-            assert self._totals is not None
-            self._totals.add(replace(footer.name, size=receipt.size), footer)
+            assert self._sums is not None
+            self._sums.totals.add(replace(footer.name, size=receipt.size, version=receipt.version), footer)
             progress.images += footer.masks + len(footer.failures)
             progress.failures += len(footer.failures)
             progress.read_bytes += receipt.bytes
@@ -288,28 +295,31 @@ class Attempt:
             log.warning("run.json could not be refreshed: %s", error)
 
     def _sum_up(self, plan: Plan, reason: str | None) -> Outcome:
-        progress, config = self.progress, self.config
-        progress.phase = "summing up"
-        assert self._totals is not None
-        if self._counting is not None:
-            self._counting.join()
-        least, left, run = least_confidence(config.min_confidence), True, None
+        self.progress.phase = "summing up"
+        assert self._sums is not None
+        assert self._committed is not None
+        least, left, run, committed = least_confidence(self.config.min_confidence), True, None, self._committed
         for _ in range(_ROUNDS):  # else another attempt ended in between, and wrote down more than is known here
             self._run_json.look()
-            committed = write_derived(self.store, config.output, planned_sources(plan), self._totals, least)
+            committed = self._sums.close(planned_sources(plan), least, committed)
             anything_left = is_left(plan, committed)
             left = left and anything_left
-            if catch_up(self.store, config.output, plan):  # what another attempt listed is its to label, and belongs to the sums
-                committed = write_derived(self.store, config.output, planned_sources(plan), self._totals, least)
+            if catch_up(self.store, self.config.output, plan):  # what another listed is its to label, and belongs to the sums
+                committed = self._sums.close(planned_sources(plan), least)
                 anything_left = is_left(plan, committed)
             if (run := self._write("incomplete" if anything_left else "complete")) is not None:
                 break
         run = run or self._values("incomplete" if anything_left else "complete")
         if not anything_left:
-            self.store.sweep(config.output)
-        totals = self._totals
+            self.store.sweep(self.config.output)
+        return self._judged(run, reason, left=left)
+
+    def _judged(self, run: dict[str, Any], reason: str | None, *, left: bool) -> Outcome:
+        """What it comes to. left: is there anything to label of what this attempt planned?"""
+        assert self._sums is not None
+        totals, config = self._sums.totals, self.config
         stopped = self._limited() and reason is None
-        outcome = Outcome(run, classes=totals.class_stats(least).to_pylist())
+        outcome = Outcome(run, classes=totals.class_stats(least_confidence(config.min_confidence)).to_pylist())
         if self._fatal is not None:
             outcome.error = self._fatal
         elif left and not stopped:
@@ -324,10 +334,11 @@ class Attempt:
 
     def interrupt(self) -> dict[str, Any] | None:
         """Write down that this attempt ended before its time; what is committed is committed. -> What it knows, if anything."""
-        if self._totals is None:
+        if self._sums is None:
             return None
         if self._run_json.is_ours:
             self._refresh("incomplete")
+        self._sums.save()
         return self._values("incomplete")
 
     def _write(self, state: str) -> dict[str, Any] | None:
@@ -337,10 +348,10 @@ class Attempt:
         return self._run_json.write(values, values["attempts"][-1])
 
     def _values(self, state: str) -> dict[str, Any]:
-        assert self._totals is not None
+        assert self._sums is not None
         assert self._network is not None
         assert self._plan is not None
-        totals, progress = self._totals, self.progress
+        totals, progress = self._sums.totals, self.progress
         images = max(totals.images, progress.done) if state == "running" else totals.images
         seconds = round(time.monotonic() - self._began, 1)
         mine = {
@@ -368,10 +379,6 @@ class Attempt:
 @cache
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in _RECORDED}
-
-
-def _count(committed: Committed) -> int:
-    return sum(len(names) for names in committed.values())
 
 
 def _utc(seconds: float) -> str:

@@ -61,7 +61,7 @@ class Span:
 class Receipt:
     """What a worker reports of one part, of a part that it has in hand, or (`error`) of a span that it had to leave.
 
-    size: bytes of the part's file, if this worker made the part.
+    size: bytes of the part's file, if this worker made the part; version: of the object, as listings name it.
     in_hand: rows of the part in hand that are done: a sign that it gets on, and nothing else is said.
     inferred: images that went through the network for it, whether or not the commit was won.
     committed: this worker wrote it; else it was there. seconds: from its first image to the commit.
@@ -72,6 +72,7 @@ class Receipt:
 
     part: str | None = None
     size: int = 0
+    version: str = ""
     in_hand: int = 0
     rows: int = 0
     failures: int = 0

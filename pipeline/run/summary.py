@@ -1,148 +1,119 @@
 """Parts -> run.json, failures/ and class_stats.parquet: derived, and can be made again at any time."""
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Mapping
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
-from pipeline.errors import ObjectMissing
-from pipeline.labels.statistics import LEVELS
+from pipeline.errors import ObjectChanged, ObjectMissing
+from pipeline.run.checkpoint import Checkpoint
 from pipeline.run.footer import PartFooter, failures_bytes, read_footer
 from pipeline.run.identity import require_known_format
-from pipeline.run.parts import PartName, list_parts
+from pipeline.run.parts import PartName, PartTable, list_parts
 from pipeline.run.run_json import parsed_run_json, run_json_bytes
-from pipeline.schema import CLASS_STATS
+from pipeline.run.totals import Totals, is_among
 from pipeline.storage import Store, WritableStore, join
+from pipeline.storage.parallel import in_order
 
-FOOTER_READERS = 16
+FOOTER_READERS = 64
 _ROUNDS = 20  # of writing derived files while other attempts still commit
 
 
-@dataclass(slots=True)
-class Totals:
-    """Sums over the footers of parts; `parts` are those that are in it, by name and size. Merging is exact and order-free."""
+class FailureFiles:
+    """`failures/` as far as an attempt has to know it: listed once, and only if a part that was read has failures."""
 
-    classes: tuple[str, ...]
-    parts: set[tuple[str, int]] = field(default_factory=set)
-    images: int = 0
-    masks: int = 0
-    failures: int = 0
-    broken_shards: int = 0
-    pixels: int = 0
-    digest: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
-    histograms: npt.NDArray[np.int64] = field(init=False)
-    images_by_class: npt.NDArray[np.int64] = field(init=False)
-    pixels_by_class: npt.NDArray[np.int64] = field(init=False)
+    def __init__(self, store: WritableStore, out: str) -> None:
+        self._store, self._folder = store, join(out, "failures")
+        self._there: npt.NDArray[np.uint64] | None = None
 
-    def __post_init__(self) -> None:
-        count = len(self.classes)
-        self.histograms = np.zeros((count, LEVELS), np.int64)
-        self.images_by_class = np.zeros(count, np.int64)
-        self.pixels_by_class = np.zeros(count, np.int64)
+    def fill(self, name: PartName, footer: PartFooter) -> None:
+        """Make `failures/<part>` again if a worker died between its part and that."""
+        if not footer.failures:
+            return
+        if self._there is None:
+            names = self._store.names(self._folder + "/")
+            self._there = np.sort(np.fromiter((_hash(file_name) for file_name in names), np.uint64))
+        if not is_among(np.array([_hash(str(name))], np.uint64), self._there)[0]:
+            self._store.replace(join(self._folder, str(name)), failures_bytes(footer))
 
-    def clear(self) -> None:
-        """Begin anew."""
-        with self._lock:
-            self.parts.clear()
-            self.errors.clear()
-            self.images = self.masks = self.failures = self.broken_shards = self.pixels = self.digest = 0
-            self.__post_init__()
 
-    def add(self, name: PartName, footer: PartFooter) -> None:
-        """Take one part in; a part that is in already is not taken twice. Safe in threads."""
-        with self._lock:
-            if name.file not in self.parts:
-                self.parts.add(name.file)
-                self._add(footer)
-
-    def _add(self, footer: PartFooter) -> None:
-        self.images += footer.masks + len(footer.failures)
-        self.masks += footer.masks
-        self.failures += len(footer.failures)
-        self.broken_shards += footer.broken
-        self.pixels += footer.pixels
-        self.digest = (self.digest + int(footer.digest, 16)) % (1 << 256)
-        self.errors.update(failure.error for failure in footer.failures)
-        self.histograms += footer.histograms
-        self.images_by_class += np.asarray(footer.images_by_class, np.int64)
-        self.pixels_by_class += np.asarray(footer.pixels_by_class, np.int64)
-
-    @property
-    def labels_digest(self) -> str:
-        """64 hex digits."""
-        return f"{self.digest:064x}"
-
-    def class_stats(self, least: int) -> pa.Table:
-        """One row a class of the run; `least` is the least confidence (uint8) that a mask keeps."""
-        kept = self.histograms[:, least:]
-        sums = (kept * np.arange(least, LEVELS)).sum(axis=1).tolist()
-        pixels = self.pixels_by_class.tolist()
-        return pa.table(
-            {
-                "class_id": list(range(len(self.classes))),
-                "name": list(self.classes),
-                "images": self.images_by_class.tolist(),
-                "pixels": pixels,
-                "fraction": [count / self.pixels if self.pixels else 0.0 for count in pixels],
-                "mean_confidence": [total / (255 * count) if count else None for total, count in zip(sums, pixels, strict=True)],
-                "confidence_histogram": self.histograms.tolist(),
-            },
-            schema=CLASS_STATS,
-        )
+def _hash(file_name: str) -> int:
+    return xxhash.xxh3_64_intdigest(file_name.encode("utf-8", "surrogatepass"))
 
 
 def read_totals(
-    store: WritableStore,
+    store: Store,
     out: str,
-    names: Iterable[PartName],
+    listed: PartTable,
     totals: Totals,
     seen: Callable[[PartName, PartFooter], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> Totals:
-    """Add the parts that are not in `totals` yet, by one range read each, 16 at a time."""
-    missing = [name for name in names if name.file not in totals.parts]
-    with ThreadPoolExecutor(FOOTER_READERS, "footers") as threads:
-        for name, footer in zip(missing, threads.map(lambda name: read_footer(store, out, name), missing), strict=True):
-            totals.add(name, footer)
-            if seen is not None:
-                seen(name, footer)
+    """Add the parts of a listing that are not in `totals` yet, by one range read each, 64 at a time.
+
+    seen: is called for each before it is added. stop: read no more once it is set. Raises as `read_footer`; what was read
+    before that stays in.
+    """
+    missing = listed.parts(~totals.has(listed.part_keys))
+    if stop is not None:
+        missing = takewhile(lambda _: not stop.is_set(), missing)
+
+    def read(name: PartName) -> tuple[PartName, PartFooter]:
+        return name, read_footer(store, out, name)
+
+    for name, footer in in_order(missing, read, FOOTER_READERS):
+        if seen is not None:
+            seen(name, footer)
+        totals.add(name, footer)
     return totals
 
 
-def fill_failures(store: WritableStore, out: str) -> Callable[[PartName, PartFooter], None]:
-    """What makes `failures/<part>` again where a worker died between its part and that."""
-    have = set(store.names(join(out, "failures") + "/"))
-
-    def fill(name: PartName, footer: PartFooter) -> None:
-        if footer.failures and str(name) not in have:
-            store.replace(join(out, "failures", str(name)), failures_bytes(footer))
-
-    return fill
+def list_planned(store: Store, out: str, sources: Container[str]) -> PartTable:
+    """The committed parts of these sources: one listing. Parts of sources that a plan no longer names count nowhere."""
+    listed = list_parts(store, out)
+    return listed.only(listed.of(sources))
 
 
-def write_derived(store: WritableStore, out: str, sources: set[str], totals: Totals, least: int) -> dict[str, list[PartName]]:
+def write_derived(
+    store: WritableStore,
+    out: str,
+    sources: Container[str],
+    totals: Totals,
+    least: int,
+    listed: PartTable | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> PartTable:
     """Missing `failures/` and `class_stats.parquet`, until no part came in between; -> the parts that are in them.
 
-    Parts of sources that the plan no longer names are left out, and counted nowhere.
+    listed: parts of these sources, listed just now; only what has come since is listed again. checkpoint: where to begin if
+    another attempt has removed parts, or made some anew, that are in `totals`.
     """
-    for _ in range(_ROUNDS):
-        listed = {source: parts for source, parts in list_parts(store, out).items() if source in sources}
-        names = [name for parts in listed.values() for name in parts]
-        if not totals.parts <= {name.file for name in names}:
-            totals.clear()  # a part has been removed: replaced by another attempt, or repaired
-        read_totals(store, out, names, totals, fill_failures(store, out))
-        store.replace(join(out, "class_stats.parquet"), class_stats_bytes(totals.class_stats(least)))
-        again = list_parts(store, out).items()
-        if {name.file for source, parts in again if source in sources for name in parts} == totals.parts:
-            return listed
+    failures, written = FailureFiles(store, out), b""
+    for number in range(_ROUNDS):
+        listed = list_planned(store, out, sources) if listed is None else listed
+        if not totals.is_within(listed.part_keys):
+            totals.become((checkpoint.load(listed) if checkpoint else None) or Totals(totals.classes))
+        try:
+            read_totals(store, out, listed, totals, failures.fill)
+        except (ObjectMissing, ObjectChanged):  # removed or made anew since it was listed
+            if number == _ROUNDS - 1:
+                raise
+            listed = None
+            continue
+        data = class_stats_bytes(totals.class_stats(least))
+        if data != written:
+            store.replace(join(out, "class_stats.parquet"), data)
+            written = data
+        listed = list_planned(store, out, sources)
+        if totals.is_exactly(listed.part_keys):
+            break
+    assert listed is not None
     return listed
 
 

@@ -41,6 +41,7 @@ from pipeline.storage.retry import retries
 IMAGES_AHEAD = 4
 WAITING_BYTES = 112 << 20  # of those: see `ENCODED_AHEAD_BYTES`
 HEARTBEAT_ROWS = 128  # some ten seconds of work; a receipt costs the driver 3 ms
+OLD_NAMES_S = 60.0  # a folder of a million parts takes a second to list; only an older version adds to names of format 1
 TRACE = "MASKFLEET_TRACE"
 
 
@@ -166,10 +167,11 @@ class SegmentSpan:
         masks = join(self._config.output, "masks")
         names = [part_key(span.digest, first, self._config.part_images)]
         if self._config.plan_format == 1:
-            names = list(self._store.names(join(masks, f"{span.digest}-{first:010d}-")))
+            names += self._store.names(join(masks, f"{span.digest}-{first:010d}-"), OLD_NAMES_S)
         for name in names:
             with suppress(ObjectMissing):
-                if (part := PartName.parse(name, self._store.stat(join(masks, name)).size or 0)) is not None:
+                info = self._store.stat(join(masks, name))
+                if (part := PartName.parse(name, info.size or 0, info.version or "")) is not None:
                     return part
         return None
 
@@ -256,7 +258,8 @@ class SegmentSpan:
         footer, data = draft.finish(exhausted=item is None)
         self._trace(footer, draft.inferred)  # before the commit: a put that is lost was work all the same
         started = time.perf_counter()
-        committed = self._store.create(join(self._config.output, "masks", str(footer.name)), data)
+        version = self._store.create(join(self._config.output, "masks", str(footer.name)), data)
+        committed = version is not None
         if committed and footer.failures:  # those of a part that was there before are not ours to write
             self._store.replace(join(self._config.output, "failures", str(footer.name)), failures_bytes(footer))
         self._milliseconds["commit"] += 1000 * (time.thread_time() - packing)
@@ -264,7 +267,7 @@ class SegmentSpan:
         spent = {stage: total - before.get(stage, 0.0) for stage, total in self._spent().items()}
         spent["commit"] = 1000 * (time.perf_counter() - started)  # wall time: the store's, too
         receipt = Receipt(
-            part=str(footer.name), size=len(data),
+            part=str(footer.name), size=len(data), version=version or "",
             rows=footer.rows, failures=len(footer.failures), bytes=draft.bytes, inferred=draft.inferred,
             committed=committed, seconds=time.perf_counter() - began,
             footer=footer.to_json() if committed else None, milliseconds=spent,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+PAGE = 1000  # names that S3 lists in one answer
 SCRATCH = ".tmp"  # in an output: what is not a part of it yet
 
 
@@ -43,22 +44,33 @@ class Store(Protocol):
 
 
 class WritableStore(Store, Protocol):
-    """A store that outputs may go to: it can create exclusively."""
+    """A store that outputs may go to: it can create exclusively.
 
-    def names(self, prefix: str) -> Iterator[str]:
-        """Base names of the objects in one folder that begin with this prefix (folder and all)."""
+    walks_prefixes: `walk` takes the beginning of a name, too, and asks for a page of `PAGE` names at a time.
+    """
+
+    walks_prefixes: bool
+
+    def names(self, prefix: str, old_s: float = 0.0) -> Iterator[str]:
+        """Base names of the objects in one folder that begin with this prefix (folder and all).
+
+        old_s: so many seconds old may the answer be, if the store has to list the whole folder for it.
+        """
         ...
 
-    def create(self, uri: str, data: bytes) -> bool:
-        """Write the object if there is none, whole or not at all; False: there is one already. Raises `NotExclusive`."""
+    def create(self, uri: str, data: bytes) -> str | None:
+        """Write the object if there is none, whole or not at all; -> its version, as listings name it, or None if there is one.
+
+        Raises `NotExclusive`.
+        """
         ...
 
     def require_exclusive_create(self, out: str) -> None:
         """Try whether `create` holds what it says in this output. Raises `UsageError`; leaves nothing."""
         ...
 
-    def replace(self, uri: str, data: bytes) -> None:
-        """Write the object, whole or not at all, over what is there."""
+    def replace(self, uri: str, data: bytes) -> str:
+        """Write the object, whole or not at all, over what is there; -> its version."""
         ...
 
     def replace_if(self, uri: str, data: bytes, before: bytes | None) -> bool:

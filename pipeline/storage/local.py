@@ -6,8 +6,10 @@ import os
 import shutil
 import time
 import uuid
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from stat import S_ISREG
 
@@ -57,6 +59,11 @@ def _locked(folder: str) -> Iterator[None]:
 class LocalStore:
     """Plain absolute paths; the commit is a hard link, which never overwrites."""
 
+    walks_prefixes = False
+
+    def __init__(self) -> None:
+        self._listed: dict[str, tuple[float, list[str]]] = {}  # when, and what, of folders of which old answers were asked for
+
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
         """Files below a folder, sorted by path; links are followed, each real folder once."""
         yield from self._walk(prefix, set())
@@ -86,16 +93,24 @@ class LocalStore:
                 if not isinstance(failed, ObjectMissing):  # which is a link to nothing or itself, or gone since
                     raise failed from error
 
-    def names(self, prefix: str) -> Iterator[str]:
-        """Names in the folder that begin with the last component of `prefix`."""
+    def names(self, prefix: str, old_s: float = 0.0) -> Iterator[str]:
+        """Names in the folder that begin with the last component of `prefix`: by listing all of it."""
         folder, _, beginning = prefix.rpartition("/")
-        try:
-            found = [name for name in os.listdir(folder or "/") if name.startswith(beginning)]
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise _translated(error, folder) from error
-        yield from sorted(found)
+        listed = self._listed.get(folder)
+        if listed is None or time.monotonic() - listed[0] >= old_s:
+            now = time.monotonic()  # before the listing: what comes in while it runs may not be in it
+            try:
+                listed = now, sorted(os.listdir(folder or "/"))
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise _translated(error, folder) from error
+            if old_s:
+                self._listed[folder] = listed
+        for name in islice(listed[1], bisect_left(listed[1], beginning), None):
+            if not name.startswith(beginning):
+                return
+            yield name
 
     def stat(self, uri: str) -> ObjectInfo:
         """Size and mtime of a regular file."""
@@ -132,17 +147,16 @@ class LocalStore:
             raise ObjectChanged(f"shorter than it was listed: {uri}")
         return data
 
-    def create(self, uri: str, data: bytes) -> bool:
-        """Flush a scratch file to disk, then hard-link it: False if the name is taken."""
+    def create(self, uri: str, data: bytes) -> str | None:
+        """Flush a scratch file to disk, then hard-link it: None if the name is taken."""
         try:
-            self._place(uri, data, os.link)
+            return self._place(uri, data, os.link)
         except FileExistsError:
-            return False
+            return None
         except OSError as error:
             if error.errno in _NO_LINKS:  # EPERM is a PermissionError, but of `link` it says that the file system has none
                 raise NotExclusive(f"no hard links here ({error.strerror}), and a part is committed by one: {uri}") from error
             raise _translated(error, uri) from error
-        return True
 
     def require_exclusive_create(self, out: str) -> None:
         """Raises `UsageError` where there are no hard links."""
@@ -154,17 +168,17 @@ class LocalStore:
                 os.rmdir(out)
             raise
 
-    def replace(self, uri: str, data: bytes) -> None:
+    def replace(self, uri: str, data: bytes) -> str:
         """Flush a scratch file to disk, then rename it over the name."""
         try:
-            self._place(uri, data, os.replace)
+            return self._place(uri, data, os.replace)
         except OSError as error:
             raise _translated(error, uri) from error
 
     def replace_if(self, uri: str, data: bytes, before: bytes | None) -> bool:
         """Look, then rename over the name; nobody else looks in between, where the file system has locks."""
         if before is None:
-            return self.create(uri, data)
+            return self.create(uri, data) is not None
 
         def place(scratch: str, target: str) -> None:
             with _locked(os.path.dirname(target)):
@@ -184,9 +198,10 @@ class LocalStore:
             raise _translated(error, uri) from error
         return True
 
-    def _place(self, uri: str, data: bytes, place: Callable[[str, str], None], tries: int = 3) -> None:
+    def _place(self, uri: str, data: bytes, place: Callable[[str, str], None], tries: int = 3) -> str:
         scratch = self._scratch(uri, data)
         try:
+            version = _version(os.stat(scratch))  # of the same inode, whatever happens to the name from here on
             place(scratch, uri)
         except FileNotFoundError:  # another attempt is done, and has swept
             if tries == 1:
@@ -196,7 +211,7 @@ class LocalStore:
             with suppress(OSError):
                 os.unlink(scratch)
         self._sync_folder(uri)
-        return None
+        return version
 
     def sweep(self, out: str) -> None:
         """Remove `OUT/.tmp/`. An attempt that still writes there writes once more."""

@@ -10,6 +10,7 @@ class Noted:
 
     def __init__(self, store: WritableStore) -> None:
         self._store = store
+        self.walks_prefixes = store.walks_prefixes
         self.created: list[int] = []  # bytes
         self._deleted: set[str] = set()
         self.stat, self.read, self.names = store.stat, store.read, store.names
@@ -18,21 +19,21 @@ class Noted:
         """What is there, less what was deleted here."""
         return (info for info in self._store.walk(prefix) if info.uri not in self._deleted)
 
-    def create(self, uri: str, data: bytes) -> bool:
+    def create(self, uri: str, data: bytes) -> str | None:
         """Note the size."""
         self.created.append(len(data))
-        return bool(uri)
+        return f"noted:{uri}"
 
     def require_exclusive_create(self, out: str) -> None:
         """Nothing may be written: the run itself finds out."""
 
-    def replace(self, uri: str, data: bytes) -> None:
-        """Note the size."""
-        self.create(uri, data)
+    def replace(self, uri: str, data: bytes) -> str:
+        """Of what is there already, or made again; nobody counts it."""
+        return f"noted:{uri}:{len(data)}"
 
     def replace_if(self, uri: str, data: bytes, before: bytes | None) -> bool:
         """Note the size."""
-        return self.create(uri, data) or before is None
+        return self.create(uri, data) is not None or before is None
 
     def sweep(self, out: str) -> None:
         """Nothing was left half-written here."""

@@ -1,7 +1,6 @@
 """Does a store create an object only if there is none? All that a run promises rests on it; some stores do not."""
 
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -36,9 +35,11 @@ def require_exclusive_create(store: WritableStore, out: str, advice: str) -> Non
 
 
 def _winners(store: WritableStore, uri: str) -> int:
-    creators: list[Callable[[], bool]] = [lambda data=b"%d" % number: store.create(uri, data) for number in range(_AT_ONCE)]  # type: ignore[misc]
+    def created(number: int) -> bool:
+        return store.create(uri, b"%d" % number) is not None
+
     with ThreadPoolExecutor(_AT_ONCE, "probe") as threads:
-        return sum(threads.map(lambda create: create(), creators))
+        return sum(threads.map(created, range(_AT_ONCE)))
 
 
 def _remove(store: WritableStore, uri: str) -> None:

@@ -5,7 +5,7 @@ Endpoint, region and credentials come from the usual AWS variables and files;
 """
 
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, TypeVar
 
 import aiohttp
@@ -84,6 +84,10 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else "request failed"
 
 
+def _etag(answer: Mapping[str, Any]) -> str:
+    return "etag:" + str(answer.get("ETag", "")).strip('"')
+
+
 def _split(uri: str) -> tuple[str, str]:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
@@ -99,6 +103,8 @@ def _session() -> AioSession:
 class S3Store:
     """One client for all buckets; every request is retried with jitter (see `retry`)."""
 
+    walks_prefixes = True
+
     def __init__(self) -> None:
         self._fs = fsspec.filesystem(
             "s3",
@@ -108,7 +114,7 @@ class S3Store:
                 "connect_timeout": CONNECT_TIMEOUT_S,
                 "read_timeout": READ_TIMEOUT_S,
                 "retries": {"mode": "standard", "total_max_attempts": 1},
-                "max_pool_connections": 32,
+                "max_pool_connections": 64,  # footers are read by as many threads
             },
         )
         self._fs.retries = 1  # our own loop waits, with jitter and a cap, and counts
@@ -138,12 +144,12 @@ class S3Store:
             page = self._call(prefix, lambda: self._request("list_objects_v2", **arguments))
             for entry in page.get("Contents", []):
                 if not entry["Key"].endswith("/"):  # what consoles make for a folder
-                    yield ObjectInfo(f"s3://{bucket}/{entry['Key']}", entry["Size"], "etag:" + entry["ETag"].strip('"'))
+                    yield ObjectInfo(f"s3://{bucket}/{entry['Key']}", entry["Size"], _etag(entry))
             if not page.get("IsTruncated"):
                 return
             arguments["ContinuationToken"] = page["NextContinuationToken"]
 
-    def names(self, prefix: str) -> Iterator[str]:
+    def names(self, prefix: str, old_s: float = 0.0) -> Iterator[str]:  # noqa: ARG002 - always new: a prefix is one request
         """Base names of the keys that begin with `prefix`."""
         for info in self.walk(prefix):
             yield info.uri.rpartition("/")[2]
@@ -152,7 +158,7 @@ class S3Store:
         """Size and ETag, by one HEAD."""
         bucket, key = _split(uri)
         head = self._call(uri, lambda: self._request("head_object", Bucket=bucket, Key=key))
-        return ObjectInfo(uri, head["ContentLength"], "etag:" + head["ETag"].strip('"'))
+        return ObjectInfo(uri, head["ContentLength"], _etag(head))
 
     def read(
         self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, most: int | None = None
@@ -189,30 +195,29 @@ class S3Store:
         except _Exists as error:
             raise ObjectChanged(f"changed since it was listed: {uri}") from error
 
-    def create(self, uri: str, data: bytes) -> bool:
-        """PUT with If-None-Match. A put of ours whose answer was lost counts as written: the object bears its mark.
+    def create(self, uri: str, data: bytes) -> str | None:
+        """PUT with If-None-Match; -> `etag:…`. A put of ours whose answer was lost counts as written: the object bears its mark.
 
         Asking again is not only our loop's: aiohttp sends a PUT twice by itself where a connection breaks.
         """
         bucket, key = _split(uri)
         mark = uuid.uuid4().hex
 
-        async def put() -> None:
-            await self._request("put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*", Metadata={_MARK: mark})
+        async def put() -> dict[str, Any]:
+            return await self._request("put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*", Metadata={_MARK: mark})
 
         try:
-            self._call(uri, put)
+            return _etag(self._call(uri, put))
         except _Exists:
             try:
                 head = self._call(uri, lambda: self._request("head_object", Bucket=bucket, Key=key))
             except ObjectMissing:  # a store that refuses what is not there, or it was removed just now
-                return False
-            return bool(head.get("Metadata", {}).get(_MARK) == mark)
+                return None
+            return _etag(head) if head.get("Metadata", {}).get(_MARK) == mark else None
         except StorageRefused as error:
             if error.code in _NOT_IMPLEMENTED:
                 raise NotExclusive(f"its store does not implement If-None-Match ({error.code}): {uri}", error.code) from error
             raise
-        return True
 
     def require_exclusive_create(self, out: str) -> None:
         """Raises `UsageError` where the store ignores If-None-Match, does not know it, or looks first and writes later."""
@@ -221,7 +226,7 @@ class S3Store:
     def replace_if(self, uri: str, data: bytes, before: bytes | None) -> bool:
         """GET, then PUT with If-Match; where the store does not know that, there is a moment between the two."""
         if before is None:
-            return self.create(uri, data)
+            return self.create(uri, data) is not None
         bucket, key = _split(uri)
         try:
             there, tag = self._get(uri)
@@ -238,10 +243,10 @@ class S3Store:
             self.replace(uri, data)
         return True
 
-    def replace(self, uri: str, data: bytes) -> None:
+    def replace(self, uri: str, data: bytes) -> str:
         """An unconditional PUT."""
         bucket, key = _split(uri)
-        self._call(uri, lambda: self._request("put_object", Bucket=bucket, Key=key, Body=data))
+        return _etag(self._call(uri, lambda: self._request("put_object", Bucket=bucket, Key=key, Body=data)))
 
     def sweep(self, out: str) -> None:
         """Nothing: a PUT is there whole or not at all."""

@@ -68,7 +68,9 @@ def _not_endless() -> Iterator[None]:
 
 
 def test_create_never_overwrites(store: S3Store, prefix: str) -> None:
-    assert store.create(f"{prefix}/part", b"first")
+    version = store.create(f"{prefix}/part", b"first")
+    assert version == store.stat(f"{prefix}/part").version
+    assert [info.version for info in store.walk(f"{prefix}/")] == [version]
     assert not store.create(f"{prefix}/part", b"second")
     assert not store.create(f"{prefix}/part", b"first")  # the same bytes, but not ours
     assert store.read(f"{prefix}/part") == b"first"
@@ -77,8 +79,8 @@ def test_create_never_overwrites(store: S3Store, prefix: str) -> None:
 def test_one_of_many_creators_wins(store: S3Store, prefix: str) -> None:
     with ThreadPoolExecutor(8) as threads:
         won = list(threads.map(lambda number: store.create(f"{prefix}/part", bytes([number]) * 10_000), range(8)))
-    assert won.count(True) == 1
-    assert store.read(f"{prefix}/part") == bytes([won.index(True)]) * 10_000
+    assert won.count(None) == 7
+    assert store.read(f"{prefix}/part") == bytes([next(number for number, version in enumerate(won) if version)]) * 10_000
 
 
 @pytest.mark.parametrize("mine", [True, False])
@@ -96,13 +98,13 @@ def test_a_put_whose_answer_was_lost_is_known_by_its_mark(
         return answer
 
     monkeypatch.setattr(store, "_request", lossy)
-    assert store.create(f"{prefix}/part", b"same") == mine
+    assert (store.create(f"{prefix}/part", b"same") is not None) == mine
     assert store.read(f"{prefix}/part") == b"same"
 
 
 def test_replace_and_delete(store: S3Store, prefix: str) -> None:
     store.replace(f"{prefix}/run.json", b"1")
-    store.replace(f"{prefix}/run.json", b"22")
+    assert store.replace(f"{prefix}/run.json", b"22") == store.stat(f"{prefix}/run.json").version
     assert store.read(f"{prefix}/run.json") == b"22"
     store.delete(f"{prefix}/run.json")
     store.delete(f"{prefix}/run.json")

@@ -19,7 +19,8 @@ from pipeline.run.left import planned_sources, remaining_spans
 from pipeline.run.options import label_options, network_request, read_options
 from pipeline.run.parts import add_digests, row_digest
 from pipeline.run.plan import extend_plan, read_plan
-from pipeline.run.summary import Totals, write_derived, write_run_json
+from pipeline.run.summary import write_derived, write_run_json
+from pipeline.run.totals import Totals
 from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import writable_store_for

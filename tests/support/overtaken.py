@@ -10,13 +10,14 @@ class Overtaken(LocalStore):
     """`moments`: what happens once, right before a call for a path that ends so: `{("create", "plan/00000.parquet"): act}`."""
 
     def __init__(self, moments: dict[tuple[str, str], Callable[[], object]]) -> None:
+        super().__init__()
         self.moments = dict(moments)
 
     def _before(self, method: str, uri: str) -> None:
         for moment in [moment for moment in self.moments if moment[0] == method and uri.endswith(moment[1])]:
             self.moments.pop(moment)()
 
-    def create(self, uri: str, data: bytes) -> bool:
+    def create(self, uri: str, data: bytes) -> str | None:
         self._before("create", uri)
         return super().create(uri, data)
 

@@ -64,7 +64,7 @@ def run_spans(config: SegmentConfig, spans: int | None = None) -> int:
 def no_rehearsal(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray would be started for each test; the tests of the rehearsal itself start it."""
     if "rehearsed" not in request.fixturenames:
-        known = Rehearsal(seconds=20.0, images=0, run_json_bytes=2000, class_stats_bytes=9000)
+        known = Rehearsal(seconds=20.0, images=0, run_json_bytes=2000, class_stats_bytes=9000, checkpoint_bytes=9000)
         monkeypatch.setattr(story, "rehearse", lambda *_, **__: known)
 
 
@@ -111,8 +111,8 @@ def test_parts_rows_and_output_size_are_those_of_the_run(mixed: Path, tmp_path: 
     assert run_spans(config) == found.images
     written = [file.stat().st_size for file in (tmp_path / "out").rglob("*.parquet")]
     assert len(written) == found.parts + 2  # two plan files: of shards, of single images
-    assert found.output_objects == len(written) + 2  # class_stats.parquet and run.json come at the end of a whole run
-    assert found.output_bytes - 11_000 == pytest.approx(sum(written), rel=0.1)
+    assert found.output_objects == len(written) + 3  # class_stats.parquet, run.json and the checkpoint come at the end
+    assert found.output_bytes - 20_000 == pytest.approx(sum(written), rel=0.1)
     after = forecast(config)
     assert (after.images, after.parts, after.labelled, after.skipped) == (0, 0, 0, 26)
     assert after.seconds < 5
@@ -164,8 +164,8 @@ def test_broken_shards_and_images_count_as_failures_of_the_sample(tmp_path: Path
     failures = [file.stat().st_size for file in (tmp_path / "out" / "failures").iterdir()]
     written = [file.stat().st_size for file in (tmp_path / "out").rglob("*.parquet")]
     assert len(failures) == 3
-    assert found.output_objects - 2 == pytest.approx(len(written), abs=1)
-    assert found.output_bytes - 11_000 == pytest.approx(sum(written), rel=0.5)  # two parts hold no mask at all
+    assert found.output_objects - 3 == pytest.approx(len(written), abs=1)
+    assert found.output_bytes - 20_000 == pytest.approx(sum(written), rel=0.5)  # two parts hold no mask at all
 
 
 @pytest.fixture
@@ -234,10 +234,10 @@ def test_the_price_is_core_hours_times_usd(mixed: Path, tmp_path: Path, monkeypa
 def test_requests(mixed: Path, tmp_path: Path) -> None:
     found = forecast(config_of(mixed, tmp_path / "out"))
     requests, refreshes = found.requests, int(found.seconds / 10)
-    begun = 3 + 3 + refreshes + 3 + 1  # plan; run.json; the store is tried; the head
-    assert requests.get == begun + (1 + 1) + (1 + 2) + (3 + 3)  # tars; Parquet; images and plan file
-    assert requests.put >= 4 + 2 + 8 + 3 + refreshes  # the store is tried; plan files, parts, class_stats and run.json
-    assert requests.list >= 2 + 1 + 8
+    begun = 3 + 3 + refreshes + 3 + 3 + 1  # plan; run.json; the checkpoint; the store is tried; the head
+    assert requests.get == begun + 8 + (1 + 1) + (1 + 2) + (3 + 3)  # parts; tars; Parquet; images and plan file
+    assert requests.put >= 4 + 2 + 8 + 4 + refreshes  # the store is tried; plan files, parts, class_stats, checkpoint, run.json
+    assert requests.list >= 2 + 1 + 4
 
 
 def test_workers_are_timed_side_by_side(tmp_path: Path) -> None:
@@ -383,7 +383,7 @@ def test_rare_damage_is_looked_for_beyond_the_sample(tmp_path: Path) -> None:
     found = forecast(config)
     run_spans(config)
     real = len(list((tmp_path / "out").rglob("*.parquet")))
-    assert found.output_objects - 2 == pytest.approx(real, abs=1)
+    assert found.output_objects - 3 == pytest.approx(real, abs=1)
 
 
 @pytest.fixture

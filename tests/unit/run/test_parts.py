@@ -1,5 +1,8 @@
 """Parts: their names, what one listing says of them, digests of their rows."""
 
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.errors import Damaged
 from pipeline.run.parts import PartName, add_digests, is_part_name, list_parts, part_key, row_digest, source_digest
+from pipeline.storage.base import PAGE, ObjectInfo
 from pipeline.storage.local import LocalStore
 
 STORE = LocalStore()
@@ -82,6 +87,84 @@ def test_list_parts(tmp_path: Path) -> None:
     assert list_parts(STORE, str(tmp_path / "absent")) == {}
 
 
+class _Listing(LocalStore):
+    """A store that lists what it is told to."""
+
+    def __init__(self, infos: list[ObjectInfo]) -> None:
+        super().__init__()
+        self._infos = infos
+
+    def walk(self, prefix: str) -> Iterator[ObjectInfo]:
+        return (info for info in self._infos if info.uri.startswith(prefix))
+
+
+SHORT_DIGESTS = st.sampled_from(["0" * 24, "0" * 23 + "1", "0" * 16 + "f" * 8, "f" * 24, "8" + "0" * 23, "a" * 24])
+
+
+@given(
+    st.lists(
+        st.tuples(SHORT_DIGESTS, st.integers(0, 30), st.integers(0, 3000), st.booleans(), st.text("abc0:-", max_size=40)),
+        unique_by=lambda part: part[:2],
+    ),
+    st.sets(SHORT_DIGESTS),
+)
+def test_a_table_is_the_listing(found: list[tuple[str, int, int, bool, str]], sources: set[str]) -> None:
+    names = [
+        PartName(source, first, size % 4, False, 0, size, version) if old else PartName(source, first, 0, False, 4, size, version)
+        for source, first, size, old, version in found
+    ]
+    infos = [ObjectInfo(f"out/masks/{name}", name.size, name.version or None) for name in names]
+    wanted: dict[str, list[PartName]] = {}
+    for info in infos:
+        name = PartName.parse(info.uri.rpartition("/")[2], info.size or 0, info.version or "")
+        assert name is not None
+        wanted.setdefault(name.source, []).append(name)
+    for each in wanted.values():
+        each.sort()
+    table = list_parts(_Listing(infos), "out")
+    assert table == wanted
+    assert (len(table), table.part_count) == (len(wanted), len(names))
+    assert table.row_count == sum(name.rows for each in wanted.values() for name in each)
+    assert [(str(name), name.size, name.version) for name in table.parts()] == [
+        (str(name), name.size, name.version) for source in sorted(wanted) for name in wanted[source]
+    ]
+    assert table.part_keys.tolist() == [name.key for name in table.parts()]
+    assert {source for source in sources if source in table} == sources & wanted.keys()
+    kept = table.only(table.of(sources))
+    assert kept == {source: each for source, each in wanted.items() if source in sources}
+    assert list(table.parts(~table.of(sources))) == list(table.only(~table.of(sources)).parts())
+
+
+def test_a_table_of_many_is_small_and_made_of_batches(tmp_path: Path) -> None:
+    infos = [
+        ObjectInfo(f"out/masks/{part_key(f'{number // 5:024x}', number % 5, 256)}", 1_000_000, f"etag:{number:032x}")
+        for number in range(25_001)
+    ]
+    tracemalloc.start()
+    table = list_parts(_Listing(infos), "out")
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 125 * len(infos)
+    assert peak < 300 * len(infos)
+    assert table.part_count == 25_001
+    assert [name.version for name in table.parts()][::5000] == [f"etag:{number:032x}" for number in range(0, 25_001, 5000)]
+
+
+def test_two_parts_with_one_key_are_not_taken_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    infos = [ObjectInfo(f"out/masks/{part_key('a' * 24, first, 4)}", 100, f"etag:{first}") for first in range(9)]
+    monkeypatch.setattr("pipeline.run.parts._key", lambda *part: int(part[2][5:]) % 8)
+    with pytest.raises(Damaged, match="two parts have one key"):
+        list_parts(_Listing(infos), "out")
+    assert list_parts(_Listing(infos[1:]), "out").part_count == 8
+
+
+def test_a_part_made_anew_has_another_key() -> None:
+    name = PartName("a" * 24, 0, 4, False, 4, 1000, "etag:1")
+    others = [replace(name, first=1), replace(name, size=1001), replace(name, version="etag:2"), replace(name, max_rows=5)]
+    assert len({name.key, *(other.key for other in others)}) == 5
+    assert all(0 < other.key < 1 << 64 for other in others)
+
+
 # --- digests -------------------------------------------------------------------------------------------------
 
 
@@ -108,3 +191,35 @@ def test_digests_add_up_in_any_order_and_grouping(digests: list[int], random: "o
     assert add_digests([1, 2]) != add_digests([3, 1])
     assert add_digests([(1 << 256) - 1]) == "f" * 64
     assert add_digests(["f" * 64, 2]) == f"{1:064x}"
+
+
+class _Pages(_Listing):
+    """Answers a page at a time, as S3 does, and counts."""
+
+    walks_prefixes = True
+
+    def __init__(self, infos: list[ObjectInfo]) -> None:
+        super().__init__(sorted(infos, key=lambda info: info.uri))
+        self.pages = 0
+
+    def walk(self, prefix: str) -> Iterator[ObjectInfo]:
+        found = list(super().walk(prefix))
+        for first in range(0, len(found) or 1, PAGE):
+            self.pages += 1
+            yield from found[first : first + PAGE]
+
+
+@pytest.mark.parametrize(("count", "pages"), [(0, 1), (999, 1), (1000, 17), (12_345, 14 + 17)])
+def test_what_is_more_than_a_page_is_listed_by_digits_at_once(count: int, pages: int) -> None:
+    random = np.random.default_rng(count)
+    infos = [
+        ObjectInfo(f"out/masks/{part_key(random.bytes(12).hex(), number % 3, 256)}", number, f"etag:{number:032x}")
+        for number in range(count)
+    ]
+    infos += [ObjectInfo(f"out/masks/{stray}", 1, "etag:1") for stray in ("_SUCCESS", "~x", "A.parquet")[: count // 1000]]
+    store = _Pages(infos)
+    table = list_parts(store, "out")
+    assert table.part_count == count
+    assert table == list_parts(_Listing(infos), "out")
+    assert len(set(table.part_keys.tolist())) == count
+    assert store.pages <= pages

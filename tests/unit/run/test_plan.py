@@ -255,8 +255,8 @@ def test_a_plan_that_waits_on_a_full_disk_is_a_storage_error(tmp_path: Path, mon
 
 def test_a_store_that_refuses_what_is_not_there_is_no_endless_loop(tmp_path: Path) -> None:
     class Refuses(LocalStore):
-        def create(self, uri: str, data: bytes) -> bool:
-            return "/plan/" not in uri and super().create(uri, data)
+        def create(self, uri: str, data: bytes) -> str | None:
+            return None if "/plan/" in uri else super().create(uri, data)
 
     with pytest.raises(StorageError, match="cannot be created"):
         _extend(tmp_path, None, _tar("0"), store=Refuses())

@@ -23,11 +23,12 @@ from pipeline.model.prepare import NetworkRequest, prepare
 from pipeline.model.zoo import DEFAULT_MODEL
 from pipeline.run import worker as worker_module
 from pipeline.run.cutting import pieces
+from pipeline.run.footer import PartFooter
 from pipeline.run.left import remaining_spans
 from pipeline.run.options import label_options, network_request, read_options
 from pipeline.run.parts import PartName
 from pipeline.run.plan import extend_plan
-from pipeline.run.span import Span
+from pipeline.run.span import Receipt, Span
 from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.listing import Listing, list_inputs
 from pipeline.storage import retry, writable_store_for
@@ -111,7 +112,7 @@ def test_two_parts_never_cover_one_index_however_two_attempts_saw_the_shard(
     other = SegmentSpan(segment._config, _network())
     real, raced = LocalStore.create, list[str]()
 
-    def create(self: LocalStore, uri: str, data: bytes) -> bool:
+    def create(self: LocalStore, uri: str, data: bytes) -> str | None:
         if "-0000000003-" in uri and not raced:
             raced.append(uri)
             tar.write_bytes(zeroed_header(whole, 4))
@@ -141,7 +142,7 @@ def test_who_loses_a_part_keeps_to_the_failures_of_the_winner(tmp_path: Path, mo
     monkeypatch.setattr(Labeller, "read", lambda *_: (_ for _ in ()).throw(ImageTooLarge("as another attempt saw it")))
     real = LocalStore.create
 
-    def create(self: LocalStore, uri: str, data: bytes) -> bool:
+    def create(self: LocalStore, uri: str, data: bytes) -> str | None:
         monkeypatch.undo()
         list(other(span))
         return real(self, uri, data)
@@ -385,3 +386,42 @@ def test_a_bug_is_told_without_the_secret_of_its_shard(tmp_path: Path, monkeypat
     assert receipt.error_class == "Bug"
     assert "no way to https://host/a.tar" in str(receipt.error)
     assert "secret" not in str(receipt.error).replace("without_secrets", "")
+
+
+@pytest.mark.parametrize("images", [9, 30])
+def test_in_runs_of_format_1_the_folder_is_not_listed_for_each_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int
+) -> None:
+    (tmp_path / "in.tar").write_bytes(tar_bytes(photos(images)))
+    segment, span = _worker(tmp_path / "in.tar", tmp_path / "out")
+    old = SegmentSpan(replace(segment._config, plan_format=1), _network())
+    listings, real = [], os.listdir
+
+    def listdir(folder: str) -> list[str]:
+        listings.append(folder)
+        return real(folder)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert len(list(old(span))) == images // PART_IMAGES
+    assert listings.count(str(tmp_path / "out" / "masks")) <= 2  # before it is there, and after
+
+
+def test_in_runs_of_format_1_parts_of_both_kinds_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in.tar").write_bytes(tar_bytes(photos(9)))
+    segment, span = _worker(tmp_path / "in.tar", tmp_path / "out")
+    receipts = list(segment(span))
+    first, *_ = parts_in(tmp_path / "out")
+    masks = tmp_path / "out" / "masks"
+    (masks / str(first)).rename(masks / str(replace(first, max_rows=0)))  # as an older version has named it
+    monkeypatch.setattr("pipeline.run.worker.read_footer", lambda _store, _out, name: _footer_of(receipts, name))
+    old = SegmentSpan(replace(segment._config, plan_format=1), _network())
+    assert [(receipt.part, receipt.committed) for receipt in old(span)] == [
+        (str(replace(first, max_rows=0)), False), (receipts[1].part, False), (receipts[2].part, False)
+    ]  # fmt: skip
+
+
+def _footer_of(receipts: list[Receipt], name: PartName) -> PartFooter:
+    (found,) = (
+        PartFooter.from_json(receipt.footer or "") for receipt in receipts if f"-{name.first:010d}-" in (receipt.part or "")
+    )
+    return found

@@ -68,36 +68,35 @@ def test_a_folder_that_may_not_be_written_is_a_denial(out: Path) -> None:
 def test_what_was_there_before_a_refusal_stays(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    monkeypatch.setattr(LocalStore, "create", lambda *_: True)
+    monkeypatch.setattr(LocalStore, "create", lambda *_: "a version")
     with pytest.raises(UsageError, match="not one alone wins"):
         LocalStore().require_exclusive_create(str(out))
     assert files_below(out) == {"notes.txt": b"mine"}
 
 
 class _Overwrites(LocalStore):
-    def create(self, uri: str, data: bytes) -> bool:
-        self.replace(uri, data)
-        return True
+    def create(self, uri: str, data: bytes) -> str | None:
+        return self.replace(uri, data)
 
 
 class _LooksFirst(LocalStore):
     """In turn it keeps what is there; of several at once all win."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._looked = threading.Barrier(3)
 
-    def create(self, uri: str, data: bytes) -> bool:
+    def create(self, uri: str, data: bytes) -> str | None:
         if os.path.exists(uri):
-            return False
+            return None
         self._looked.wait(10)
-        self.replace(uri, data)
-        return True
+        return self.replace(uri, data)
 
 
 class _Refuses(LocalStore):
-    def create(self, uri: str, data: bytes) -> bool:
+    def create(self, uri: str, data: bytes) -> str | None:
         del uri, data
-        return False
+        return None
 
 
 @pytest.mark.parametrize("kind", [_Overwrites, _LooksFirst, _Refuses])
@@ -131,7 +130,7 @@ def test_an_attempt_that_starts_at_the_same_time_disturbs_nothing(out: Path) -> 
         LocalStore().require_exclusive_create(str(out))
 
     class Overtaking(Overtaken):
-        def create(self, uri: str, data: bytes) -> bool:
+        def create(self, uri: str, data: bytes) -> str | None:
             if data == b"once more":
                 self._before("again", uri)
             return super().create(uri, data)

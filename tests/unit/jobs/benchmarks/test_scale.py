@@ -1,17 +1,27 @@
 """`bench scale`, small: shards of a listing that is made up, planned for real; tables of runs of known speed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from jobs.benchmarks import scale
-from jobs.benchmarks.generated_s3 import page
+from jobs.benchmarks.generated_parts import PARTS_A_SHARD, GeneratedParts
+from jobs.benchmarks.generated_s3 import BUCKET, OUT, PREFIX, Bucket
+from jobs.benchmarks.many_parts import environment, many_parts, served
 from jobs.benchmarks.million import million
 from jobs.benchmarks.steady import Stamp
 from jobs.benchmarks.watched_run import Watched
+from pipeline.errors import ObjectChanged, ObjectMissing
+from pipeline.run.footer import read_footer
+from pipeline.run.parts import list_parts
+from pipeline.run.summary import read_totals
+from pipeline.run.totals import Totals
+from pipeline.storage.s3 import S3Store
 from tests.support.runs import parts_in
 
 
@@ -41,11 +51,68 @@ def test_a_thousand_shards_are_planned_until_a_worker_asks_for_the_first(tmp_pat
 
 
 def test_pages_follow_each_other_and_end() -> None:
-    first, last = page(1500, 0), page(1500, 1000)
+    bucket = Bucket(1500)
+    first, last = bucket.list(PREFIX, 0), bucket.list(PREFIX, 1000)
     assert first.count("<Contents>") == 1000
     assert "<NextContinuationToken>1000<" in first
     assert last.count("<Contents>") == 500
     assert "<IsTruncated>false<" in last
+
+
+def test_footers_of_generated_parts_come_to_the_generated_sums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, out = (
+        GeneratedParts(2 * PARTS_A_SHARD + 7, BUCKET, PREFIX, "f" * 64, ("background", "cat")),
+        f"s3://{BUCKET}/{OUT[:-1]}",
+    )
+    with served(parts, tmp_path) as url:
+        for name, value in environment(url).items():
+            monkeypatch.setenv(name, value)
+        store = S3Store()
+        listed = list_parts(store, out)
+        totals = read_totals(store, out, listed, Totals(parts.classes))
+        first = read_totals(store, out, listed.only(np.arange(listed.part_count) < 30), Totals(parts.classes))
+        part = next(listed.parts())
+        with pytest.raises(ObjectChanged):
+            read_footer(store, out, replace(part, version="etag:0"))
+        with pytest.raises(ObjectMissing):
+            read_footer(store, out, replace(part, first=1))
+    assert list(listed.parts()) == [parts.part(place) for place in range(parts.count)]
+    assert [name.last for name in listed.parts()].count(True) == len(listed) == 3
+    assert totals.same_sums(parts.totals(parts.count))
+    assert totals.is_exactly(parts.totals(parts.count).parts.arrays()[0])
+    assert first.same_sums(parts.totals(30))
+
+
+def test_an_output_of_many_parts_is_planned_resumed_closed_and_run_again(tmp_path: Path) -> None:
+    found = many_parts(2500, tmp_path)
+    assert (found["parts"], found["shards"], found["new"]) == (2500, 63, 25)
+    first, again = found["first"]["requests"], found["again"]["requests"]
+    assert first["GET, footers"] == 25
+    assert found["again"]["counts"] == {
+        "images": 2500 * 256, "masks": 2500 * 256 - 125, "failures": 125, "broken_shards": 0,
+        "inferred": 0, "skipped": 2500 * 256,
+    }  # fmt: skip
+    assert again.keys() == {"LIST", "GET", "HEAD"}  # nothing is written, and no part is read
+    assert again["LIST"] <= 1 + 1 + 16  # the input; the parts, once
+    rows = [list(row) for row in scale._parts_grid(found).rows]
+    assert [row[0] for row in rows][::4] == ["25 footers to read", "again, nothing new"]
+    assert rows[0][3:5] == [str(first["LIST"]), "25"]
+    assert scale._parts_note(found).endswith("no goal")
+
+
+@pytest.mark.parametrize(("seconds", "mib", "met"), [(50.0, 900.0, "yes"), (61.0, 900.0, "no"), (50.0, 1100.0, "no")])
+def test_the_goal_of_a_million_parts_is_judged(seconds: float, mib: float, met: str) -> None:
+    found = {"parts": 1_000_000, "first": {"peak_mib": mib}, "again": {"seconds": seconds, "peak_mib": 100.0}}
+    assert scale._parts_note(found).endswith(f"1 GiB: {met}")
+
+
+def test_a_listing_by_digits_has_every_generated_part_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = GeneratedParts(60 * PARTS_A_SHARD, BUCKET, PREFIX, "f" * 64, ("background",))
+    with served(parts, tmp_path) as url:
+        for name, value in environment(url).items():
+            monkeypatch.setenv(name, value)
+        listed = list_parts(S3Store(), f"s3://{BUCKET}/{OUT[:-1]}")
+    assert list(listed.parts()) == [parts.part(place) for place in range(parts.count)]
 
 
 def test_growth_compares_a_hundredfold_with_tenfold() -> None:
@@ -80,12 +147,13 @@ def test_the_goal_of_a_million_is_judged(seconds: float, mib: float, met: str) -
 @pytest.mark.slow
 def test_all_of_it_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    flags = ["--shards", "2000", "--images", "400", "--pairs", "1", "--short-side", "64", "--out", str(tmp_path)]
+    sizes = {"--shards": 2000, "--parts": 2000, "--images": 400, "--pairs": 1, "--short-side": 64, "--out": tmp_path}
+    flags = [text for flag, value in sizes.items() for text in (flag, str(value))]
     answer = CliRunner().invoke(scale.main, flags)
     assert answer.exit_code == 0, answer.output
     values = json.loads((tmp_path / "scale.json").read_text())
     assert [run["images"] for run in values["growth"]] == [4, 40, 40, 400]
-    assert values["planned"]["shards"] == 2000
+    assert (values["planned"]["shards"], values["parts"]["parts"]) == (2000, 2000)
     assert {name for _, name, _ in values["memory"]} == {"driver", "worker 1", "worker 2"}
     assert "efficiency" in (tmp_path / "scale.md").read_text()
     assert "<svg" in (tmp_path / "scale-memory.svg").read_text()

@@ -1,0 +1,38 @@
+"""`checkpoint.parquet` against the parts that it says it is of."""
+
+from pipeline.errors import Damaged
+from pipeline.products.checks import Rules
+from pipeline.run.checkpoint import Checkpoint
+from pipeline.run.footer import PartFooter
+from pipeline.run.parts import PartName
+from pipeline.run.totals import Totals
+from pipeline.storage import Store
+
+
+class KeptSums:
+    """Its sums, and those of its parts as they are read. Nothing is wrong if there is none of this run and this format.
+
+    It is used as it is by runs that have not ended, too; but if any of its parts is gone or made anew, it is used by nobody.
+    """
+
+    def __init__(self, store: Store, out: str, rules: Rules, parts: int) -> None:
+        """parts: that there are."""
+        self._said: Totals | None = None
+        self._parts, self._damage = Totals(rules.classes), ""
+        try:
+            self._said = Checkpoint(store, out, rules.fingerprint, rules.classes).read(parts)
+        except Damaged as damage:
+            self._damage = str(damage)
+
+    def add(self, name: PartName, footer: PartFooter) -> None:
+        """A part that is in order."""
+        if self._said is not None and name.key in self._said.parts:
+            self._parts.add(name, footer)
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with it, once all parts are added."""
+        said = self._said
+        if said is not None and len(self._parts.parts) == len(said.parts) and not said.same_sums(self._parts):
+            return "not the sums of its parts"
+        return self._damage or None

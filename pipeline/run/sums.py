@@ -1,0 +1,92 @@
+"""The sums of a run as one attempt knows them: from the checkpoint, from footers that are not in it, from receipts."""
+
+import threading
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
+
+from pipeline.errors import Damaged, MaskfleetError, ObjectChanged, ObjectMissing
+from pipeline.run.checkpoint import Checkpoint
+from pipeline.run.footer import read_footer
+from pipeline.run.parts import PartTable, list_parts
+from pipeline.run.summary import FOOTER_READERS, FailureFiles, class_stats_bytes, read_totals, write_derived
+from pipeline.run.totals import Totals
+from pipeline.storage import WritableStore, join
+from pipeline.storage.parallel import in_order
+
+SAVE_S = 300.0  # between two checkpoints: what was committed since then is read again after a kill, a few seconds of requests
+
+
+class Sums:
+    """`totals`, and the checkpoint that they begin with and end in."""
+
+    def __init__(self, store: WritableStore, out: str, fingerprint: str, classes: tuple[str, ...]) -> None:
+        self.totals = Totals(classes)
+        self._store, self._out = store, out
+        self._checkpoint = Checkpoint(store, out, fingerprint, classes)
+        self._counting: threading.Thread | None = None
+
+    def begin(self) -> PartTable:
+        """List the parts, those of no planned source too; begin with the sums of the checkpoint, if it is provable."""
+        listed = list_parts(self._store, self._out)
+        self.totals.become(self._checkpoint.load(listed) or Totals(self.totals.classes))
+        return listed
+
+    def read(self, listed: PartTable, stop: threading.Event | None = None) -> None:
+        """Read the footers that are not in the sums, until `stop` is set. Raises as `read_footer`."""
+        read_totals(self._store, self._out, listed, self.totals, FailureFiles(self._store, self._out).fill, stop)
+
+    def forget(self, gone: PartTable) -> None:
+        """Take out parts that are about to be removed, by their footers, and say so in the checkpoint before they are."""
+        counted = gone.parts(self.totals.has(gone.part_keys))
+        forgotten = 0
+        try:
+            for name, footer in in_order(counted, lambda name: (name, read_footer(self._store, self._out, name)), FOOTER_READERS):
+                forgotten += self.totals.remove(name, footer)
+        except (Damaged, ObjectMissing, ObjectChanged):  # it cannot be said what they were
+            self.totals.clear()
+        if forgotten and len(self.totals.parts):
+            self._checkpoint.save(self._store, self.totals, smaller=True)
+
+    def are_written(self, listed: PartTable, least: int) -> bool:
+        """Do the checkpoint, from which they are, and `class_stats.parquet` hold all of these parts?"""
+        if not self.totals.is_exactly(listed.part_keys):
+            return False
+        with suppress(ObjectMissing):
+            wanted = class_stats_bytes(self.totals.class_stats(least))
+            return self._store.read(join(self._out, "class_stats.parquet")) == wanted
+        return False
+
+    @contextmanager
+    def kept(self, listed: PartTable) -> Iterator[None]:
+        """While the body labels, in the background: read what is not in the sums yet, and save them now and then."""
+        stop = threading.Event()
+
+        def count() -> None:
+            with suppress(MaskfleetError):  # what cannot be read now is read at the end, and reported there
+                self.read(listed, stop)
+            if not stop.is_set():
+                self._checkpoint.save(self._store, self.totals)
+
+        def save() -> None:
+            while not stop.wait(SAVE_S):
+                self._checkpoint.save(self._store, self.totals)
+
+        self._counting = threading.Thread(target=count, name="count", daemon=True)
+        self._counting.start()
+        threading.Thread(target=save, name="checkpoint", daemon=True).start()
+        try:
+            yield
+        finally:
+            stop.set()
+
+    def save(self) -> None:
+        """Before an early end."""
+        self._checkpoint.save(self._store, self.totals)
+
+    def close(self, sources: Container[str], least: int, listed: PartTable | None = None) -> PartTable:
+        """Write the derived files and the checkpoint; -> the parts that are in them. listed: as in `write_derived`."""
+        if self._counting is not None:
+            self._counting.join()
+        listed = write_derived(self._store, self._out, sources, self.totals, least, listed, self._checkpoint)
+        self._checkpoint.save(self._store, self.totals, last=True)
+        return listed
