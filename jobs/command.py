@@ -1,6 +1,5 @@
 """What all jobs share: flags made from a config class, exit codes, and errors on one line."""
 
-import signal
 import sys
 import traceback
 import types
@@ -16,7 +15,7 @@ from pydantic.fields import FieldInfo
 from jobs.report import Report
 from pipeline.config import DEFAULT, is_for_once
 from pipeline.errors import Bug, MaskfleetError, UsageError, printable
-from pipeline.run.segment import Stopped
+from pipeline.run.stopped import Stopped
 
 _STOPPED = "stopped; the same command goes on from here"
 
@@ -133,15 +132,3 @@ def _tell_end(report: Report, code: int, error: BaseException | None) -> int:
         click.echo(f"maskfleet: {unwritten}", err=True)
         return code or unwritten.exit_code
     return code
-
-
-def stop_on_signals() -> None:
-    """SIGINT and SIGTERM raise `Stopped` once; the second one ends the process at once."""
-
-    def stop(number: int, _frame: object) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)
-        raise Stopped(number)
-
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, stop)

@@ -6,11 +6,11 @@ from contextlib import nullcontext
 from rich.console import Console
 from rich.table import Table
 
-from jobs.command import stop_on_signals
 from jobs.report import Report
 from jobs.show import duration
 from pipeline.config import SegmentConfig
 from pipeline.run.forecast import Forecast, forecast
+from pipeline.run.stopped import stop_on_signals
 
 _SHOWN_CLASSES = 8
 

@@ -5,13 +5,17 @@ from typing import Any
 
 import click
 
-from jobs.command import Job, flags_of, run_job, stop_on_signals
+from jobs.command import Job, flags_of, run_job
 from jobs.report import Report
 from jobs.show import print_outcome, shown
 from pipeline.config import SegmentConfig, load_config
 from pipeline.errors import MaskfleetError
 from pipeline.run.progress import Progress
-from pipeline.run.segment import Attempt, Outcome, Stopped
+from pipeline.run.segment import Attempt, Outcome
+from pipeline.run.stopped import Stopped, stop_on_signals
+from pipeline.storage import without_secrets
+
+log = logging.getLogger(__name__)
 
 
 @click.command(
@@ -41,6 +45,7 @@ def _segment(config_file: str | None, report: Report, debug: bool, flags: dict[s
     stop_on_signals()
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="maskfleet: %(message)s")
     config = load_config(flags, config_file)
+    _warn_of_secrets(flags)
     if config.dry_run:
         from jobs.dry_run import dry_run
 
@@ -51,6 +56,16 @@ def _segment(config_file: str | None, report: Report, debug: bool, flags: dict[s
     if outcome.error is not None:
         raise outcome.error
     return 0
+
+
+def _warn_of_secrets(flags: dict[str, Any]) -> None:
+    """An argument is in the list of processes of this machine, and of the jobs of a Ray cluster."""
+    for name in ("input", "weights"):
+        given = flags[name] if isinstance(flags[name], tuple) else (flags[name],)
+        if any(isinstance(text, str) and text != without_secrets(text) for text in given):
+            log.warning(
+                "--%s holds a secret, which others see in lists of processes and jobs: use a list of URIs or --config", name
+            )
 
 
 def label(config: SegmentConfig, *, debug: bool, report: Report | None = None) -> Outcome:

@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
-from jobs.command import Job, run_job, stop_on_signals
+from jobs.command import Job, run_job
 from jobs.report import Report
 from pipeline.errors import printable
 from pipeline.products.repair import repair
 from pipeline.products.verify import Verification, verify
+from pipeline.run.stopped import stop_on_signals
 
 MAX_LINES = 20  # of findings, on the terminal; --json has them all
 

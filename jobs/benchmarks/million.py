@@ -18,12 +18,12 @@ from unittest.mock import patch
 
 from jobs.benchmarks.generated_s3 import BUCKET, PREFIX
 from jobs.benchmarks.memory import uss, watched
-from jobs.command import stop_on_signals
 from pipeline.config import SegmentConfig
 from pipeline.errors import Incomplete
 from pipeline.run import segment
 from pipeline.run.progress import Progress
-from pipeline.run.segment import Attempt, Stopped
+from pipeline.run.segment import Attempt
+from pipeline.run.stopped import Stopped, stop_on_signals
 from pipeline.shards.base import Shard
 from pipeline.shards.listing import list_inputs
 

@@ -22,6 +22,7 @@ from pipeline.model.engine import Prepared
 from pipeline.model.preprocess import Preset
 from pipeline.model.weights import BUNDLED, class_names, load_weights
 from pipeline.model.zoo import ZOO
+from pipeline.storage import without_secrets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +55,7 @@ def prepare(request: NetworkRequest) -> Prepared:
     default = None if described["classes"] is None else tuple(described["classes"])
     graph = folder / f"{stem}.xml"
     return Prepared(
-        model=request.model, engine=request.engine, precision=request.precision, weights=request.weights,
+        model=request.model, engine=request.engine, precision=request.precision, weights=without_secrets(request.weights),
         weights_sha256=described["sha256"], classes=class_names(described["count"], default, request.classes), preset=preset,
         graph=graph.read_bytes() if graph.exists() else b"", tensors=(folder / f"{stem}.bin").read_bytes(),
     )  # fmt: skip
@@ -78,7 +79,8 @@ def _make_in_child(request: NetworkRequest, folder: Path) -> str:
     arguments = json.dumps([request.model, request.weights, request.engine, request.precision, str(folder)])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     child = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "pipeline.model.prepare", arguments],
+        [sys.executable, "-W", "ignore", "-m", "pipeline.model.prepare"],
+        input=arguments,  # not as an argument, which all users of the machine can see
         capture_output=True,
         text=True,
         env=environment,
@@ -159,4 +161,4 @@ def _main(arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    _main(sys.stdin.read())

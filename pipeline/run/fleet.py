@@ -3,7 +3,8 @@
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -35,6 +36,26 @@ class NobodyLeft(Exception):
         self.error = error
 
 
+class PassFailed(Exception):
+    """A fault of Ray or of the cluster ended a pass; what is left can be sent again."""
+
+
+@contextmanager
+def faults_of_ray() -> Iterator[None]:
+    """Raise whatever Ray raises in the body, of a control plane that is gone for a moment or of dead workers, as `PassFailed`."""
+    try:
+        yield
+    except (PassFailed, NobodyLeft, MaskfleetError):
+        raise
+    except Exception as error:
+        raise PassFailed(first_line(error)) from error
+
+
+def first_line(error: Exception) -> str:
+    """What a log has room for."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
 class Fleet:
     """All workers of an attempt, on the Ray that this process has joined.
 
@@ -55,9 +76,11 @@ class Fleet:
         """Nodes on which no worker can start, as far as it is known."""
         return len(self._known)
 
+    @faults_of_ray()
     def there(self) -> int:
-        """Workers that there is room for now, at least 1: CPUs that somebody has, such as the driver, are not counted."""
-        self._seen = min(max(self._seen, int(_free_cpus())), _cpus())
+        """Workers that there is room for now, at least 1: CPUs that somebody has, or of nodes that refuse, are not counted."""
+        useless = _cpus_of(self._known)
+        self._seen = max(1, min(max(self._seen, int(_free_cpus() - useless)), int(_cpus() - useless)))
         return self._seen if self._asked is None else self._asked.within(self._seen)
 
     def soon(self) -> int:
@@ -65,6 +88,7 @@ class Fleet:
         seen = _GROWTH * self.there()
         return seen if self._asked is None else self._asked.within(seen)
 
+    @faults_of_ray()
     def may_be(self) -> int:
         """Workers for whom work is made small enough: as many as there can be, or as a cluster is expected to grow to."""
         return max(_GROWTH * _cpus(), _LEAST_GROWTH) if self._asked is None else self._asked.max
@@ -75,6 +99,7 @@ class Fleet:
         begin = min(max(least, self.there()), most)
         return ActorPoolStrategy(min_size=least, max_size=most, initial_size=begin, max_tasks_in_flight_per_actor=SPANS_AHEAD)
 
+    @faults_of_ray()
     def begin(self, workers: int) -> "Member":
         """A pass that begins with so many; -> what each is given. Raises `NobodyLeft`."""
         self.look()
@@ -90,11 +115,7 @@ class Fleet:
     def look(self) -> None:
         """Learn which nodes refused. Raises `NobodyLeft` if that leaves none."""
         self._hear()
-        try:
-            hope = not self._known or _hope(self._roster, list(self._known), self._mine)
-        except RayError:
-            hope = True  # for a pass that fails then, and tells
-        if not hope:
+        if self._known and not _hope(self._roster, list(self._known), self._mine):
             raise NobodyLeft(verdict(list(self._known.values())))
 
     def elsewhere(self) -> dict[str, str] | None:
@@ -176,7 +197,11 @@ class Worker:
 
 
 def _hope(roster: Any, refused: list[str], drivers_node: str) -> bool:
-    waiting = ray.get(roster.waiting.remote())
+    """Could a worker start on another node? If nobody answers yes: the pass fails then, and tells."""
+    try:
+        waiting = ray.get(roster.waiting.remote(), timeout=_LOOK_S)
+    except RayError:
+        return True
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return anyone_left(nodes, refused, free_cpus=_free_cpus(), waiting=waiting, mine=drivers_node)
 
@@ -184,6 +209,12 @@ def _hope(roster: Any, refused: list[str], drivers_node: str) -> bool:
 def _free_cpus() -> float:
     """CPUs of the cluster that nobody has."""
     return float(ray.available_resources().get("CPU", 0.0))  # type: ignore[no-untyped-call]
+
+
+def _cpus_of(nodes: Collection[str]) -> float:
+    """CPUs of these nodes, as far as they are alive."""
+    alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] in nodes] if nodes else []  # type: ignore[no-untyped-call]
+    return float(sum(node["Resources"].get("CPU", 0.0) for node in alive))
 
 
 def _cpus() -> int:

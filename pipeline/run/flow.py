@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 import tempfile
 import zlib
@@ -17,9 +18,10 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions, TaskPoolStrategy
 
 from pipeline.config import Workers
+from pipeline.errors import NotReachable
 from pipeline.model.engine import Prepared
 from pipeline.run.cutting import all_pieces, most_at_once
-from pipeline.run.fleet import Fleet, NobodyLeft, Worker
+from pipeline.run.fleet import Fleet, NobodyLeft, PassFailed, Worker, faults_of_ray, first_line
 from pipeline.run.leave import leave_without_destructors
 from pipeline.run.malloc import ONE_ARENA
 from pipeline.run.span import Receipt, Span
@@ -28,16 +30,13 @@ from pipeline.run.worker import WorkerConfig
 __all__ = ["NobodyLeft", "PassFailed", "fleet", "label", "share", "start_ray"]
 
 
-class PassFailed(Exception):
-    """A fault of Ray or of the cluster ended a pass; what is left can be sent again."""
-
-
 BLOCKS = 1_000  # that the driver makes of spans itself, one a span: a second's work, and 10,000 take ten
 CHUNK_SPANS = 500  # that a feed takes at once
 _FED_WORKERS, _MAX_FEEDS = 8, 8  # a feed gives two spans a turn of Ray Data's loop: 20 a second where workers are busy
 _QUEUED = 8  # times the bytes of the spans that workers have, waiting for them in the driver
 _INIT_DEATHS = 10  # in a row, besides one of each: a worker may die while it starts, and be started again
 _LOCAL_OBJECT_STORE_BYTES = 256 << 20  # spans and receipts are small; images never enter it
+_KNOCK_S = 20.0  # that the head of a cluster may take to accept a connection
 _own: set[str] = set()  # the driver's nodes of the Rays that were started here
 _UNWATCHED = {  # what a Ray of this run alone need not do: nobody asks for metrics or tasks
     "RAY_enable_metrics_collection": "0",
@@ -49,7 +48,8 @@ _UNWATCHED = {  # what a Ray of this run alone need not do: nobody asks for metr
 def start_ray(*, debug: bool) -> bool:
     """Join the cluster that `RAY_ADDRESS` or this machine names, else start Ray here (`RAY_ADDRESS=local`: always here).
 
-    Returns whether it was started here, so that workers run on this machine alone.
+    Returns whether it was started here, so that workers run on this machine alone. Raises `NotReachable` if there is no Ray at
+    `RAY_ADDRESS`, or one of another version.
     """
     if ray.is_initialized():
         return False
@@ -58,15 +58,21 @@ def start_ray(*, debug: bool) -> bool:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a FutureWarning
     quiet: dict[str, Any] = {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if debug:
-        started = _join_or_start(quiet)
-    else:
+    stopped = False
+    try:
+        if debug:
+            return _join_or_start(quiet)
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else an error line for every actor pool, about its arguments
         with _held_stderr():  # Ray's C++ side says there that it obeys the line above
-            started = _join_or_start(quiet)
-    for number, handler in before.items():  # ray.init replaces SIGTERM's by sys.exit(15)
-        signal.signal(number, handler)
-    return started
+            return _join_or_start(quiet)
+    except SystemExit as ended:  # ray.init replaces SIGTERM's handler by sys.exit(15)
+        stopped = ended.code == signal.SIGTERM
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if stopped:
+            signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager
@@ -90,12 +96,13 @@ def _held_stderr() -> Iterator[None]:
 def _join_or_start(quiet: dict[str, Any]) -> bool:
     address = os.environ.get("RAY_ADDRESS")
     if address != "local":
+        _knock(address)
         try:
             ray.init(address=address or "auto", **quiet)
             return False
-        except ConnectionError:
-            if address:
-                raise
+        except (ConnectionError, RuntimeError) as error:  # nobody there; another version of Ray or Python
+            if address or not isinstance(error, ConnectionError):
+                raise NotReachable(f"the Ray of RAY_ADDRESS={address or 'auto'}: {first_line(error)}") from error
     for name, value in (_UNWATCHED | ONE_ARENA).items():
         os.environ.setdefault(name, value)
     ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **quiet)
@@ -103,11 +110,23 @@ def _join_or_start(quiet: dict[str, Any]) -> bool:
     return True
 
 
+def _knock(address: str | None) -> None:
+    """Raise `NotReachable` if nobody takes a connection at `host:port`: Ray would try for minutes, without a word."""
+    host, separator, port = (address or "").rpartition(":")
+    if separator and port.isdecimal() and "/" not in host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+        except OSError as error:
+            raise NotReachable(f"the Ray of RAY_ADDRESS={address}: {first_line(error)}") from error
+
+
+@faults_of_ray()
 def fleet(asked: Workers | None) -> Fleet:
     """The workers of an attempt, `asked` for by `--workers`, on the Ray that was joined or started."""
     return Fleet(asked, own=str(ray.get_runtime_context().get_node_id()) in _own)
 
 
+@faults_of_ray()
 def share(network: Prepared) -> "ray.ObjectRef[Prepared]":
     """Put the network where every worker fetches it once."""
     return ray.put(network)
@@ -165,7 +184,7 @@ def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Pr
     _configure(DataContext.get_current(), pool)
     member = workers.begin(pool.initial_size)
     try:
-        try:
+        with faults_of_ray():
             dataset = _blocks(spans, config, min(parallel, workers.may_be())).map_batches(
                 Worker,
                 batch_size=1,
@@ -175,8 +194,6 @@ def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Pr
                 compute=pool,
             )
             batches = iter(dataset.iter_batches(batch_size=None, prefetch_batches=0))
-        except Exception as error:
-            raise PassFailed(_first_line(error)) from error
         while (batch := _next(batches)) is not None:
             for text in batch["receipt"]:
                 receipt = Receipt.from_json(str(text))
@@ -188,16 +205,10 @@ def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Pr
         workers.end()
 
 
+@faults_of_ray()
 def _next(batches: Iterator[Any]) -> Any:
     """The next batch, or None; whatever Ray makes of lost nodes and dead workers is a `PassFailed`."""
-    try:
-        return next(batches, None)
-    except Exception as error:
-        raise PassFailed(_first_line(error)) from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+    return next(batches, None)
 
 
 def _configure(context: DataContext, pool: ActorPoolStrategy) -> None:

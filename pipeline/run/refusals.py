@@ -2,7 +2,7 @@
 
 Ray Data would start a worker that dies again and again, and give all spans to one that refuses them. So a worker that cannot
 start says so and does not return from its constructor: to Ray Data it is still on its way, and gets none. Passes behind this
-one keep off its node. If nobody else is at work the worker speaks: it takes a span, and answers that the pass is over.
+one keep off its node. If fewer are at work than wait the worker speaks: it takes a span, and answers that the pass is over.
 """
 
 import time
@@ -94,8 +94,11 @@ class Roster:
         """What a worker that refused does now. `hope`: there are nodes that have not."""
         if number != self._pass:
             return Next.LEAVE
-        nobody = not self._fit and (len(self._refused) >= self._workers or time.monotonic() - self._began > START_S)
-        return Next.SPEAK if nobody or not hope else Next.WAIT
+        late = time.monotonic() - self._began > START_S
+        nobody = not self._fit and len(self._refused) >= self._workers
+        # Ray Data lets no pool grow of which more than half wait: another pass keeps off their nodes, and takes what joined.
+        outnumbered = late and len(self._refused) > self._fit
+        return Next.SPEAK if nobody or outnumbered or not hope else Next.WAIT
 
 
 def elsewhere(refused: Collection[str]) -> dict[str, str] | None:

@@ -53,14 +53,16 @@ def rehearse(config: SegmentConfig, images: Sequence[EncodedImage], workers: int
                 "min_confidence": 0.0 if config.confidence_map else config.min_confidence,  # old outputs have both, new ones not
             }
         )  # fmt: skip
-        command = [sys.executable, "-m", "pipeline.run.rehearsal", rehearsed.model_dump_json()]
+        command = [sys.executable, "-m", "pipeline.run.rehearsal"]
         environment = os.environ | {
             "RAY_ADDRESS": "local",
             TRACE: str(trace),
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
         started = time.perf_counter()
-        child = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        child = subprocess.run(  # what it is to do goes in by stdin: arguments are there for all users of the machine to see
+            command, input=rehearsed.model_dump_json(), capture_output=True, text=True, env=environment, check=False
+        )
         seconds = time.perf_counter() - started
         if child.returncode:
             last = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
@@ -98,4 +100,4 @@ def _main(config: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    _main(sys.stdin.read())

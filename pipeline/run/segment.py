@@ -5,7 +5,6 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -43,6 +42,7 @@ from pipeline.run.run_json import RunJson
 from pipeline.run.span import Receipt, Span
 from pipeline.run.stale import remove_stale
 from pipeline.run.stall import gives_up_after
+from pipeline.run.stopped import stop_if_asked
 from pipeline.run.summary import list_planned
 from pipeline.run.sums import Sums
 from pipeline.run.worker import WorkerConfig
@@ -55,21 +55,13 @@ if TYPE_CHECKING:
 
 _ROUNDS = 5  # of summing up, while other attempts end
 IDLE_PASSES = 3  # that commit nothing, before the run gives up
-REFRESH_S = 10.0
+REFRESH_S, _LONGEST_REFRESH_S = 10.0, 600.0
 _RECORDED = ("ray", "openvino", "torch", "torchvision", "pyarrow", "pillow", "numba", "numpy")
 _PAUSE_S = 3.0
 _SAID = ("state", "format", "labels_digest", "errors", "plan_files", "fingerprint", "labels", "shape")
 _COUNTED = ("images", "masks", "failures", "broken_shards")
 
 log = logging.getLogger(__name__)
-
-
-class Stopped(BaseException):
-    """SIGINT or SIGTERM: leave everything so that the same command goes on."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.exit_code = 128 + signal_number
 
 
 @dataclass(slots=True)
@@ -97,7 +89,7 @@ class Attempt:
         self._committed: PartTable | None = None  # as listed last
         self._run_json = RunJson(self.store, config.output, self._id)
         self._plan: Plan | None = None
-        self._refreshed = 0.0
+        self._refreshed, self._refresh_s = 0.0, REFRESH_S
         self._fatal: MaskfleetError | None = None
         self._fleet: Fleet | None = None
 
@@ -117,8 +109,7 @@ class Attempt:
         if self._is_written_down(plan):
             self.store.sweep(self.config.output)
             return self._judged(self._values("complete"), None, left=False)
-        reason = self._label(plan)
-        return self._sum_up(plan, reason)
+        return self._end(plan, self._label(plan))
 
     def _make_plan(self, preparing: "Future[Prepared]") -> Plan:
         config, progress = self.config, self.progress
@@ -184,24 +175,17 @@ class Attempt:
         config, progress = self.config, self.progress
         idle, reason = 0, None
         while not self._limited() and is_left(plan, committed):
-            from pipeline.run import flow
-
             if not self._run_json.is_ours:  # a run that is whole is never said to be running
                 self._write("running")
             progress.phase = "starting workers"
-            flow.start_ray(debug=self._debug)
-            fleet = self._fleet = self._fleet or flow.fleet(config.workers)
-            left = waves(
-                plan, committed, part_images=config.part_images, workers=fleet.may_be(), begin=self._where_to_begin(plan),
-                secrets=Secrets(self.listing.secrets, config.output),
-            )  # fmt: skip
-            refused = fleet.refused
-            reason = self._pass(left, fleet, patient=idle > 0)
+            refused = self._refused
+            reason = self._pass(plan, committed, patient=idle > 0)
+            stop_if_asked()
             before, committed = committed.part_count, list_planned(self.store, config.output, planned_sources(plan))
             self._committed = committed
             if committed.part_count > before:
                 idle = 0
-            elif fleet.refused == refused or time.monotonic() - progress.last_part > 60 * config.idle_minutes:
+            elif self._refused == refused or time.monotonic() - progress.last_part > 60 * config.idle_minutes:
                 idle += 1  # nodes that refuse are known now, and the next pass keeps off them
             if idle >= IDLE_PASSES or self._fatal is not None:
                 return reason or "passes that commit nothing"
@@ -217,10 +201,19 @@ class Attempt:
     def _limited(self) -> bool:
         return self.config.limit is not None and self.progress.done >= self.config.limit
 
-    def _pass(self, left: Iterable[list[Span]], fleet: "Fleet", *, patient: bool) -> str | None:
+    @property
+    def _refused(self) -> int:
+        """Nodes on which no worker can start, as far as it is known."""
+        return 0 if self._fleet is None else self._fleet.refused
+
+    def _pass(self, plan: Plan, committed: PartTable, *, patient: bool) -> str | None:
         """Send what is left through Ray once; -> why it is not whole, or None. Faults of Ray end the pass, not the run."""
         from pipeline.run import flow
 
+        try:
+            flow.start_ray(debug=self._debug)
+        except NotReachable as error:  # a head that is started again is back soon
+            return str(error)
         config = self.config
         assert self._network is not None
         worker = WorkerConfig(
@@ -232,11 +225,17 @@ class Attempt:
         )  # fmt: skip
         reason = None
         try:
+            fleet = self._fleet = self._fleet or flow.fleet(config.workers)
+            left = waves(
+                plan, committed, part_images=config.part_images, workers=fleet.may_be(), begin=self._where_to_begin(plan),
+                secrets=Secrets(self.listing.secrets, config.output),
+            )  # fmt: skip
             shared = flow.share(self._network)
             for spans in left:
                 receipts = flow.label(self._fitted(spans, fleet), worker, shared, fleet)
                 with gives_up_after(config.idle_minutes, self.progress), closing(receipts):
                     for receipt in receipts:
+                        stop_if_asked()
                         reason = self._take(receipt) or reason
                         if self._fatal is not None:
                             return reason
@@ -283,7 +282,7 @@ class Attempt:
             progress.phase, progress.last_part = "labelling", time.monotonic()
             began = progress.last_part - receipt.seconds
             progress.labelling_since = min(began, progress.labelling_since or began)
-        if time.monotonic() - self._refreshed > REFRESH_S:
+        if time.monotonic() - self._refreshed > self._refresh_s:
             self._refresh("running")
         return None
 
@@ -291,8 +290,18 @@ class Attempt:
         """`run.json` for whoever looks; a store that refuses it now must not end the night."""
         try:
             self._write(state)
+            self._refresh_s = REFRESH_S
         except StorageError as error:
             log.warning("run.json could not be refreshed: %s", error)
+            self._refresh_s = min(2 * self._refresh_s, _LONGEST_REFRESH_S)  # receipts wait while it is tried
+        self._refreshed = time.monotonic()
+
+    def _end(self, plan: Plan, reason: str | None) -> Outcome:
+        """Sum up. What ended the labelling stays the reason if that fails, too."""
+        try:
+            return self._sum_up(plan, reason)
+        except MaskfleetError as error:
+            raise self._fatal or error from error
 
     def _sum_up(self, plan: Plan, reason: str | None) -> Outcome:
         self.progress.phase = "summing up"
@@ -343,7 +352,6 @@ class Attempt:
 
     def _write(self, state: str) -> dict[str, Any] | None:
         """`run.json` as things stand; None if another attempt knows more."""
-        self._refreshed = time.monotonic()
         values = self._values(state)
         return self._run_json.write(values, values["attempts"][-1])
 

@@ -33,17 +33,20 @@ def gives_up_after(minutes: float, progress: Progress) -> Iterator[None]:
     def watch() -> None:
         while not over.wait(limit_s / _LOOKS_A_LIMIT):
             if time.monotonic() - max(began, progress.last_sign) > limit_s:
-                signal.pthread_kill(main, signal.SIGALRM)
-                return
+                signal.pthread_kill(main, signal.SIGALRM)  # again at each look: Python drops what is raised in a destructor
 
     def stop(_number: int, _frame: object) -> None:
-        raise _Stalled
+        if not over.is_set():
+            raise _Stalled
 
     before = signal.signal(signal.SIGALRM, stop)
     thread = threading.Thread(target=watch, name="stall", daemon=True)
     thread.start()
     try:
-        yield
+        try:
+            yield
+        finally:
+            over.set()
     except _Stalled:
         raise Incomplete(
             f"no image was labelled for {minutes:g} minutes (--idle-minutes); this attempt stood at {progress.parts:,} parts, "

@@ -12,7 +12,7 @@ from jobs.command import run_job
 from jobs.segment import main as segment
 from pipeline.config import SegmentConfig
 from pipeline.errors import Damaged, Incomplete, UsageError
-from pipeline.run.segment import Stopped
+from pipeline.run.stopped import Stopped
 
 
 def test_every_setting_is_a_flag() -> None:

@@ -18,7 +18,8 @@ from jobs.report import Report
 from jobs.segment import main as segment
 from jobs.verify import main as verify
 from pipeline.errors import BudgetExceeded, Incomplete, NotReachable, RunMismatch, UsageError
-from pipeline.run.segment import Outcome, Stopped
+from pipeline.run.segment import Outcome
+from pipeline.run.stopped import Stopped
 
 
 @pytest.fixture

@@ -66,6 +66,18 @@ def test_nobody_is_waited_for_who_does_not_come(monkeypatch: pytest.MonkeyPatch)
     assert roster.next(1, hope=True) == Next.WAIT
 
 
+def test_more_that_wait_than_are_at_work_end_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Data lets no pool grow of which more than half is on its way: the next pass keeps off their nodes."""
+    roster = Roster()
+    roster.begin(1, workers=3)
+    roster.starts(1)
+    roster.refuse(1, "one", _refusal("a"))
+    roster.refuse(1, "two", _refusal("b"))
+    assert roster.next(1, hope=True) == Next.WAIT
+    monkeypatch.setattr(refusals, "START_S", 0.0)
+    assert roster.next(1, hope=True) == Next.SPEAK
+
+
 def test_without_hope_they_speak_though_others_were_at_work() -> None:
     roster = Roster()
     roster.begin(1, workers=2)

@@ -1,13 +1,15 @@
 """What an attempt makes of receipts, without Ray."""
 
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import SegmentConfig
+from pipeline.errors import Bug, StorageError
 from pipeline.run.progress import Progress
-from pipeline.run.segment import Attempt
+from pipeline.run.segment import REFRESH_S, Attempt
 from pipeline.run.span import Receipt
 
 
@@ -29,3 +31,42 @@ def test_whoever_reports_images_keeps_the_clock_going(tmp_path: Path, receipt: R
     assert (progress.last_sign > long_ago + 1) is counts
     assert progress.last_part == long_ago
     assert progress.phase == ("labelling the first parts" if counts else "starting workers")
+
+
+def test_a_run_json_that_cannot_be_written_is_tried_ever_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each try takes two minutes of retries, and the receipts wait meanwhile."""
+    tries = list[float]()
+
+    def write(_state: str) -> None:
+        tries.append(clock[0])
+        clock[0] += 120
+        raise StorageError("503")
+
+    clock = [1000.0]
+    attempt = Attempt(SegmentConfig(input=("x",), output=str(tmp_path / "out")), Progress())
+    attempt._refreshed = clock[0]
+    monkeypatch.setattr(attempt, "_write", write)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    for _ in range(600):
+        clock[0] += 1
+        attempt._take(Receipt(in_hand=16))
+    pauses = [after - before - 120 for before, after in pairwise(tries)]
+    assert pauses == [21, 41, 81, 161]
+    monkeypatch.setattr(attempt, "_write", lambda _state: tries.append(clock[0]))
+    attempt._refresh("running")
+    clock[0] += REFRESH_S + 1
+    attempt._take(Receipt(in_hand=16))
+    assert tries[-1] - tries[-2] == REFRESH_S + 1
+
+
+def test_a_bug_stays_the_reason_if_the_sums_cannot_be_closed_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 1 before 5: whoever runs a bug again meets it again."""
+    attempt = Attempt(SegmentConfig(input=("x",), output=str(tmp_path / "out")), Progress())
+    attempt._take(Receipt(error="IndexError", error_class="Bug"))
+
+    def close(_plan: object, _reason: object) -> None:
+        raise StorageError("503")
+
+    monkeypatch.setattr(attempt, "_sum_up", close)
+    with pytest.raises(Bug):
+        attempt._end(None, "IndexError")  # type: ignore[arg-type]

@@ -58,3 +58,27 @@ def test_outside_the_main_thread_nothing_is_watched() -> None:
     thread.start()
     thread.join()
     assert seen == ["done"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_alarm_that_a_destructor_swallows_comes_again() -> None:
+    class Dropped:
+        def __del__(self) -> None:
+            time.sleep(1)
+
+    def body() -> None:
+        dropped = Dropped()
+        del dropped
+        time.sleep(20)
+
+    began = time.monotonic()
+    with pytest.raises(Incomplete), gives_up_after(0.01, Progress()):
+        body()
+    assert time.monotonic() - began < 15
+
+
+def test_an_alarm_after_the_end_is_none() -> None:
+    with gives_up_after(1, Progress()):
+        late = signal.getsignal(signal.SIGALRM)
+    assert callable(late)
+    late(signal.SIGALRM, None)
