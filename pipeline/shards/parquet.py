@@ -132,23 +132,49 @@ def row_group_starts(store: Store, shard: Shard) -> list[tuple[Cursor, int]]:
     return [(Cursor(first), shard.size * first // all_rows) for first, count in starts if count] or [(Cursor(), 0)]
 
 
+class ParquetRows:
+    """The encoded images of single rows. Rows of a row group in their order are unpacked once; not for two threads at a time.
+
+    Holds a chunk of the file and about a page. Raises `UsageError` and what `open_parquet` does.
+    """
+
+    def __init__(self, store: Store, info: ObjectInfo, column: str | None) -> None:
+        self.info = info
+        self._parquet = open_parquet(RangeFile(store, info, ahead=False))
+        self._column = image_column(self._parquet.schema_arrow, column)
+        self._group = -1
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._next = 0  # row that the next batch begins with
+
+    def read(self, index: int) -> bytes:
+        """Of one row. Raises `MissingImage`, `IndexError`, and what Arrow raises for damage."""
+        group, first = self._group_of(index)
+        if group != self._group or index < self._next:
+            self._batches = self._parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=[self._column])
+            self._group, self._next = group, first
+        for batch in self._batches:
+            first, self._next = self._next, self._next + batch.num_rows
+            if index < self._next:
+                cell, _ = _value(batch.column(0)[index - first])
+                if cell is None:
+                    raise MissingImage("the image is null")
+                return bytes(cell.to_pybytes())
+        raise IndexError("no such row")
+
+    def _group_of(self, index: int) -> tuple[int, int]:
+        """The row group of a row, and its first row."""
+        metadata, first = self._parquet.metadata, 0
+        for group in range(metadata.num_row_groups):
+            rows = metadata.row_group(group).num_rows
+            if index < first + rows:
+                return group, first
+            first += rows
+        raise IndexError("no such row")
+
+
 def read_row(store: Store, info: ObjectInfo, index: int, column: str | None) -> bytes:
-    """The encoded image of one row, by its row group alone."""
-    with RangeFile(store, info, ahead=False) as file:
-        parquet = open_parquet(file)
-        name = image_column(parquet.schema_arrow, column)
-        for group in range(parquet.metadata.num_row_groups):
-            rows = parquet.metadata.row_group(group).num_rows
-            if index < rows:
-                for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=[name]):
-                    if index < batch.num_rows:
-                        cell, _ = _value(batch.column(0)[index])
-                        if cell is None:
-                            raise MissingImage("the image is null")
-                        return bytes(cell.to_pybytes())
-                    index -= batch.num_rows
-            index -= rows
-    raise IndexError("no such row")
+    """The encoded image of one row, by its row group alone. Raises as `ParquetRows` does."""
+    return ParquetRows(store, info, column).read(index)
 
 
 def _row_group(
