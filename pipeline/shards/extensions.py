@@ -11,11 +11,9 @@ from tarfile import InvalidHeaderError  # type: ignore[attr-defined]
 from pipeline.shards.headers import HeaderFile
 from pipeline.storage.stream import RangeFile
 
-MAX_HEADER_BYTES = 1 << 20  # of a pax or GNU long-name header: names of 4 kB fit, a bomb does not
+MAX_HEADER_BYTES = 1 << 20  # of the pax and GNU long-name headers of one member: names of 4 kB fit, a bomb does not
 MAX_EXTENSIONS = 16  # of one member; tools write four at most, and Python's stack ends at some 300
-MAX_DIGITS = (
-    512  # in a row: tarfile's search for `hdrcharset` takes 0.6 s for 1 MiB of these, and half an hour for one run of digits
-)
+MAX_DIGITS = 512  # in a row: tarfile's search for `hdrcharset` takes 0.6 s for 1 MiB of these, half an hour for digits alone
 
 _BLOCK = tarfile.BLOCKSIZE
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
@@ -35,7 +33,7 @@ class MemberHeaders:
     def __init__(self, file: RangeFile | HeaderFile) -> None:
         self._file = file
         self._type: bytes | None = None  # of the header that was read last; None: a header comes next
-        self._extensions = 0
+        self._extensions = self._bytes = 0  # of this member
 
     def tell(self) -> int:
         """The position in bytes."""
@@ -43,7 +41,7 @@ class MemberHeaders:
 
     def seek(self, offset: int) -> int:
         """Go to where the headers of a member begin."""
-        self._type, self._extensions = None, 0
+        self._type, self._extensions, self._bytes = None, 0, 0
         return self._file.seek(offset)
 
     def read(self, size: int) -> bytes:
@@ -64,8 +62,9 @@ class MemberHeaders:
         self._extensions += 1
         if self._extensions > MAX_EXTENSIONS:
             raise InvalidHeaderError(f"more than {MAX_EXTENSIONS} extension headers of one member")
-        if not 0 <= size <= MAX_HEADER_BYTES:
-            raise InvalidHeaderError(f"an extension header of {size} bytes")
+        if size < 0 or self._bytes + size > MAX_HEADER_BYTES:
+            raise InvalidHeaderError(f"extension headers of {self._bytes + size} bytes")
+        self._bytes += size
         body = self._file.read(size)
         if kind in _PAX:
             _check_records(body, for_all=kind == tarfile.XGLTYPE)
@@ -91,4 +90,4 @@ def _check_records(body: bytes, *, for_all: bool) -> None:
         if at <= record.end():  # else each record could have all that follows as its keyword
             raise InvalidHeaderError("a record of a pax header is shorter than its keyword")
         if for_all and (record[2] in (b"path", b"size") or record[2].startswith(b"GNU.sparse.")):
-            raise InvalidHeaderError(f"a global pax header that changes {record[2].decode()} of all members")
+            raise InvalidHeaderError(f"a global pax header that changes {record[2].decode('utf-8', 'replace')} of all members")

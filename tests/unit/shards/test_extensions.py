@@ -190,6 +190,13 @@ def test_a_chain_of_extension_headers_ends(kind: bytes) -> None:
     assert _found(_image(1) + link * 17 + _image(2)) == [("0001.jpg", None), (None, "BrokenShard")]
 
 
+def test_extension_headers_are_bounded_together() -> None:
+    """Each of a chain is held, with its records as text, until the last is read."""
+    one = _extension(tarfile.XHDTYPE, _records(("comment", "x" * 300_000)))
+    assert _found(one * 3 + _image(1) + one * 3 + _image(2)) == [("0001.jpg", None), ("0002.jpg", None)]
+    assert _found(one * 3 + _image(1) + one * 4 + _image(2)) == [("0001.jpg", None), (None, "BrokenShard")]
+
+
 def test_names_and_records_of_every_size_are_read() -> None:
     for length in (100, 400, 600, 4_000):
         name = ("d" * 99 + "/") * (length // 100) + "0001.jpg"
