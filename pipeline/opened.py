@@ -54,6 +54,7 @@ class Run:
     def image(self, row: Mapping[str, Any]) -> Image.Image:
         """The photograph of a row of `masks`, upright RGB: by one range read, or by its Parquet row group.
 
+        A row group is unpacked once for rows in the order of `masks`, and from its beginning for each that lies before the last.
         It is read only if it lies in the run's inputs and has the size and ETag or mtime that were planned (see `open_run`).
         Raises `OutsideInputs`, `ObjectChanged`, `ObjectMissing` if it is gone, and `BadImage` if its bytes are none of an image.
         """

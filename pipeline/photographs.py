@@ -11,7 +11,7 @@ from pipeline.run.plan import Plan, read_plan, read_plan_rows
 from pipeline.shards.allowed import allowed_schemes, is_below
 from pipeline.shards.base import Shard
 from pipeline.shards.names import file_kind
-from pipeline.shards.parquet import read_row
+from pipeline.shards.parquet import ParquetRows
 from pipeline.storage import ObjectInfo, Store, normalise, scheme_of, store_for, without_query
 
 _MAGIC = re.compile(r"[*?\[{]")
@@ -38,6 +38,11 @@ class Photographs:
         self._plan_is_read = False
         self._chunk: dict[int, Shard] = {}
         self._chunk_of = ""
+        self._open: list[ParquetRows] = []  # of the Parquet shard that was read last
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Open files stay in their process."""
+        return self.__dict__ | {"_open": []}
 
     def read(self, row: Mapping[str, Any]) -> bytes:
         """The encoded image of a row of `masks`. Raises as `Run.image` does."""
@@ -48,7 +53,7 @@ class Photographs:
         if offset is None:
             if row["index"] < 0:
                 raise ObjectChanged(f"it has no image {row['index']}: {uri}")
-            return read_row(store, self._seen(store, expected), row["index"], self._column)
+            return self._of_parquet(store, self._seen(store, expected), row["index"])
         if offset < 0 or not 0 <= length <= self._most:
             raise ObjectChanged(f"no photograph lies there, at {offset} with {length} bytes: {uri}")
         if planned is not None and planned.kind == "image":
@@ -57,6 +62,18 @@ class Photographs:
         if seen.size is not None and offset + length > seen.size:
             raise ObjectChanged(f"shorter than it was when it was labelled: {uri}")
         return store.read(uri, offset, length, seen.version)
+
+    def _of_parquet(self, store: Store, info: ObjectInfo, index: int) -> bytes:
+        """One row. Where the last one was read goes on: each would be unpacked from the beginning of its row group."""
+        try:
+            rows = self._open.pop()  # out of the sight of other threads, and gone if it fails
+        except IndexError:
+            rows = None
+        if rows is None or rows.info != info or info.version is None:  # without a version, it may be another object by now
+            rows = ParquetRows(store, info, self._column)
+        data = rows.read(index)
+        self._open[:] = [rows]
+        return data
 
     def _whole(self, store: Store, image: Shard, length: int) -> bytes:
         """A single image."""

@@ -1,5 +1,6 @@
 """Parquet shards with a column of encoded images, read row group by row group, in small batches."""
 
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate
@@ -15,6 +16,11 @@ from pipeline.storage.stream import RangeFile
 
 BATCH_ROWS = 1  # a bomb is unpacked a row at a time; batches of 32 would save 15 microseconds a row
 _BUFFER_BYTES = 4 << 20
+_LEAST_ROWS = 1_000_000  # that any file may have: nulls and repetitions take next to nothing
+
+
+class MoreRowsThanBytes(pa.ArrowInvalid):  # type: ignore[misc]
+    """A footer with so many rows that most can be no images: each would be a failure."""
 
 
 def is_image_type(kind: pa.DataType) -> bool:
@@ -29,7 +35,14 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def image_column(schema: pa.Schema, wanted: str | None) -> str:
-    """The name of the image column. Raises `UsageError` where there is none, or a choice to make."""
+    """The name of the image column. Raises `UsageError` where there is none, a choice to make, or two of that name."""
+    name = _image_column(schema, wanted)
+    if schema.names.count(name) > 1:
+        raise UsageError(f"two columns {name!r} in the Parquet shard: rename one")
+    return name
+
+
+def _image_column(schema: pa.Schema, wanted: str | None) -> str:
     candidates = [field.name for field in schema if is_image_type(field.type)]
     if wanted is not None:
         if wanted in candidates:
@@ -48,12 +61,15 @@ def open_parquet(file: RangeFile) -> pq.ParquetFile:
 
     Raises `pa.ArrowException`, `OSError` or `ValueError` (damaged names of columns are no UTF-8).
     """
+    size = file.seek(0, io.SEEK_END)
     parquet = pq.ParquetFile(
         pa.PythonFile(file, mode="r"), buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
     )
     metadata = parquet.metadata
     if sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)) != metadata.num_rows:
         raise pa.ArrowInvalid("the row groups of the footer do not add up")  # it has no checksum of its own
+    if metadata.num_rows > max(_LEAST_ROWS, size):
+        raise MoreRowsThanBytes(f"{metadata.num_rows} rows in {size} bytes")
     return parquet
 
 
@@ -72,13 +88,13 @@ def read_parquet(
         try:
             parquet = open_parquet(file)
             column = image_column(parquet.schema_arrow, options.image_column)
-            if options.id_column is not None and options.id_column not in parquet.schema_arrow.names:
-                raise UsageError(f"no id column {options.id_column!r}")
+            if options.id_column is not None and (named := parquet.schema_arrow.names.count(options.id_column)) != 1:
+                raise UsageError(f"{'two columns' if named else 'no id column'} {options.id_column!r}")
         except MemoryError:  # of Arrow, too: says nothing of the file
             raise
         except (pa.ArrowException, OSError, ValueError, UsageError) as error:
             _raise_storage_failure(file)
-            reason = "no Parquet footer" if not isinstance(error, UsageError) else str(error)
+            reason = str(error) if isinstance(error, UsageError | MoreRowsThanBytes) else "no Parquet footer"
             yield EncodedImage(
                 shard=shard.uri, index=start.index, image_id=f"{shard.uri}#{start.index}", after=start,
                 error=BrokenShard(reason), breaks=True,
@@ -116,23 +132,49 @@ def row_group_starts(store: Store, shard: Shard) -> list[tuple[Cursor, int]]:
     return [(Cursor(first), shard.size * first // all_rows) for first, count in starts if count] or [(Cursor(), 0)]
 
 
+class ParquetRows:
+    """The encoded images of single rows. Rows of a row group in their order are unpacked once; not for two threads at a time.
+
+    Holds a chunk of the file and about a page. Raises `UsageError` and what `open_parquet` does.
+    """
+
+    def __init__(self, store: Store, info: ObjectInfo, column: str | None) -> None:
+        self.info = info
+        self._parquet = open_parquet(RangeFile(store, info, ahead=False))
+        self._column = image_column(self._parquet.schema_arrow, column)
+        self._group = -1
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._next = 0  # row that the next batch begins with
+
+    def read(self, index: int) -> bytes:
+        """Of one row. Raises `MissingImage`, `IndexError`, and what Arrow raises for damage."""
+        group, first = self._group_of(index)
+        if group != self._group or index < self._next:
+            self._batches = self._parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=[self._column])
+            self._group, self._next = group, first
+        for batch in self._batches:
+            first, self._next = self._next, self._next + batch.num_rows
+            if index < self._next:
+                cell, _ = _value(batch.column(0)[index - first])
+                if cell is None:
+                    raise MissingImage("the image is null")
+                return bytes(cell.to_pybytes())
+        raise IndexError("no such row")
+
+    def _group_of(self, index: int) -> tuple[int, int]:
+        """The row group of a row, and its first row."""
+        metadata, first = self._parquet.metadata, 0
+        for group in range(metadata.num_row_groups):
+            rows = metadata.row_group(group).num_rows
+            if index < first + rows:
+                return group, first
+            first += rows
+        raise IndexError("no such row")
+
+
 def read_row(store: Store, info: ObjectInfo, index: int, column: str | None) -> bytes:
-    """The encoded image of one row, by its row group alone."""
-    with RangeFile(store, info, ahead=False) as file:
-        parquet = open_parquet(file)
-        name = image_column(parquet.schema_arrow, column)
-        for group in range(parquet.metadata.num_row_groups):
-            rows = parquet.metadata.row_group(group).num_rows
-            if index < rows:
-                for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=[name]):
-                    if index < batch.num_rows:
-                        cell, _ = _value(batch.column(0)[index])
-                        if cell is None:
-                            raise MissingImage("the image is null")
-                        return bytes(cell.to_pybytes())
-                    index -= batch.num_rows
-            index -= rows
-    raise IndexError("no such row")
+    """The encoded image of one row, by its row group alone. Raises as `ParquetRows` does."""
+    return ParquetRows(store, info, column).read(index)
 
 
 def _row_group(
@@ -149,9 +191,7 @@ def _row_group(
                 ids = None if options.id_column is None else batch.column(batch.schema.get_field_index(options.id_column))
                 for offset, value in enumerate(values):
                     if index + offset >= wanted:
-                        image_id = (
-                            f"{file_name}#{index + offset}" if ids is None or not ids[offset].is_valid else _text(ids[offset])
-                        )
+                        image_id = _id(None if ids is None else ids[offset], f"{file_name}#{index + offset}")
                         yield _image(shard, index + offset, image_id, value, options, last_of_group=index + offset == end - 1)
                     del value
                 del values, ids
@@ -197,6 +237,18 @@ def _is_text(kind: pa.DataType) -> bool:
 def _text(value: pa.Scalar) -> str:
     """A cell as text; what is no UTF-8 in it is replaced."""
     return value.as_buffer().to_pybytes().decode("utf-8", "replace") if _is_text(value.type) else str(value.as_py())
+
+
+def _id(value: pa.Scalar | None, row: str) -> str:
+    """A cell of the id column as text; `row` if it is null, or nothing that Python has a value for, such as the year 10,000."""
+    if value is None or not value.is_valid:
+        return row
+    try:
+        return _text(value)
+    except MemoryError:
+        raise
+    except (pa.ArrowException, ArithmeticError, LookupError, TypeError, ValueError):
+        return row
 
 
 def _image(

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from tarfile import EmptyHeaderError, EOFHeaderError, InvalidHeaderError, TruncatedHeaderError  # type: ignore[attr-defined]
+from tarfile import EmptyHeaderError, EOFHeaderError, TruncatedHeaderError  # type: ignore[attr-defined]
 
 from pipeline.errors import AmbiguousImage, BrokenShard, ImageTooLarge, LinkMember
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard, seen
+from pipeline.shards.extensions import MemberHeaders
 from pipeline.shards.headers import HeaderFile
 from pipeline.shards.names import is_image_member, key_and_extension
 from pipeline.storage import scheme_of
@@ -17,7 +18,6 @@ from pipeline.storage.stream import RangeFile
 
 _BLOCK = tarfile.BLOCKSIZE
 _BEGINNING = Cursor()
-MAX_HEADER_BYTES = 1 << 20  # of a pax or GNU long-name header: names of 4 kB fit, a bomb does not
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +37,6 @@ class Member:
 
 class _Break(Exception):
     """The rest of the tar cannot be read."""
-
-
-class _BoundedHeaders(tarfile.TarInfo):
-    """Refuses extension headers that claim to be enormous, before they are read."""
-
-    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.size > MAX_HEADER_BYTES and self.type in (
-            tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
-        ):  # fmt: skip
-            raise InvalidHeaderError(f"an extension header of {self.size} bytes")
-        info: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
-        return info
 
 
 def read_tar(store: Store, shard: Shard, start: Cursor, options: ReadOptions) -> Iterator[EncodedImage]:
@@ -129,12 +117,12 @@ def part_starts(
 def _members(file: RangeFile | HeaderFile, size: int, offset: int, wanted: str | None) -> Iterator[Member]:
     """The image members from a header offset on. Raises `_Break` where the tar breaks off."""
     tar = tarfile.TarFile.__new__(tarfile.TarFile)  # only what TarInfo.fromtarfile asks for; nothing is kept
-    tar.fileobj, tar.encoding, tar.errors, tar.pax_headers = file, "utf-8", "surrogateescape", {}
-    tar.tarinfo = _BoundedHeaders
+    tar.fileobj = headers = MemberHeaders(file)  # type: ignore[assignment]  # of a file only what is read with
+    tar.encoding, tar.errors, tar.pax_headers = "utf-8", "surrogateescape", {}
     while True:
-        file.seek(offset)
+        headers.seek(offset)
         try:
-            info = _BoundedHeaders.fromtarfile(tar)
+            info = tarfile.TarInfo.fromtarfile(tar)
         except EmptyHeaderError:  # no end marker, as in a tar of no bytes at all: no break
             return
         except EOFHeaderError:
@@ -145,7 +133,7 @@ def _members(file: RangeFile | HeaderFile, size: int, offset: int, wanted: str |
             if any(file.read()):  # else the end marker is cut
                 raise _Break(f"damaged tar header at byte {offset}: {error}") from error
             return
-        except (tarfile.HeaderError, ValueError, ArithmeticError, RecursionError) as error:
+        except (tarfile.HeaderError, ValueError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
             raise _Break(f"damaged tar header at byte {offset}: {error}") from error
         sparse = info.issparse()
         after: int = tar.offset

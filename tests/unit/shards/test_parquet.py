@@ -3,7 +3,9 @@
 import io
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +23,7 @@ from pipeline.storage.stream import RangeFile
 from tests.conftest import ROOT
 from tests.support.corpus import damaged_pages, parquet_bytes, parquets
 from tests.support.images import SEED, jpeg
-from tests.support.memory import MemoryStore
+from tests.support.memory import MemoryStore, short_of_memory
 from tests.support.parquets import large_row_parquet
 
 CASES = parquets()
@@ -35,6 +37,10 @@ def _shard(data: bytes) -> Shard:
 
 def _read(data: bytes, first: int = 0, **options: str) -> list[EncodedImage]:
     return list(read_parquet(MemoryStore(data), _shard(data), Cursor(first), ReadOptions(**options)))  # type: ignore[arg-type]
+
+
+def _read_lazily(data: bytes) -> Iterator[EncodedImage]:
+    return read_parquet(MemoryStore(data), _shard(data), Cursor(), ReadOptions())
 
 
 def _facts(image: EncodedImage) -> tuple[object, ...]:
@@ -322,3 +328,67 @@ def test_memory_that_runs_out_says_nothing_of_the_file(tmp_path: Path) -> None:
         [sys.executable, "-c", _SHORT_OF_MEMORY, str(file)], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "raises ArrowMemoryError"
+
+
+def _with_ids(ids: pa.Array) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"image": pa.array(TEN[: len(ids)], pa.binary()), "id": ids}), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array([2**62, 0, None], pa.timestamp("us")), pa.array([2**31 - 1, 0, None], pa.date32()),
+        pa.array([2**62, 0, None], pa.timestamp("us", tz="UTC")), pa.array([2**62, 0, None], pa.duration("s")),
+    ],
+)  # fmt: skip
+def test_an_id_that_python_has_no_value_for_is_the_row(ids: pa.Array) -> None:
+    """`OverflowError` is no `ValueError`: it was a fault of ours, which ended the whole run, and each one after it."""
+    found = _read(_with_ids(ids), id_column="id")
+    assert [(image.error, image.data) for image in found] == [(None, data) for data in TEN[:3]]
+    assert (found[0].image_id, found[2].image_id) == ("x.parquet#0", "x.parquet#2")
+    assert found[1].image_id == str(ids[1].as_py())
+
+
+def test_an_id_in_an_unknown_time_zone_is_the_row() -> None:
+    """It made good images a damaged row group."""
+    found = _read(_with_ids(pa.array([1, 2], pa.timestamp("us", tz="Nope/Zone"))), id_column="id")
+    assert [(image.error, image.image_id) for image in found] == [(None, "x.parquet#0"), (None, "x.parquet#1")]
+
+
+def test_memory_that_runs_out_for_an_id_says_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_module, "_text", short_of_memory)
+    with pytest.raises(MemoryError):
+        _read(CASES["ids.parquet"].data, id_column="id")
+
+
+def test_more_rows_than_bytes_are_one_failure() -> None:
+    """These 36 kB were 20 million failures."""
+    column = pa.nulls(1_000_001, pa.binary())
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"image": column}), buffer, row_group_size=len(column))
+    (row,) = islice(_read_lazily(buffer.getvalue()), 2)
+    assert (row.breaks, row.index) == (True, 0)
+    assert str(row.error) == f"1000001 rows in {len(buffer.getvalue())} bytes"
+    assert row_group_starts(MemoryStore(buffer.getvalue()), _shard(buffer.getvalue())) == [(Cursor(0), 0)]
+
+
+def test_a_million_rows_in_few_bytes_are_rows() -> None:
+    column = pa.nulls(1_000_000, pa.binary())
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"image": column}), buffer, row_group_size=len(column))
+    found = list(islice(_read_lazily(buffer.getvalue()), 2))
+    assert [(image.index, type(image.error)) for image in found] == [(0, MissingImage), (1, MissingImage)]
+
+
+def test_two_image_columns_of_one_name_are_refused() -> None:
+    """The last was taken, in silence."""
+    two = pa.schema([("image", pa.binary()), ("image", pa.binary())])
+    for wanted in (None, "image"):
+        with pytest.raises(UsageError, match="two columns 'image'"):
+            image_column(two, wanted)
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_arrays([pa.array([b"1"]), pa.array(["a"]), pa.array(["b"])], ["image", "id", "id"]), buffer)
+    (row,) = _read(buffer.getvalue(), id_column="id")
+    assert (row.breaks, str(row.error)) == (True, "two columns 'id'")
