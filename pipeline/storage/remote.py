@@ -1,5 +1,6 @@
 """Any other scheme that fsspec reaches once its package is installed: inputs only."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from pipeline.errors import (
     ForbiddenAddress,
     HostUnreachable,
     NotReachable,
+    ObjectChanged,
     ObjectDenied,
     ObjectMissing,
     ObjectTooLarge,
@@ -35,12 +37,23 @@ async def _web_client(**arguments: Any) -> Any:
     return await client(**arguments)
 
 
+def _status(error: BaseException) -> int | None:
+    """The HTTP status in an error of aiohttp, Azure's SDK or gcsfs."""
+    said = (getattr(error, name, None) for name in ("status", "status_code", "code"))
+    return next((status for status in said if isinstance(status, int)), None)
+
+
+def _is_refusal(message: str) -> bool:
+    """Of gcsfs, whose error for 403 is one of its text alone; Google's word for throttling may be 403, too."""
+    return message.startswith("Forbidden:") and not re.search("quota|limit", message, re.IGNORECASE)
+
+
 def _translated(error: BaseException, uri: str) -> StorageError:
     web = scheme_of(uri) in WEB
     if web and isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         error = error.__cause__  # `info` of fsspec takes any failure for a file that is not there
     uri = without_secrets(uri)
-    status, kind = getattr(error, "status", None), type(error).__name__
+    status, kind = _status(error), type(error).__name__
     behind = getattr(error, "os_error", error)  # aiohttp's, around what the connection met
     if isinstance(behind, PermissionError) and FORBIDDEN in str(behind):
         return ForbiddenAddress(f"never asked, as it may be a metadata service: {uri}")
@@ -50,7 +63,8 @@ def _translated(error: BaseException, uri: str) -> StorageError:
         return ObjectMissing(f"no such object: {uri}")
     if web and status in _ORIGIN_DOWN:
         return HostUnreachable(f"HTTP {status}: {uri}", f"HTTP {status}")
-    if isinstance(behind, PermissionError) or status in _DENIED or (web and status in _REFUSED):
+    denied = isinstance(behind, PermissionError) or (type(error) is OSError and _is_refusal(str(error)))
+    if denied or status in _DENIED or (web and status in _REFUSED):
         said = "" if status in (None, 403) else f" (HTTP {status})"
         return ObjectDenied(f"access denied{said}: {uri}", str(status or ""))
     return StorageError(f"{kind}: {uri}" + ("" if status is None else f" (HTTP {status})"), kind)
@@ -117,22 +131,28 @@ class RemoteStore:
         uri: str,
         start: int = 0,
         length: int | None = None,
-        version: str | None = None,  # noqa: ARG002 - few servers can check one
+        version: str | None = None,
         most: int | None = None,
     ) -> bytes:
-        """One request for a range. A server that ignores ranges is refused for anything but whole objects."""
+        """One request for a range. A web server that ignores ranges is refused for anything but the beginning of an object.
+
+        The version is that of the answer on the web; elsewhere what the store says of the object, by a request of its own.
+        """
+        if length == 0:
+            return b""
 
         def once() -> bytes:
             try:
-                if most is not None:
-                    return self._whole(uri, most)
-                end = None if length is None else start + length
-                whole = start == 0 and end is None
-                data: bytes = self._fs.cat_file(uri) if whole else self._fs.cat_file(uri, start=start, end=end)
+                if self._scheme in WEB:
+                    data = self._of_web(uri, start, length, version, most)
+                else:
+                    data = self._range(uri, start, length, version) if most is None else self._whole(uri, version, most)
             except StorageError:
                 raise
             except Exception as error:  # noqa: BLE001
                 raise _translated(error, uri) from None
+            if most is not None and len(data) > most:
+                raise ObjectTooLarge(f"more than {most} bytes: {without_secrets(uri)}")
             if length is not None and len(data) != length:
                 if start == 0 and len(data) > length:
                     return data[:length]
@@ -141,15 +161,30 @@ class RemoteStore:
 
         return with_retries(once)
 
-    def _whole(self, uri: str, most: int) -> bytes:
-        """Of the web as a stream, so that a server that sends without end is not listened to for longer."""
-        if self._scheme in WEB:
-            from pipeline.storage.web import get
+    def _of_web(self, uri: str, start: int, length: int | None, version: str | None, most: int | None) -> bytes:
+        """As a stream, so that a server that sends more than was asked for is not listened to for longer."""
+        from pipeline.storage.web import get
 
-            data: bytes = sync(self._fs.loop, get, self._fs, uri, most)
-        else:
-            size = self._fs.info(uri).get("size")
-            data = self._fs.cat_file(uri) if size is None or size <= most else bytes(most + 1)
-        if len(data) > most:
-            raise ObjectTooLarge(f"more than {most} bytes: {without_secrets(uri)}")
+        data: bytes = sync(self._fs.loop, get, self._fs, uri, start, length, version, most)
         return data
+
+    def _range(self, uri: str, start: int, length: int | None, version: str | None) -> bytes:
+        end = None if length is None else start + length
+        data: bytes = self._fs.cat_file(uri) if start == 0 and end is None else self._fs.cat_file(uri, start=start, end=end)
+        if version is not None:
+            self._look(uri, version)  # behind the bytes: if it is still that version, they are of it
+        return data
+
+    def _whole(self, uri: str, version: str | None, most: int) -> bytes:
+        size = self._look(uri, version).size
+        data: bytes = self._fs.cat_file(uri) if size is None or size <= most else bytes(most + 1)
+        return data
+
+    def _look(self, uri: str, version: str | None) -> ObjectInfo:
+        """What the store says of an object now. Raises `ObjectChanged` if that is another version."""
+        if version is not None:
+            self._fs.invalidate_cache()  # what it listed before says nothing of now
+        found = self._info(uri, self._fs.info(uri))
+        if version is not None and found.version is not None and found.version != version:
+            raise ObjectChanged(f"changed since it was listed: {without_secrets(uri)}")
+        return found
