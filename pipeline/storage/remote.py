@@ -17,6 +17,7 @@ from pipeline.errors import (
     ObjectTooLarge,
     StorageError,
     UnknownScheme,
+    UsageError,
 )
 from pipeline.storage.base import ObjectInfo
 from pipeline.storage.retry import with_retries
@@ -28,6 +29,7 @@ _NOT_OF_THE_OBJECT = {407, 408, 409, 416, 421, 423, 425, 429}  # of 4xx; what el
 _REFUSED = set(range(400, 500)) - _NOT_OF_THE_OBJECT
 _ORIGIN_DOWN = {521, 522, 523, 525, 526, 530}  # Cloudflare's words for a host behind it that takes no connection
 _UNREACHABLE = {"ClientConnectorError", "ConnectionTimeoutError", "InvalidURL", "NonHttpUrlClientError", "TooManyRedirects"}
+_DEEPEST = 64  # folders below each other; a page that links to itself by ever new names has no end
 FORBIDDEN = "is a metadata address"  # in the message of what `storage.web` raises
 
 
@@ -70,6 +72,42 @@ def _translated(error: BaseException, uri: str) -> StorageError:
     return StorageError(f"{kind}: {uri}" + ("" if status is None else f" (HTTP {status})"), kind)
 
 
+def _require_end(folder: str, prefix: str) -> None:
+    if folder.count("/") > prefix.count("/") + _DEEPEST:
+        raise UsageError(f"{without_secrets(prefix)}: its index goes more than {_DEEPEST} folders deep: name them, or a list")
+
+
+def _links_below(folder: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the links of an index page those that lead further down, each once, without `.` and `..`."""
+    found = {}
+    for entry in entries:
+        name = _resolved(entry["name"], folder)
+        if name is not None:
+            found[name] = entry | {"name": name}
+    return list(found.values())
+
+
+def _resolved(name: str, folder: str) -> str | None:
+    """A link without `.` and `..`, if it leads further down than the folder; http and https are one place."""
+    scheme, _, place = name.partition("://")
+    root = folder.partition("://")[2].rstrip("/") + "/"
+    anchor = root if "?" in root else root.partition("/")[0] + "/"  # behind a query its slashes are no path's
+    if not place.startswith(anchor):
+        return None
+    path, mark, query = place[len(anchor) :].partition("?")
+    parts: list[str] = []
+    for part in path.split("/"):
+        plain = part.replace("%2e", ".").replace("%2E", ".")
+        if plain == "..":
+            if not parts:
+                return None
+            parts.pop()
+        elif plain != ".":
+            parts.append(part)
+    place = f"{anchor}{'/'.join(parts)}{mark}{query}"
+    return f"{scheme}://{place}" if place.startswith(root) and place != root else None
+
+
 class RemoteStore:
     """One fsspec file system; names neither ETag nor mtime unless the server does."""
 
@@ -93,14 +131,21 @@ class RemoteStore:
         return name if "://" in name else f"{self._scheme}://{name}"
 
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Objects below a prefix, sorted by name, a folder at a time."""
-        pending = [prefix]
+        """Objects below a prefix, sorted by name, a folder at a time; on the web by its index pages.
+
+        Raises `UsageError` for pages that name folders below folders for ever.
+        """
+        pending, seen = [prefix], set[str]()
         while pending:
             folder = pending.pop()
             try:
                 entries = with_retries(lambda folder=folder: self._ls(folder))  # type: ignore[misc]
             except ObjectMissing:
                 continue
+            if self._scheme in WEB:
+                _require_end(folder, prefix)
+                entries = [entry for entry in _links_below(folder, entries) if entry["name"] not in seen]
+                seen.update(entry["name"] for entry in entries if entry["type"] == "directory")
             ordered = sorted(entries, key=lambda entry: entry["name"])
             pending.extend(self._uri(e["name"]) for e in reversed(ordered) if e["type"] == "directory")
             for entry in ordered:
