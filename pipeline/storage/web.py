@@ -3,6 +3,7 @@
 import ipaddress
 import re
 import socket
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -12,18 +13,35 @@ from pipeline.errors import ObjectChanged, StorageError, StorageRefused
 from pipeline.storage.remote import FORBIDDEN
 from pipeline.storage.uris import without_secrets
 
-_METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16")))
+_METADATA = frozenset(
+    map(
+        ipaddress.ip_address,
+        ("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "100.100.100.200", "168.63.129.16"),
+    )
+)
+# Networks of IPv6 in whose last 32 bits an address of IPv4 lies: NAT64, SIIT, and two that are out of use.
+_CARRIERS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::ffff:0:0/96", "::/96")))
 _PIECE_BYTES = 1 << 20
 _SPAN = re.compile(r"bytes (\d{1,19})-")
 _PATIENCE = aiohttp.ClientTimeout(total=300, sock_connect=10, sock_read=60)  # seconds
 
 
 def is_metadata_address(host: str) -> bool:
-    """Link-local (where AWS, GCP, Azure and Oracle have theirs), or one of the others."""
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return address.is_link_local or address in _METADATA
+    """Link-local (where AWS, GCP, Azure and Oracle have theirs), or one of the others, by whatever way of IPv6 to IPv4."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    return any(each.is_link_local or each in _METADATA for each in (address, *_carried(address)))
+
+
+def _carried(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
+    """The IPv4 address that an IPv6 one stands for."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return
+    if any(address in carrier for carrier in _CARRIERS):
+        yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    if address.sixtofour is not None:
+        yield address.sixtofour
+    if address.teredo is not None:
+        yield address.teredo[1]
 
 
 def _socket(address: tuple[Any, ...]) -> socket.socket:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import MissingImage, StorageError, UsageError
+from pipeline.errors import BrokenShard, MissingImage, StorageError, UsageError
 from pipeline.shards import parquet as parquet_module
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.shards.parquet import image_column, is_image_type, read_parquet, read_row, row_group_starts
@@ -322,3 +322,18 @@ def test_memory_that_runs_out_says_nothing_of_the_file(tmp_path: Path) -> None:
         [sys.executable, "-c", _SHORT_OF_MEMORY, str(file)], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "raises ArrowMemoryError"
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    """Which of them was meant nobody can tell; the last one was taken in silence."""
+    image, other = pa.array([b"one"]), pa.array([b"two"])
+    twice = pa.schema([("image", pa.binary()), ("image", pa.binary()), ("other", pa.binary())])
+    for wanted in (None, "image"):
+        with pytest.raises(UsageError, match="2 columns 'image'"):
+            image_column(twice, wanted)
+    assert image_column(twice, "other") == "other"
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_arrays([image, other], ["image", "image"]), sink)
+    (broken,) = _read(sink.getvalue())
+    assert isinstance(broken.error, BrokenShard)
+    assert "2 columns 'image'" in broken.error.message
