@@ -13,6 +13,7 @@ from pipeline.shards.base import Shard
 from pipeline.shards.names import file_kind
 from pipeline.shards.parquet import read_row
 from pipeline.storage import ObjectInfo, Store, normalise, scheme_of, store_for, without_query
+from pipeline.storage.base import same_version
 
 _MAGIC = re.compile(r"[*?\[{]")
 _UPWARDS = re.compile(r"^(?:~[^/]*/?|(?:\.\./?)+)")
@@ -78,7 +79,7 @@ class Photographs:
             return ObjectInfo(uri, expected.size, expected.version)
         found = store.stat(uri)
         if (expected.size is not None and found.size is not None and found.size != expected.size) or (
-            expected.version is not None and found.version is not None and found.version != expected.version
+            expected.version is not None and found.version is not None and not same_version(found.version, expected.version)
         ):
             raise ObjectChanged(f"changed since it was labelled (check_version=False reads it all the same): {uri}")
         return found

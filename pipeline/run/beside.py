@@ -1,5 +1,6 @@
 """Other planned objects: who doubts whether a store answers asks for some of them."""
 
+import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -32,7 +33,7 @@ class Beside:
 
         uri: the object in doubt. Of a local file those come first that are planned below the last folder on its way that is
         there, and none comes that is not there as it was planned: where a disk is not mounted others may lie. If nothing else
-        is planned there, any image or shard counts.
+        is planned there, any image or shard in its own folder counts.
         """
         yield from span.others
         planned = partial(self._sample, span.source.uri) if span.source.kind == "image" else self._shards
@@ -44,7 +45,7 @@ class Beside:
             alone &= each.uri == uri
             if each.uri != uri and _is_as_planned(each):
                 yield each.uri
-        if alone:
+        if alone and folder == os.path.dirname(uri):
             beside = (info.uri for info in store_for(folder).walk(folder) if file_kind(info.uri) in ("image", "tar", "parquet"))
             yield from islice(beside, SAMPLE)
         yield from (each.uri for each in planned() if each.uri != uri and _is_as_planned(each))

@@ -72,7 +72,7 @@ def _text(uri: str) -> io.TextIOWrapper:
         except ObjectTooLarge as error:
             limit = f"{MAX_UNTOLD_BYTES >> 20} MiB"
             raise UsageError(
-                f"--input {without_secrets(uri)}: more than {limit}, and its server does not say how many: copy it to a disk first"
+                f"--input {without_secrets(uri)}: more than {limit}, and its server does not say how much: copy it to a disk"
             ) from error
         return io.TextIOWrapper(io.BytesIO(data), "utf-8-sig")
     return io.TextIOWrapper(io.BufferedReader(RangeFile(store, info)), "utf-8-sig")

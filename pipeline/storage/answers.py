@@ -29,7 +29,7 @@ _STORES = 64  # that are remembered: a list may name a million hosts, and each f
 _NEIGHBOURS = 8  # of an object, that are tried
 _PROBE_S = 60.0  # after which no further object is tried
 
-_HF_KINDS = frozenset({"datasets", "spaces", "buckets"})  # models have none
+_HF_KINDS = frozenset({"buckets", "datasets", "kernels", "models", "spaces"})  # models need none
 Candidates = Callable[[str], Iterable[str]]  # for an object that is in doubt
 
 

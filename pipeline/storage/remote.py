@@ -19,7 +19,7 @@ from pipeline.errors import (
     UnknownScheme,
     UsageError,
 )
-from pipeline.storage.base import ObjectInfo
+from pipeline.storage.base import ObjectInfo, same_version
 from pipeline.storage.retry import with_retries
 from pipeline.storage.uris import WEB, WRAPPERS, scheme_of, without_secrets
 
@@ -39,9 +39,9 @@ async def _web_client(**arguments: Any) -> Any:
     return await client(**arguments)
 
 
-def _status(error: BaseException) -> int | None:
-    """The HTTP status in an error of aiohttp, Azure's SDK or gcsfs."""
-    said = (getattr(error, name, None) for name in ("status", "status_code", "code"))
+def _status(error: BaseException, *, web: bool) -> int | None:
+    """The HTTP status in an error of aiohttp, of Azure's SDK or of gcsfs."""
+    said = (getattr(error, name, None) for name in (("status",) if web else ("status", "status_code", "code")))
     return next((status for status in said if isinstance(status, int)), None)
 
 
@@ -55,7 +55,7 @@ def _translated(error: BaseException, uri: str) -> StorageError:
     if web and isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         error = error.__cause__  # `info` of fsspec takes any failure for a file that is not there
     uri = without_secrets(uri)
-    status, kind = _status(error), type(error).__name__
+    status, kind = _status(error, web=web), type(error).__name__
     behind = getattr(error, "os_error", error)  # aiohttp's, around what the connection met
     if isinstance(behind, PermissionError) and FORBIDDEN in str(behind):
         return ForbiddenAddress(f"never asked, as it may be a metadata service: {uri}")
@@ -230,6 +230,6 @@ class RemoteStore:
         if version is not None:
             self._fs.invalidate_cache()  # what it listed before says nothing of now
         found = self._info(uri, self._fs.info(uri))
-        if version is not None and found.version is not None and found.version != version:
+        if version is not None and found.version is not None and not same_version(found.version, version):
             raise ObjectChanged(f"changed since it was listed: {without_secrets(uri)}")
         return found

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 
 from pipeline.errors import ObjectChanged, StorageError, StorageRefused
+from pipeline.storage.base import same_version
 from pipeline.storage.remote import FORBIDDEN
 from pipeline.storage.uris import without_secrets
 
@@ -86,7 +87,7 @@ async def get(
 def _check(answer: aiohttp.ClientResponse, shown: str, start: int, version: str | None, *, ranged: bool) -> None:
     """Is it an answer to what was asked, and of this version?"""
     tag = answer.headers.get("ETag")
-    if version is not None and tag is not None and _strong(version.removeprefix("etag:")) != _strong(tag):
+    if version is not None and tag is not None and not same_version(version, f"etag:{tag}"):
         raise ObjectChanged(f"changed since it was listed: {shown}")
     if not ranged:
         return
@@ -98,8 +99,3 @@ def _check(answer: aiohttp.ClientResponse, shown: str, start: int, version: str 
     span = _SPAN.match(answer.headers.get("Content-Range", ""))
     if answer.status == HTTPStatus.PARTIAL_CONTENT and span is not None and int(span[1]) != start:
         raise StorageError(f"asked for bytes from {start}, got another range: {shown}")
-
-
-def _strong(tag: str) -> str:
-    """An ETag without its mark as a weak one, which servers set and drop."""
-    return tag.removeprefix("W/")

@@ -89,6 +89,9 @@ def test_beside_a_local_file_that_is_planned_alone_any_image_or_shard_counts(tmp
     assert list(of(_span(alone, "tar"), alone)) == []
     (tmp_path / "in" / "other.tar").write_bytes(b"x")
     assert list(of(_span(alone, "tar"), alone)) == [str(tmp_path / "in" / "other.tar")]
+    (tmp_path / "x.jpg").write_bytes(b"x")
+    shutil.rmtree(tmp_path / "in")  # which may be what is mounted
+    assert list(of(_span(alone, "tar"), alone)) == []
 
 
 def test_a_million_folders_are_not_remembered(tmp_path: Path) -> None:

@@ -103,7 +103,8 @@ def test_an_object_of_another_version_is_not_read(
     """gs:// and az:// say an ETag, but take none with a request: they are asked for it beside the bytes."""
     real = store._fs.info
     monkeypatch.setattr(store._fs, "info", lambda path: real(path) | {"etag": "now"})
-    assert store.read("memory://box/b.jpg", start, length, "etag:now", most) == b"bb"[start:]
+    for planned in ("etag:now", 'etag:"now"', 'etag:W/"now"'):  # Azure's listings have no quotes, its answers have
+        assert store.read("memory://box/b.jpg", start, length, planned, most) == b"bb"[start:]
     assert store.read("memory://box/b.jpg", start, length, None, most) == b"bb"[start:]
     with pytest.raises(ObjectChanged):
         store.read("memory://box/b.jpg", start, length, "etag:before", most)
