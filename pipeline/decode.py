@@ -25,6 +25,7 @@ RAW_EXTENSIONS = frozenset(
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF")  # MPO, of phones, opens as JPEG
 _ORIENTATION_TAG = 0x0112
 _NEW_SUBFILE_TYPE_TAG, _REDUCED = 254, 1  # TIFF 6.0, section 8: bit 0 says that it is a smaller version of another image
+_BITS_PER_SAMPLE_TAG, _PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 258, 262, 0
 _DNG_VERSION_TAG = 50706
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CR2_HEADER = (b"II*\0\x10\0\0\0CR", "CR2")  # the first directory is at byte 16, so no pixels of a plain TIFF lie at 8
@@ -75,7 +76,7 @@ class Photograph:
 def decode(data: bytes, *, max_source_pixels: int, least_side: int | None = None, name: str = "") -> Photograph:
     """The first frame of an encoded image as RGB, 8 bits a channel.
 
-    Alpha is dropped as `PIL.Image.convert("RGB")` does; 16-bit gray keeps its high byte.
+    Alpha is dropped as `PIL.Image.convert("RGB")` does; gray of 16 or 12 bits keeps its highest 8.
     least_side: a JPEG is decoded at 1/2, 1/4 or 1/8 (libjpeg's scaled DCT) if its short side keeps this many pixels.
     name: of its file, if it has one: some camera raws are TIFFs, and only their name tells.
     Raises `CorruptImage`, `UnsupportedFormat` or `ImageTooLarge`, whatever the bytes are.
@@ -185,15 +186,31 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _high_byte(image)
     if image.mode == "F":
-        raise UnsupportedFormat("float pixels have no defined range: convert to 8 bits")
+        raise _no_range("float")
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
 
 
 def _high_byte(image: Image.Image) -> Image.Image:
-    """16-bit gray -> its high byte; wider integers have no defined range."""
+    """Gray of 16 bits, or of 12 in a TIFF -> its highest 8; other integers have no defined range."""
+    bits, inverted = 16, False
+    if isinstance(image, TiffImageFile):
+        if image.mode == "I":  # whatever its pixels are: else images of one camera would be labelled or not by their light
+            raise _no_range("32-bit or signed integer")
+        bits = 12 if _first(image, _BITS_PER_SAMPLE_TAG) == 12 else 16
+        inverted = _first(image, _PHOTOMETRIC_TAG) == _WHITE_IS_ZERO  # which Pillow heeds for 8 bits and fewer
     gray = np.asarray(image.convert("I"))
     if gray.min() < 0 or gray.max() > 0xFFFF:
-        raise UnsupportedFormat("32-bit integer pixels have no defined range: convert to 8 bits")
-    return Image.fromarray((gray >> 8).astype(np.uint8)).convert("RGB")
+        raise _no_range("32-bit integer")
+    high = (gray >> (bits - 8)).astype(np.uint8)
+    return Image.fromarray(255 - high if inverted else high).convert("RGB")
+
+
+def _no_range(kind: str) -> UnsupportedFormat:
+    return UnsupportedFormat(f"{kind} pixels have no defined range: convert to 8 bits")
+
+
+def _first(image: TiffImageFile, tag: int) -> object:
+    value = image.tag_v2.get(tag)
+    return value[0] if isinstance(value, tuple) and value else value

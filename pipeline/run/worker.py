@@ -226,9 +226,11 @@ class SegmentSpan:
         except FINAL as gone:
             if isinstance(gone, HostUnreachable) and shard.size is not None:
                 raise  # its host was there when it was listed, and may come back
-            since, signed = time.monotonic(), shard.secret is not None
+            since, signed, was_there = time.monotonic(), shard.secret is not None, shard.size is not None
             others = partial(self._beside.of, span)
-            if not self._answers.is_its_own(shard.fetch_uri, gone, since=since, signed=signed, candidates=others):
+            if not self._answers.is_its_own(
+                shard.fetch_uri, gone, since=since, signed=signed, was_there=was_there, candidates=others
+            ):
                 raise StorageError(f"{gone} (and nothing else can be read there now)", gone.code) from gone
             if not self._answers.says_again(shard.fetch_uri):
                 raise StorageError(f"{gone} (a moment ago, and not now)", gone.code) from gone

@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pipeline.errors import UsageError
+from pipeline.errors import ObjectTooLarge, UsageError
 from pipeline.shards.allowed import MAX_URI, allowed_schemes, require_allowed, require_readable, require_sound
 from pipeline.storage import base_name, normalise, scheme_of, store_for, without_secrets
 from pipeline.storage.stream import RangeFile
 
 COLUMNS = ("uri", "url", "path", "image", "image_uri", "image_url", "image_path", "file", "filename", "file_name")
 _MAX_LINE = 1 << 20  # characters
+MAX_UNTOLD_BYTES = 256 << 20  # of a list whose size its server does not say: it is held in memory
 
 
 class Line(NamedTuple):
@@ -66,7 +67,14 @@ def _text(uri: str) -> io.TextIOWrapper:
     store = store_for(uri)
     info = store.stat(uri)
     if info.size is None:
-        return io.TextIOWrapper(io.BytesIO(store.read(uri)), "utf-8-sig")
+        try:
+            data = store.read(uri, most=MAX_UNTOLD_BYTES)
+        except ObjectTooLarge as error:
+            limit = f"{MAX_UNTOLD_BYTES >> 20} MiB"
+            raise UsageError(
+                f"--input {without_secrets(uri)}: more than {limit}, and its server does not say how much: copy it to a disk"
+            ) from error
+        return io.TextIOWrapper(io.BytesIO(data), "utf-8-sig")
     return io.TextIOWrapper(io.BufferedReader(RangeFile(store, info)), "utf-8-sig")
 
 

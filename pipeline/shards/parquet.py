@@ -36,24 +36,24 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 def image_column(schema: pa.Schema, wanted: str | None) -> str:
     """The name of the image column. Raises `UsageError` where there is none, a choice to make, or two of that name."""
-    name = _image_column(schema, wanted)
-    if schema.names.count(name) > 1:
-        raise UsageError(f"two columns {name!r} in the Parquet shard: rename one")
-    return name
-
-
-def _image_column(schema: pa.Schema, wanted: str | None) -> str:
     candidates = [field.name for field in schema if is_image_type(field.type)]
     if wanted is not None:
         if wanted in candidates:
-            return wanted
+            return _only(schema, wanted)
         raise UsageError(f"no image column {wanted!r}; columns with binary data: {', '.join(candidates) or 'none'}")
     if "image" in candidates:
-        return "image"
+        return _only(schema, "image")
     if len(candidates) == 1:
-        return str(candidates[0])
+        return _only(schema, candidates[0])
     choice = f"several ({', '.join(candidates)}): choose one with --image-column" if candidates else "none"
     raise UsageError(f"image columns (binary, or struct with 'bytes') in the Parquet shard: {choice}")
+
+
+def _only(schema: pa.Schema, name: str) -> str:
+    """The name, if one column has it. Raises `UsageError`: which of two is meant nobody can tell."""
+    if (count := schema.names.count(name)) > 1:
+        raise UsageError(f"{count} columns {name!r} in the Parquet shard: rename one")
+    return name
 
 
 def open_parquet(file: RangeFile) -> pq.ParquetFile:

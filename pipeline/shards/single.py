@@ -19,7 +19,7 @@ from pipeline.errors import (
 )  # fmt: skip
 from pipeline.shards.base import ENCODED_AHEAD_BYTES, Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.storage import store_for
-from pipeline.storage.answers import FINAL, Answers, Candidates
+from pipeline.storage.answers import FINAL, Answers, Candidates, nothing
 
 FETCHES_AHEAD = 8
 UNTOLD_BYTES = ENCODED_AHEAD_BYTES // FETCHES_AHEAD  # at most, ahead, of an image whose size no listing has told
@@ -38,7 +38,7 @@ def read_images(
     rows: Iterable[tuple[int, Shard]],
     options: ReadOptions,
     answers: Answers | None = None,
-    candidates: Candidates = tuple,
+    candidates: Candidates = nothing,
 ) -> Iterator[EncodedImage]:
     """The images of `(row of the plan file, image)`; what is gone, denied or unreachable for good is an error of that row.
 
@@ -116,7 +116,8 @@ def _asked_again(image: Shard, max_encoded_bytes: int, lost: _Lost, answers: Ans
     It is asked for once more when others are known to answer: else a moment without network would cost it its label.
     """
     uri, signed = image.fetch_uri, image.secret is not None
-    if not answers.is_its_own(uri, lost.error, since=lost.at, signed=signed, candidates=candidates):
+    was_there = image.size is not None  # lists of images are not asked for what they name
+    if not answers.is_its_own(uri, lost.error, since=lost.at, signed=signed, was_there=was_there, candidates=candidates):
         raise StorageError(f"{lost.error}{_DOUBT}", lost.error.code) from lost.error
     if answers.dead(uri) is not None:
         return _failure(lost.error)

@@ -20,7 +20,7 @@ from pipeline.errors import (
 )  # fmt: skip
 from pipeline.storage import scheme_of, store_for
 from pipeline.storage.signatures import expires_at, signer_of
-from pipeline.storage.uris import WEB
+from pipeline.storage.uris import WEB, without_secrets
 
 FINAL = (ObjectMissing, ObjectDenied, HostUnreachable)  # what may be an object's own fault
 DEAD_S = 60.0  # for so long a host that was unreachable while others answered is not asked
@@ -29,10 +29,12 @@ _STORES = 64  # that are remembered: a list may name a million hosts, and each f
 _NEIGHBOURS = 8  # of an object, that are tried
 _PROBE_S = 60.0  # after which no further object is tried
 
-Candidates = Callable[[], Iterable[str]]
+_HF_KINDS = frozenset({"buckets", "datasets", "kernels", "models", "spaces"})  # models need none
+Candidates = Callable[[str], Iterable[str]]  # for an object that is in doubt
 
 
-def _nothing() -> Iterable[str]:
+def nothing(_uri: str) -> Iterable[str]:
+    """No candidates."""
     return ()
 
 
@@ -74,11 +76,14 @@ class Answers:
                 self._hosts.append(root)
 
     def is_its_own(
-        self, uri: str, error: StorageError, *, since: float, signed: bool = False, candidates: Candidates = _nothing
-    ) -> bool:
+        self, uri: str, error: StorageError, *, since: float, signed: bool = False, was_there: bool = False,
+        candidates: Candidates = nothing,
+    ) -> bool:  # fmt: skip
         """Is the error this object's own, for good? `uri` as it is fetched; `since` (monotonic) it was met.
 
-        signed: its query or user holds its credentials. candidates: other objects, to be tried where nothing else answers.
+        signed: its query or user holds its credentials. was_there: a listing has seen it. A file that was there, and is gone,
+        is so only beside files that a worker has read, or candidates: where a disk is not mounted anything else may lie.
+        candidates: other planned objects, files as they were planned, to be tried where nothing else answers.
         Who gets a yes asks for the object once more: the store answers now, and may have had a bad moment before.
         """
         if isinstance(error, ForbiddenAddress):
@@ -91,13 +96,17 @@ class Answers:
         if needs_credentials and (expiry := expires_at(uri)) is not None and expiry <= time.time():
             return False
         answers_for = _Answering(uri, error, signed=needs_credentials)
+        was_file = was_there and scheme_of(uri) == "file" and isinstance(error, ObjectMissing)
         with self._lock:
             read = {other: at for read in self._read.values() for other, at in reversed(read.items()) if answers_for(other)}
             hosts = [] if needs_credentials else [host for host in self._hosts if _is_web(uri) and host != store_root(uri)]
-        if any(at >= since for at in read.values()) or (isinstance(error, ObjectMissing) and _lists_without(uri)):
+        if any(at >= since for at in read.values()):
+            return True
+        if isinstance(error, ObjectMissing) and (_can_be_no_file(uri) if was_file else _lists_without(uri)):
             return True
         until = time.monotonic() + _PROBE_S
-        others = (other for some in (read, islice(_neighbours(uri), _NEIGHBOURS), _lazily(candidates)) for other in some)
+        neighbours = () if was_file else islice(_neighbours(uri), _NEIGHBOURS)
+        others = (other for some in (read, neighbours, _lazily(candidates, uri)) for other in some)
         if any(time.monotonic() < until and self._reads(other) for other in others if answers_for(other)):
             return True
         return any(time.monotonic() < until and _speaks(host) for host in hosts)
@@ -113,7 +122,8 @@ class Answers:
             pass
         except (StorageError, NotReachable):
             return False
-        self.heard(uri)
+        if scheme_of(uri) != "file":  # which may be a neighbour that nobody has planned
+            self.heard(uri)
         return True
 
     def says_again(self, uri: str) -> bool:
@@ -153,7 +163,7 @@ class _Answering:
         self._signer = signer_of(uri) if signed else None
         self._any_host = _is_web(uri) and not signed
         self._is_file, self._is_gone = scheme_of(uri) == "file", isinstance(error, ObjectMissing)
-        self._folder = _last_folder(os.path.realpath(uri)) if self._is_file else ""
+        self._folder = last_folder(os.path.realpath(uri)) if self._is_file else ""
 
     def __call__(self, other: str) -> bool:
         if other == self._uri:
@@ -173,22 +183,33 @@ class _Answering:
             return False
 
 
-def _last_folder(path: str) -> str:
+def last_folder(path: str) -> str:
     """The last folder on the way to a file that is there."""
     while (path := os.path.dirname(path)) != "/" and not os.path.isdir(path):
         pass
     return path
 
 
-def _lazily(candidates: Candidates) -> Iterator[str]:
+def _lazily(candidates: Candidates, uri: str) -> Iterator[str]:
     with suppress(StorageError):
-        yield from candidates()
+        yield from candidates(uri)
 
 
 def store_root(uri: str) -> str:
-    """What answers for an object: scheme and host or bucket; for files their folder, as a disk may not be mounted."""
+    """What answers for an object with the same credentials; for files their folder, as a disk may not be mounted.
+
+    Scheme and host or bucket; on Azure container and account, on Hugging Face a repository.
+    """
     scheme, separator, rest = uri.partition("://")
-    return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}" if separator else os.path.dirname(uri)
+    if not separator:
+        return os.path.dirname(uri)
+    if scheme_of(uri) in WEB:
+        return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
+    parts = without_secrets(uri).partition("://")[2].split("/")
+    if scheme_of(uri) != "hf":
+        return f"{scheme}://{parts[0]}"
+    names = parts[: 3 if parts[0] in _HF_KINDS else 2]
+    return f"{scheme}://{'/'.join([*names[:-1], names[-1].partition('@')[0]])}"  # of any revision
 
 
 def _is_web(uri: str) -> bool:
@@ -215,7 +236,7 @@ def _lists_without(uri: str) -> bool:
     if _is_web(uri):
         return False
     if scheme_of(uri) == "file":
-        return _folder_holds_others(os.path.realpath(uri))  # a link leads to where the disk may not be mounted
+        return _can_be_no_file(uri) or _folder_holds_others(os.path.realpath(uri))  # a link leads to where it may not be mounted
     try:
         if scheme_of(uri) == "s3":
             return all(info.uri != uri for info in islice(store_for(uri).walk(uri), 1))
@@ -225,11 +246,20 @@ def _lists_without(uri: str) -> bool:
 
 
 def _folder_holds_others(path: str) -> bool:
+    with suppress(OSError), os.scandir(os.path.dirname(path)) as entries:
+        return any(entry.path != path and entry.is_file() for entry in entries)
+    return False
+
+
+def _can_be_no_file(uri: str) -> bool:
+    """Could no disk, mounted there, make a file of this name? A folder on its way is a file, or it is too long, or a loop."""
+    if scheme_of(uri) != "file":
+        return False
     try:
-        with os.scandir(os.path.dirname(path)) as entries:
-            return any(entry.path != path and entry.is_file() for entry in entries)
+        os.scandir(os.path.dirname(os.path.realpath(uri))).close()
     except OSError as error:
-        return error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)  # no disk could make a file of it
+        return error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+    return False
 
 
 def _neighbours(uri: str) -> Iterator[str]:

@@ -21,6 +21,16 @@ class ObjectInfo:
     version: str | None
 
 
+def same_version(one: str, other: str) -> bool:
+    """Do two versions name one object? Of ETags the quotes and the mark of weak ones are no part: stores set and drop them."""
+    return _bare(one) == _bare(other)
+
+
+def _bare(version: str) -> str:
+    kind, _, tag = version.partition(":")
+    return "etag:" + tag.removeprefix("W/").strip('"') if kind == "etag" else version
+
+
 class Store(Protocol):
     """A place that holds objects, named by URI. Errors are those of `pipeline.errors`."""
 

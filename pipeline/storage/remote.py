@@ -1,5 +1,6 @@
 """Any other scheme that fsspec reaches once its package is installed: inputs only."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,13 +11,15 @@ from pipeline.errors import (
     ForbiddenAddress,
     HostUnreachable,
     NotReachable,
+    ObjectChanged,
     ObjectDenied,
     ObjectMissing,
     ObjectTooLarge,
     StorageError,
     UnknownScheme,
+    UsageError,
 )
-from pipeline.storage.base import ObjectInfo
+from pipeline.storage.base import ObjectInfo, same_version
 from pipeline.storage.retry import with_retries
 from pipeline.storage.uris import WEB, WRAPPERS, scheme_of, without_secrets
 
@@ -26,6 +29,7 @@ _NOT_OF_THE_OBJECT = {407, 408, 409, 416, 421, 423, 425, 429}  # of 4xx; what el
 _REFUSED = set(range(400, 500)) - _NOT_OF_THE_OBJECT
 _ORIGIN_DOWN = {521, 522, 523, 525, 526, 530}  # Cloudflare's words for a host behind it that takes no connection
 _UNREACHABLE = {"ClientConnectorError", "ConnectionTimeoutError", "InvalidURL", "NonHttpUrlClientError", "TooManyRedirects"}
+_DEEPEST = 64  # folders below each other; a page that links to itself by ever new names has no end
 FORBIDDEN = "is a metadata address"  # in the message of what `storage.web` raises
 
 
@@ -35,12 +39,23 @@ async def _web_client(**arguments: Any) -> Any:
     return await client(**arguments)
 
 
+def _status(error: BaseException, *, web: bool) -> int | None:
+    """The HTTP status in an error of aiohttp, of Azure's SDK or of gcsfs."""
+    said = (getattr(error, name, None) for name in (("status",) if web else ("status", "status_code", "code")))
+    return next((status for status in said if isinstance(status, int)), None)
+
+
+def _is_refusal(message: str) -> bool:
+    """Of gcsfs, whose error for 403 is one of its text alone; Google's word for throttling may be 403, too."""
+    return message.startswith("Forbidden:") and not re.search("quota|limit", message, re.IGNORECASE)
+
+
 def _translated(error: BaseException, uri: str) -> StorageError:
     web = scheme_of(uri) in WEB
     if web and isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         error = error.__cause__  # `info` of fsspec takes any failure for a file that is not there
     uri = without_secrets(uri)
-    status, kind = getattr(error, "status", None), type(error).__name__
+    status, kind = _status(error, web=web), type(error).__name__
     behind = getattr(error, "os_error", error)  # aiohttp's, around what the connection met
     if isinstance(behind, PermissionError) and FORBIDDEN in str(behind):
         return ForbiddenAddress(f"never asked, as it may be a metadata service: {uri}")
@@ -50,10 +65,47 @@ def _translated(error: BaseException, uri: str) -> StorageError:
         return ObjectMissing(f"no such object: {uri}")
     if web and status in _ORIGIN_DOWN:
         return HostUnreachable(f"HTTP {status}: {uri}", f"HTTP {status}")
-    if isinstance(behind, PermissionError) or status in _DENIED or (web and status in _REFUSED):
+    denied = isinstance(behind, PermissionError) or (type(error) is OSError and _is_refusal(str(error)))
+    if denied or status in _DENIED or (web and status in _REFUSED):
         said = "" if status in (None, 403) else f" (HTTP {status})"
         return ObjectDenied(f"access denied{said}: {uri}", str(status or ""))
     return StorageError(f"{kind}: {uri}" + ("" if status is None else f" (HTTP {status})"), kind)
+
+
+def _require_end(folder: str, prefix: str) -> None:
+    if folder.count("/") > prefix.count("/") + _DEEPEST:
+        raise UsageError(f"{without_secrets(prefix)}: its index goes more than {_DEEPEST} folders deep: name them, or a list")
+
+
+def _links_below(folder: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the links of an index page those that lead further down, each once, without `.` and `..`."""
+    found = {}
+    for entry in entries:
+        name = _resolved(entry["name"], folder)
+        if name is not None:
+            found[name] = entry | {"name": name}
+    return list(found.values())
+
+
+def _resolved(name: str, folder: str) -> str | None:
+    """A link without `.` and `..`, if it leads further down than the folder; http and https are one place."""
+    scheme, _, place = name.partition("://")
+    root = folder.partition("://")[2].rstrip("/") + "/"
+    anchor = root if "?" in root else root.partition("/")[0] + "/"  # behind a query its slashes are no path's
+    if not place.startswith(anchor):
+        return None
+    path, mark, query = place[len(anchor) :].partition("?")
+    parts: list[str] = []
+    for part in path.split("/"):
+        plain = part.replace("%2e", ".").replace("%2E", ".")
+        if plain == "..":
+            if not parts:
+                return None
+            parts.pop()
+        elif plain != ".":
+            parts.append(part)
+    place = f"{anchor}{'/'.join(parts)}{mark}{query}"
+    return f"{scheme}://{place}" if place.startswith(root) and place != root else None
 
 
 class RemoteStore:
@@ -79,14 +131,21 @@ class RemoteStore:
         return name if "://" in name else f"{self._scheme}://{name}"
 
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Objects below a prefix, sorted by name, a folder at a time."""
-        pending = [prefix]
+        """Objects below a prefix, sorted by name, a folder at a time; on the web by its index pages.
+
+        Raises `UsageError` for pages that name folders below folders for ever.
+        """
+        pending, seen = [prefix], set[str]()
         while pending:
             folder = pending.pop()
             try:
                 entries = with_retries(lambda folder=folder: self._ls(folder))  # type: ignore[misc]
             except ObjectMissing:
                 continue
+            if self._scheme in WEB:
+                _require_end(folder, prefix)
+                entries = [entry for entry in _links_below(folder, entries) if entry["name"] not in seen]
+                seen.update(entry["name"] for entry in entries if entry["type"] == "directory")
             ordered = sorted(entries, key=lambda entry: entry["name"])
             pending.extend(self._uri(e["name"]) for e in reversed(ordered) if e["type"] == "directory")
             for entry in ordered:
@@ -117,22 +176,28 @@ class RemoteStore:
         uri: str,
         start: int = 0,
         length: int | None = None,
-        version: str | None = None,  # noqa: ARG002 - few servers can check one
+        version: str | None = None,
         most: int | None = None,
     ) -> bytes:
-        """One request for a range. A server that ignores ranges is refused for anything but whole objects."""
+        """One request for a range. A web server that ignores ranges is refused for anything but the beginning of an object.
+
+        The version is that of the answer on the web; elsewhere what the store says of the object, by a request of its own.
+        """
+        if length == 0:
+            return b""
 
         def once() -> bytes:
             try:
-                if most is not None:
-                    return self._whole(uri, most)
-                end = None if length is None else start + length
-                whole = start == 0 and end is None
-                data: bytes = self._fs.cat_file(uri) if whole else self._fs.cat_file(uri, start=start, end=end)
+                if self._scheme in WEB:
+                    data = self._of_web(uri, start, length, version, most)
+                else:
+                    data = self._range(uri, start, length, version) if most is None else self._whole(uri, version, most)
             except StorageError:
                 raise
             except Exception as error:  # noqa: BLE001
                 raise _translated(error, uri) from None
+            if most is not None and len(data) > most:
+                raise ObjectTooLarge(f"more than {most} bytes: {without_secrets(uri)}")
             if length is not None and len(data) != length:
                 if start == 0 and len(data) > length:
                     return data[:length]
@@ -141,15 +206,30 @@ class RemoteStore:
 
         return with_retries(once)
 
-    def _whole(self, uri: str, most: int) -> bytes:
-        """Of the web as a stream, so that a server that sends without end is not listened to for longer."""
-        if self._scheme in WEB:
-            from pipeline.storage.web import get
+    def _of_web(self, uri: str, start: int, length: int | None, version: str | None, most: int | None) -> bytes:
+        """As a stream, so that a server that sends more than was asked for is not listened to for longer."""
+        from pipeline.storage.web import get
 
-            data: bytes = sync(self._fs.loop, get, self._fs, uri, most)
-        else:
-            size = self._fs.info(uri).get("size")
-            data = self._fs.cat_file(uri) if size is None or size <= most else bytes(most + 1)
-        if len(data) > most:
-            raise ObjectTooLarge(f"more than {most} bytes: {without_secrets(uri)}")
+        data: bytes = sync(self._fs.loop, get, self._fs, uri, start, length, version, most)
         return data
+
+    def _range(self, uri: str, start: int, length: int | None, version: str | None) -> bytes:
+        end = None if length is None else start + length
+        data: bytes = self._fs.cat_file(uri) if start == 0 and end is None else self._fs.cat_file(uri, start=start, end=end)
+        if version is not None:
+            self._look(uri, version)  # behind the bytes: if it is still that version, they are of it
+        return data
+
+    def _whole(self, uri: str, version: str | None, most: int) -> bytes:
+        size = self._look(uri, version).size
+        data: bytes = self._fs.cat_file(uri) if size is None or size <= most else bytes(most + 1)
+        return data
+
+    def _look(self, uri: str, version: str | None) -> ObjectInfo:
+        """What the store says of an object now. Raises `ObjectChanged` if that is another version."""
+        if version is not None:
+            self._fs.invalidate_cache()  # what it listed before says nothing of now
+        found = self._info(uri, self._fs.info(uri))
+        if version is not None and found.version is not None and not same_version(found.version, version):
+            raise ObjectChanged(f"changed since it was listed: {without_secrets(uri)}")
+        return found

@@ -248,3 +248,47 @@ def test_an_open_image_that_fails_once_fails_again(name: str) -> None:
         for _ in range(2):
             with pytest.raises(CorruptImage):
                 photograph_of(image)
+
+
+def _gray_tiff(values: np.ndarray, *, bits: int, photometric: int = 1, order: str = "<", signed: bool = False) -> bytes:
+    """One uncompressed strip of a row or more."""
+    height, width = values.shape
+    if bits == 12:
+        pairs = values.astype(np.uint32).reshape(height, -1, 2)
+        packed = np.stack([pairs[..., 0] >> 4, (pairs[..., 0] & 15) << 4 | pairs[..., 1] >> 8, pairs[..., 1] & 255], -1)
+        strip = packed.astype(np.uint8).tobytes()
+    else:
+        strip = values.astype(f"{order}{'i' if signed else 'u'}{bits // 8}").tobytes()
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, height),
+            (279, len(strip)), (339, 2 if signed else 1)]  # fmt: skip
+    directory = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags)
+    header = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 8 + len(strip))
+    return header + strip + struct.pack(f"{order}H", len(tags)) + directory + bytes(4)
+
+
+_LEVELS = np.arange(0, 256, dtype=np.uint32).reshape(16, 16)
+
+
+@pytest.mark.parametrize(
+    ("data", "inverted"),
+    [
+        (_gray_tiff(_LEVELS, bits=8), False),
+        (_gray_tiff(_LEVELS, bits=8, photometric=0), True),
+        (_gray_tiff(_LEVELS * 16 + 7, bits=12), False),
+        (_gray_tiff(_LEVELS * 257, bits=16), False),
+        (_gray_tiff(_LEVELS * 257, bits=16, order=">"), False),
+        (_gray_tiff(_LEVELS * 257, bits=16, photometric=0), True),
+    ],
+    ids=["8", "8 white is zero", "12", "16", "16 big endian", "16 white is zero"],
+)
+def test_gray_tiffs_are_as_light_as_they_are(data: bytes, *, inverted: bool) -> None:
+    found = np.asarray(decode(data, max_source_pixels=1 << 20).image)[..., 0]
+    assert np.array_equal(found, 255 - _LEVELS if inverted else _LEVELS)
+
+
+@pytest.mark.parametrize("top", [255, 65_535, 1 << 24])
+@pytest.mark.parametrize(("bits", "signed"), [(32, False), (32, True), (16, True)])
+def test_integers_without_a_range_are_refused_whatever_the_pixels_are(bits: int, signed: bool, top: int) -> None:
+    data = _gray_tiff(np.minimum(_LEVELS * (top // 255), (1 << (bits - signed)) - 1), bits=bits, signed=signed)
+    with pytest.raises(UnsupportedFormat, match="range"):
+        decode(data, max_source_pixels=1 << 20)

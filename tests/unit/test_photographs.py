@@ -108,6 +108,59 @@ def _plan(out: Path, *uris: str) -> None:
     extend_plan(LocalStore(), str(out), plan, images, plan.settings)
 
 
+@contextmanager
+def _served(served: dict[str, object]) -> Iterator[str]:
+    """`body` by ranges, with `tag` as its ETag."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body, tag = served["body"], served["tag"]
+            assert isinstance(body, bytes)
+            first, last = 0, len(body) - 1
+            if "Range" in self.headers:
+                first, last = (int(number) for number in self.headers["Range"].removeprefix("bytes=").split("-"))
+            self.send_response(206 if "Range" in self.headers else 200)
+            self.send_header("Content-Length", str(len(body[first : last + 1])))
+            if tag is not None:
+                self.send_header("ETag", str(tag))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body[first : last + 1])
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("tag", ['"one"', None])
+def test_a_shard_of_the_web_is_read_as_it_was_planned(out: Path, tag: str | None) -> None:
+    """Without an ETag, by its size."""
+    pictures = photos(2)
+    before, after = tar_bytes(pictures), tar_bytes([*pictures, *pictures[:1]])
+    place = {"offset": 512, "length": len(pictures[0][1])}
+    served: dict[str, object] = {"body": before, "tag": tag}
+    with _served(served) as server:
+        version = None if tag is None else f"etag:{tag}"
+        plan = read_plan(LocalStore(), str(out))
+        assert plan is not None
+        shard = Shard(uri=f"{server}/a.tar", kind="tar", size=len(before), version=version)
+        extend_plan(LocalStore(), str(out), plan, iter([shard]), plan.settings)
+        change_run(out, lambda run: run.update(input=[f"{server}/a.tar"]))
+        row = _row(shard.uri, **place)
+        assert open_run(str(out)).image(row).mode == "RGB"
+        served.update(body=before if tag else after, tag='"two"' if tag else None)
+        with pytest.raises(ObjectChanged, match="changed since"):
+            open_run(str(out)).image(row)
+        assert open_run(str(out), check_version=False).image(row).mode == "RGB"
+
+
 def test_a_run_that_is_hostile_as_a_whole_reaches_no_file_that_is_no_photograph(out: Path) -> None:
     _plan(out, "/etc/hostname", "http://169.254.169.254/x.jpg")
     change_run(out, lambda run: run.update(input=["/etc", "http://169.254.169.254/", "/tmp/list.txt"]))

@@ -176,6 +176,47 @@ def test_a_shard_that_is_gone_beside_others_is_broken(tmp_path: Path) -> None:
     assert [(part.first, part.rows, part.last) for part in parts_in(tmp_path / "out")] == [(0, 1, True)]
 
 
+def _folder_of(tmp_path: Path, kind: str) -> list[Path]:
+    (tmp_path / "in" / kind).mkdir(parents=True)
+    files = [tmp_path / "in" / kind / f"{number}.{'tar' if kind == 'tar' else 'jpg'}" for number in range(40)]
+    for file in files:
+        file.write_bytes(tar_bytes(photos(1)) if kind == "tar" else jpeg())
+    return files
+
+
+@pytest.mark.parametrize("kind", ["tar", "image"])
+def test_a_folder_where_the_disk_is_not_mounted_leaves_all_open_whatever_else_lies_there(tmp_path: Path, kind: str) -> None:
+    files = _folder_of(tmp_path, kind)
+    segment, spans = _worker_and_spans(tmp_path / "in", tmp_path / "out")
+    for file in files:
+        file.unlink()
+    (tmp_path / "in" / kind / ".NOT_MOUNTED").write_bytes(b"no disk")
+    (tmp_path / "in" / kind / "1.jpg.part").write_bytes(b"a sync that is under way")
+    for span in spans[:3]:
+        (receipt,) = segment(span)
+        assert (receipt.error_class, receipt.part) == ("StorageError", None)
+    files[-1].write_bytes(b"something else of that name")  # is not what was planned
+    (receipt,) = segment(spans[0])
+    assert (receipt.error_class, receipt.part) == ("StorageError", None)
+    assert parts_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("kind", ["tar", "image"])
+def test_what_was_removed_is_a_failure_beside_planned_files_of_its_folder(tmp_path: Path, kind: str) -> None:
+    """Though its worker is a new one, and of a thousand others that are planned few lie in that folder."""
+    files = _folder_of(tmp_path, kind)
+    (tmp_path / "in" / "other").mkdir()
+    for number in range(1000):
+        os.link(files[0], tmp_path / "in" / "other" / f"{number}{files[0].suffix}")
+    segment, spans = _worker_and_spans(tmp_path / "in", tmp_path / "out", part_images=20)
+    span = spans[0] if kind == "image" else next(span for span in spans if span.source.uri == str(files[0]))
+    assert span.first == 0
+    for file in files[:-1]:
+        file.unlink()
+    receipt = next(receipt for receipt in segment(span) if receipt.part is not None)
+    assert receipt.failures == (20 if kind == "image" else 1)
+
+
 class _Web(BaseHTTPRequestHandler):
     """What is in `there`, 404 for the rest."""
 

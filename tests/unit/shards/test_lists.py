@@ -1,11 +1,14 @@
 """Lists of URIs: three formats, relative entries, lines that cannot be read."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
 import pytest
 
 from pipeline.errors import ObjectMissing, UsageError
+from pipeline.shards import lists
 from pipeline.shards.lists import read_list
 
 
@@ -234,3 +237,46 @@ def test_a_scheme_whose_package_is_missing(tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_text("/a.jpg\ngs://bucket/x.jpg\n")
     with pytest.raises(UsageError, match="line 2: gs:// cannot be read here"):
         _uris(str(tmp_path / "l.txt"))
+
+
+class _Chunked(BaseHTTPRequestHandler):
+    """Lists whose size the server does not say: a short one, and one without end."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        line = b"https://h/a.jpg\n"
+        if self.path == "/short.txt":
+            self.wfile.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(line), line))
+            return
+        many = line * 4096
+        try:
+            while True:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(many), many))
+        except OSError:
+            self.close_connection = True
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+def test_a_list_whose_size_nobody_says_is_read_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists, "MAX_UNTOLD_BYTES", 1 << 20)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Chunked)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    root = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        assert _uris(f"{root}/short.txt") == ["https://h/a.jpg"]
+        with pytest.raises(UsageError, match=r"more than 1 MiB.*copy it"):
+            _uris(f"{root}/endless.txt")
+    finally:
+        server.shutdown()
+        server.server_close()

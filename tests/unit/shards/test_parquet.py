@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import MissingImage, StorageError, UsageError
+from pipeline.errors import BrokenShard, MissingImage, StorageError, UsageError
 from pipeline.shards import parquet as parquet_module
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.shards.parquet import image_column, is_image_type, read_parquet, read_row, row_group_starts
@@ -386,7 +386,7 @@ def test_two_image_columns_of_one_name_are_refused() -> None:
     """The last was taken, in silence."""
     two = pa.schema([("image", pa.binary()), ("image", pa.binary())])
     for wanted in (None, "image"):
-        with pytest.raises(UsageError, match="two columns 'image'"):
+        with pytest.raises(UsageError, match="2 columns 'image'"):
             image_column(two, wanted)
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_arrays([pa.array([b"1"]), pa.array(["a"]), pa.array(["b"])], ["image", "id", "id"]), buffer)

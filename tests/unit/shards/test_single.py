@@ -191,7 +191,7 @@ def test_the_dead_links_that_are_left_of_a_list_come_to_their_end(monkeypatch: p
     rows = [(0, _image("https://h/0")), (2, _image("https://h/2"))]
     with pytest.raises(StorageError, match="nothing else"):
         list(read_images(rows, ReadOptions()))
-    assert _kinds(list(read_images(rows, ReadOptions(), candidates=lambda: ["https://h/1"]))) == ["MissingImage"] * 2
+    assert _kinds(list(read_images(rows, ReadOptions(), candidates=lambda _: ["https://h/1"]))) == ["MissingImage"] * 2
 
 
 @pytest.mark.parametrize("error", [StorageError("503"), ObjectChanged("other")])

@@ -20,11 +20,12 @@ LONG_AGO = -1e9  # monotonic
 
 
 def is_its_own(
-    answers: Answers, uri: str, error: StorageError, *others: str, since: float | None = None, signed: bool = False
-) -> bool:
+    answers: Answers, uri: str, error: StorageError, *others: str,
+    since: float | None = None, signed: bool = False, was_there: bool = False,
+) -> bool:  # fmt: skip
     """The error was met just now."""
     since = time.monotonic() if since is None else since
-    return answers.is_its_own(uri, error, since=since, signed=signed, candidates=lambda: others)
+    return answers.is_its_own(uri, error, since=since, signed=signed, was_there=was_there, candidates=lambda _: others)
 
 
 class _Store:
@@ -101,7 +102,7 @@ def test_a_worker_without_neighbours_tries_what_else_is_planned(store: _Store) -
 
 
 def test_a_plan_that_cannot_be_read_is_no_answer(store: _Store) -> None:
-    def unreadable() -> Iterator[str]:
+    def unreadable(_: str) -> Iterator[str]:
         yield "s3://other/1"
         raise StorageError("503", "SlowDown")
 
@@ -134,6 +135,24 @@ def test_a_folder_that_is_empty_may_be_a_disk_that_is_not_mounted(tmp_path: Path
     assert not is_its_own(Answers(), gone, GONE)
     (tmp_path / "mount" / "b.tar").write_bytes(b"x")
     assert is_its_own(Answers(), gone, GONE)
+
+
+def test_a_file_that_was_there_is_gone_only_if_others_that_are_planned_are_there(tmp_path: Path) -> None:
+    """Anything may lie in the folder where a disk is not mounted, and a note that it is not is common."""
+    gone = str(tmp_path / "mount" / "a.tar")
+    (tmp_path / "mount").mkdir()
+    (tmp_path / "mount" / ".NOT_MOUNTED").write_bytes(b"x")
+    answers = Answers()
+    assert is_its_own(answers, gone, GONE)  # nobody has ever seen it, and the folder is all that a list has told
+    assert not is_its_own(answers, gone, GONE, was_there=True)
+    planned = str(tmp_path / "mount" / "b.tar")
+    assert not is_its_own(answers, gone, GONE, planned, was_there=True)
+    Path(planned).write_bytes(b"x")
+    assert is_its_own(answers, gone, GONE, planned, was_there=True)
+    answers.heard(planned)
+    assert is_its_own(answers, gone, GONE, was_there=True, since=LONG_AGO)
+    (tmp_path / "file").write_bytes(b"x")
+    assert is_its_own(answers, str(tmp_path / "file" / "a.tar"), GONE, was_there=True)  # no disk could make a folder of it
 
 
 def test_a_link_is_judged_where_it_leads(tmp_path: Path) -> None:
@@ -252,6 +271,27 @@ def test_store_root() -> None:
     assert store_root("s3://bucket/a/b") == "s3://bucket"
     assert store_root("https://user:password@h:80/a") == "https://h:80"
     assert store_root("/a/b") == "/a"
+    assert store_root("s3://key:secret@bucket/a") == "s3://bucket"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("hf://datasets/me/private/a.tar", "hf://datasets/me/public/a.tar", False),
+        ("hf://datasets/me/private/a.tar", "hf://datasets/other/private/a.tar", False),
+        ("hf://datasets/me/private/a.tar", "hf://datasets/me/private@main/x/b.tar", True),
+        ("hf://datasets/me/private@refs/convert/parquet/a", "hf://datasets/me/private/b", True),
+        ("hf://me/model/a.jpg", "hf://me/model@v1/b/c.jpg", True),
+        ("hf://me/model/a.jpg", "hf://me/other/a.jpg", False),
+        ("abfss://one@account.dfs.core.windows.net/a", "abfss://two@account.dfs.core.windows.net/a", False),
+        ("abfss://one@account.dfs.core.windows.net/a", "abfss://one@account.dfs.core.windows.net/x/b", True),
+        ("abfs://one@a/x", "abfs://one@b/x", False),
+        ("az://one/a", "az://two/a", False),
+    ],
+)
+def test_a_store_is_what_the_same_credentials_open(one: str, other: str, *, alike: bool) -> None:
+    """A token that has expired opens public repositories and containers still, and says that private ones do not exist."""
+    assert (store_root(one) == store_root(other)) is alike
 
 
 def test_memory_of_what_was_read_is_bounded() -> None:

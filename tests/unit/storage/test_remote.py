@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import fsspec
 import pytest
 
-from pipeline.errors import NotReachable, ObjectDenied, ObjectMissing, StorageError
+from pipeline.errors import NotReachable, ObjectChanged, ObjectDenied, ObjectMissing, StorageError
 from pipeline.storage import retry
 from pipeline.storage.remote import RemoteStore
 
@@ -94,3 +94,43 @@ def test_versions_only_where_the_server_names_them(store: RemoteStore, monkeypat
 def test_a_package_that_is_not_installed_is_named() -> None:
     with pytest.raises(NotReachable, match="nosuch://"):
         RemoteStore("nosuch")
+
+
+@pytest.mark.parametrize(("start", "length", "most"), [(0, None, None), (0, None, 10), (0, 2, None), (1, 1, None)])
+def test_an_object_of_another_version_is_not_read(
+    store: RemoteStore, monkeypatch: pytest.MonkeyPatch, start: int, length: int | None, most: int | None
+) -> None:
+    """gs:// and az:// say an ETag, but take none with a request: they are asked for it beside the bytes."""
+    real = store._fs.info
+    monkeypatch.setattr(store._fs, "info", lambda path: real(path) | {"etag": "now"})
+    for planned in ("etag:now", 'etag:"now"', 'etag:W/"now"'):  # Azure's listings have no quotes, its answers have
+        assert store.read("memory://box/b.jpg", start, length, planned, most) == b"bb"[start:]
+    assert store.read("memory://box/b.jpg", start, length, None, most) == b"bb"[start:]
+    with pytest.raises(ObjectChanged):
+        store.read("memory://box/b.jpg", start, length, "etag:before", most)
+
+
+class _AzureError(Exception):
+    def __init__(self, status: int | None) -> None:
+        super().__init__("azure")
+        self.status_code = status
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (_AzureError(403), ObjectDenied), (_AzureError(401), ObjectDenied), (_AzureError(404), ObjectMissing),
+        (_AzureError(503), StorageError), (_AzureError(None), StorageError),
+        (OSError("Forbidden: https://storage.googleapis.com/x"), ObjectDenied), (OSError("Forbidden"), StorageError),
+    ],
+)  # fmt: skip
+def test_what_azure_and_google_say(
+    store: RemoteStore, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type[Exception]
+) -> None:
+    def fail(*_: object, **__: object) -> bytes:
+        raise error
+
+    monkeypatch.setattr(store._fs, "cat_file", fail)
+    with pytest.raises(StorageError) as caught:
+        store.read("memory://box/b.jpg")
+    assert type(caught.value) is expected

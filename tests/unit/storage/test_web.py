@@ -94,6 +94,10 @@ def test_metadata_services_are_never_asked(server: str, path: str) -> None:
     [
         ("169.254.169.254", True), ("169.254.170.2", True), ("::ffff:169.254.169.254", True), ("fe80::1%eth0", True),
         ("fd00:ec2::254", True), ("100.100.100.200", True), ("168.63.129.16", True),
+        ("fd00:ec2::23", True), ("fd20:ce::254", True), ("fd00:c1::a9fe:a9fe", True),
+        ("64:ff9b::169.254.169.254", True), ("64:ff9b:1::169.254.169.254", True), ("2002:a9fe:a9fe::1", True),
+        ("::169.254.169.254", True), ("64:ff9b::100.100.100.200", True), ("::ffff:0:169.254.169.254", True),
+        ("64:ff9b::93.184.216.34", False), ("2002:5db8:d822::1", False), ("fd00:ec2::1", False), ("::", False),
         ("127.0.0.1", False), ("10.0.0.7", False), ("93.184.216.34", False), ("::1", False),
     ],
 )  # fmt: skip
