@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import BrokenShard, MissingImage, StorageError, UsageError
+from pipeline.errors import MissingImage, StorageError, UsageError
 from pipeline.shards import parquet as parquet_module
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.shards.parquet import image_column, is_image_type, read_parquet, read_row, row_group_starts
