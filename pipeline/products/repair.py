@@ -66,7 +66,7 @@ def _make_derived(store: WritableStore, out: str, plan: Plan) -> Iterator[str]:
             failing[str(name)] = failures_bytes(footer)
 
     with suppress(Damaged):  # of a part that has been damaged since: no sum is whole
-        read_totals(store, out, committed, totals, keep)
+        read_totals(store, out, committed, totals, rules.fingerprint, keep)
     if not totals.is_exactly(committed.part_keys):
         return
     if _replaces_checkpoint(store, out, rules, totals):

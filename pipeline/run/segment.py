@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -177,7 +177,7 @@ class Attempt:
         """Passes over what is left until nothing is; why it stopped before that, or None."""
         assert self._sums is not None
         assert self._committed is not None
-        with self._sums.kept(self._committed):
+        with self._sums.kept(self._committed, planned_sources(plan)):
             return self._passes(plan, self._committed)
 
     def _passes(self, plan: Plan, committed: PartTable) -> str | None:
@@ -301,11 +301,11 @@ class Attempt:
         least, left, run, committed = least_confidence(self.config.min_confidence), True, None, self._committed
         for _ in range(_ROUNDS):  # else another attempt ended in between, and wrote down more than is known here
             self._run_json.look()
-            committed = self._sums.close(planned_sources(plan), least, committed)
+            committed = self._sums.close(planned_sources(plan), least, committed, partial(is_left, plan))
             anything_left = is_left(plan, committed)
             left = left and anything_left
             if catch_up(self.store, self.config.output, plan):  # what another listed is its to label, and belongs to the sums
-                committed = self._sums.close(planned_sources(plan), least)
+                committed = self._sums.close(planned_sources(plan), least, is_left=partial(is_left, plan))
                 anything_left = is_left(plan, committed)
             if (run := self._write("incomplete" if anything_left else "complete")) is not None:
                 break
@@ -334,7 +334,7 @@ class Attempt:
 
     def interrupt(self) -> dict[str, Any] | None:
         """Write down that this attempt ended before its time; what is committed is committed. -> What it knows, if anything."""
-        if self._sums is None:
+        if self._sums is None or self._sums.totals.torn:  # stopped while a part was added: what was written down before is true
             return None
         if self._run_json.is_ours:
             self._refresh("incomplete")
