@@ -10,14 +10,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.products.findings import Finding
 from pipeline.products.repair import repair
-from pipeline.products.verify import Finding, verify
+from pipeline.products.verify import verify
 from pipeline.run import checkpoint as room
 from pipeline.run.checkpoint import NAME, Checkpoint
 from pipeline.run.parts import list_parts
 from pipeline.run.plan import read_plan
 from pipeline.run.summary import read_totals
-from pipeline.run.totals import Totals
+from pipeline.run.totals import PartSet, Totals
 from pipeline.storage.local import LocalStore
 from tests.support.labelled import label, parts_of
 
@@ -73,6 +74,31 @@ def test_sums_that_are_not_those_of_its_parts_are_found_and_made_again(out: Path
 def test_a_digest_that_is_not_that_of_its_parts_is_found(out: Path) -> None:
     _save(out, lambda totals: setattr(totals, "digest", totals.digest ^ 1))
     assert [finding.object for finding in verify(str(out)).findings] == [NAME]
+
+
+def test_masks_and_failures_that_are_those_of_other_parts_are_found(out: Path) -> None:
+    """The sums are right; a redo would ask the wrong parts."""
+
+    def turn(totals: Totals) -> None:
+        keys, counts = totals.parts.arrays()
+        totals.parts = PartSet(keys, counts[::-1].copy())
+        assert not np.array_equal(counts, counts[::-1])
+
+    _save(out, turn)
+    assert verify(str(out)).findings == (Finding(NAME, "not the sums of its parts", "derived"),)
+    assert repair(str(out)).made == (NAME,)
+    assert verify(str(out)).exit_code == 0
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1"])
+def test_a_damaged_one_is_no_reason_not_to_go_on(kept: Path, data: bytes) -> None:
+    """Exit 5, which a scheduler runs again: the next attempt ignores and replaces it."""
+    parts_of(kept, "a.tar")[0].file.unlink()
+    (kept / NAME).write_bytes(data)
+    assert verify(str(kept)).exit_code == 5
+    done = repair(str(kept))
+    assert NAME in done.made
+    assert done.after.exit_code == 5
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"x" * 1000])
