@@ -33,7 +33,7 @@ from pipeline.model.prepare import prepare
 from pipeline.run.cutting import in_order, limited
 from pipeline.run.footer import PartFooter
 from pipeline.run.identity import check_same, settings
-from pipeline.run.left import is_left, planned_sources, waves
+from pipeline.run.left import image_count, is_left, planned_sources, waves
 from pipeline.run.options import check_head, check_new_output, label_options, network_request, read_options
 from pipeline.run.parts import PartTable
 from pipeline.run.plan import Plan, catch_up, extend_plan, read_plan, writes_queries
@@ -113,7 +113,7 @@ class Attempt:
             self.store, self.config.output, plan, self._sums.begin(), self._sums, self.config.redo,
             announce=lambda: self._write("running"),
         )  # fmt: skip
-        self.progress.skipped = self._committed.row_count
+        self.progress.skipped = image_count(plan, self._committed)
         if self._is_written_down(plan):
             self.store.sweep(self.config.output)
             return self._judged(self._values("complete"), None, left=False)

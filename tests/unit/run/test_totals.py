@@ -92,7 +92,7 @@ def test_a_change_that_is_broken_off_leaves_torn_sums(change: str) -> None:
     totals.remove(_name(0), made_up_footer(0))
     assert totals.torn  # what comes later does not mend it
     totals.become(whole)
-    assert not totals.torn
+    assert not totals.sums().torn
     assert totals.same_sums(_sums_of([0, 1]))
 
 
