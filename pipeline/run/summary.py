@@ -137,7 +137,7 @@ def write_derived(
         listed = list_again() if listed is None else listed
         if checkpoint is not None:
             listed = _begin_again(totals, checkpoint, listed, list_again)
-        if totals.torn or not totals.is_within(listed.part_keys):
+        if totals.is_torn or not totals.is_within(listed.part_keys):
             totals.clear()
         try:
             read_totals(store, out, listed, totals, fingerprint, failures.fill)
@@ -161,7 +161,7 @@ def write_derived(
 
 def _begin_again(totals: Totals, checkpoint: Checkpoint, listed: PartTable, list_again: Callable[[], PartTable]) -> PartTable:
     """Be the sums of the checkpoint if that costs less than to go on; -> the newest listing."""
-    false = totals.torn or not totals.is_within(listed.part_keys)
+    false = totals.is_torn or not totals.is_within(listed.part_keys)
     if false or listed.part_count - len(totals.parts) > _MANY:
         found, listed = checkpoint.load(listed, list_again)
         if found is not None and (false or len(found.parts) > len(totals.parts)):

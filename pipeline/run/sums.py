@@ -85,7 +85,7 @@ class Sums:
             while not stop.wait(SAVE_S):
                 self._checkpoint.save(self._store, self.totals)
                 before, removal = removal, self._checkpoint.newer_removal
-                if removal and removal == before:  # whose parts are gone by now
+                if self.totals.is_torn or (removal and removal == before):  # whose parts are gone by now
                     with suppress(MaskfleetError):
                         self._follow(removal, sources, stop)
 
@@ -99,13 +99,13 @@ class Sums:
             stop.set()
 
     def _follow(self, removal: str, sources: Container[str], stop: threading.Event) -> None:
-        """Another attempt has removed parts: be sums that have none of them, and save these."""
+        """Another attempt has removed parts, or the sums are torn: be sums of parts that are there, and save these."""
 
         def list_again() -> PartTable:
             return list_planned(self._store, self._out, sources)
 
         listed = list_again()
-        if self.totals.is_within(listed.part_keys):
+        if self.totals.is_within(listed.part_keys) and not self.totals.is_torn:
             self._checkpoint.follow(removal)
         else:
             found, listed = self._checkpoint.load(listed, list_again)

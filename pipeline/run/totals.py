@@ -93,7 +93,7 @@ def is_among(keys: Keys, ascending: Keys) -> Bools:
 class Totals:
     """Sums over the footers of parts; `parts` are those that are in it. Adding and taking away is exact, in any order.
 
-    torn: has a change been broken off, by a signal or an error? Then they are the sums of no parts, until they `become` others.
+    torn: is a change not at its end? If a signal or an error broke it off, they are sums of no parts until they `become` others.
     histograms: int64 (C, 256). images_by_class, pixels_by_class: int64 (C,). digest: modulo 2**256.
     """
 
@@ -125,6 +125,12 @@ class Totals:
             for name in _SUMS:
                 setattr(self, name, getattr(other, name))
             self.torn = other.torn
+
+    @property
+    def is_torn(self) -> bool:
+        """Are they sums of no parts? Safe in threads: none is in the middle of a change."""
+        with self.lock:
+            return self.torn
 
     def clear(self) -> None:
         """Begin anew."""

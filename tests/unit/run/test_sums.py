@@ -198,6 +198,23 @@ def test_an_error_while_parts_are_counted_in_the_background_is_not_the_end_of_th
     assert not died
 
 
+def test_torn_sums_are_made_whole_while_others_label(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = _sums(out)
+    listed = sums.begin()
+    sums.totals.errors = _Stops(sums.totals.errors)
+    with pytest.raises(_Stopped):
+        sums.totals.add(next(part for part in listed.parts() if part.first == 24), made_up_footer(6))
+    sums.totals.errors = Counter(sums.totals.errors)
+    monkeypatch.setattr(room, "SAVE_S", 0.05)
+    with sums.kept(listed, SOURCES):
+        until = time.monotonic() + 10
+        while pq.read_metadata(Path(out, NAME)).num_rows < 8 and time.monotonic() < until:
+            time.sleep(0.01)
+    assert pq.read_metadata(Path(out, NAME)).num_rows == 8
+    sums.close(SOURCES, 0)
+    assert _is_true(out, sums)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_part_of_another_run_is_damage_and_not_counted(out: str, classes: int) -> None:
     footer = made_up_footer(8)
