@@ -1,6 +1,5 @@
 """`verify`: prove that an output is whole."""
 
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -41,7 +40,7 @@ def _verify(out: str, report: Report, *, deep: bool, repairs: bool) -> int:
     if repairs:
         done = repair(out, deep=deep)
         found = done.after
-        values = {"removed": [asdict(finding) for finding in done.removed], "made": list(done.made)}
+        values = {"removed": [finding.as_json() for finding in done.removed], "made": list(done.made)}
         lines = _shortened([f"removed: {finding.object}: {finding.problem}" for finding in done.removed])
         lines += _shortened([f"made again, or removed as no part's: {name}" for name in done.made])
     else:

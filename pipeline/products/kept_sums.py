@@ -16,13 +16,13 @@ class KeptSums:
     """
 
     def __init__(self, store: Store, out: str, rules: Rules, parts: int) -> None:
-        """parts: that there are."""
+        """parts: that there are. damage: why it cannot be read."""
         self._said: Totals | None = None
-        self._parts, self._damage = Totals(rules.classes), ""
+        self._parts, self.damage = Totals(rules.classes), ""
         try:
             self._said = Checkpoint(store, out, rules.fingerprint, rules.classes).read(parts)
         except Damaged as damage:
-            self._damage = str(damage)
+            self.damage = str(damage)
 
     def add(self, name: PartName, footer: PartFooter) -> None:
         """A part that is in order."""
@@ -30,9 +30,7 @@ class KeptSums:
             self._parts.add(name, footer)
 
     @property
-    def problem(self) -> str | None:
-        """What is wrong with it, once all parts are added."""
+    def lies(self) -> bool:
+        """Does it say other sums than its parts, once all parts are added?"""
         said = self._said
-        if said is not None and len(self._parts.parts) == len(said.parts) and not said.same_sums(self._parts):
-            return "not the sums of its parts"
-        return self._damage or None
+        return said is not None and len(self._parts.parts) == len(said.parts) and not said.is_same(self._parts)

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from pipeline.errors import Damaged, NotReachable, ObjectMissing, StorageError
 from pipeline.products.checks import Rules, open_file, same_file
-from pipeline.products.verify import Finding, Verification, verify
+from pipeline.products.findings import Finding
+from pipeline.products.verify import Verification, verify
 from pipeline.run.checkpoint import NAME as CHECKPOINT
 from pipeline.run.checkpoint import Checkpoint
 from pipeline.run.footer import PartFooter, failures_bytes
@@ -45,7 +46,7 @@ def repair(out: str, *, deep: bool = False) -> Repair:
     if before.state == "whole" or before.plan_is_damaged:
         return Repair((), (), before)
     try:
-        removed = tuple(finding for finding in before.findings if finding.is_broken_part)
+        removed = tuple(finding for finding in before.findings if finding.is_broken_part and _is_there(store, out, finding))
         for name in dict.fromkeys(finding.object for finding in removed):
             store.delete(join(out, name))
         plan = read_plan(store, out)
@@ -55,9 +56,17 @@ def repair(out: str, *, deep: bool = False) -> Repair:
     return Repair(removed, made, verify(out, deep=deep))
 
 
+def _is_there(store: WritableStore, out: str, finding: Finding) -> bool:
+    """Is it what was verified, hours ago perhaps? Another run may have made it anew since."""
+    with suppress(ObjectMissing):
+        return store.stat(join(out, finding.object)).version == finding.version
+    return False
+
+
 def _make_derived(store: WritableStore, out: str, plan: Plan) -> Iterator[str]:
     """`failures/` as the parts that are there have them; the sums too, once no part is missing."""
     rules, failing = Rules.of(plan.settings), dict[str, bytes]()
+    there = set(store.names(join(out, "failures") + "/"))  # before the parts are listed, each of which is there before its file
     committed = list_planned(store, out, planned_sources(plan))
     totals = Totals(rules.classes)
 
@@ -66,12 +75,12 @@ def _make_derived(store: WritableStore, out: str, plan: Plan) -> Iterator[str]:
             failing[str(name)] = failures_bytes(footer)
 
     with suppress(Damaged):  # of a part that has been damaged since: no sum is whole
-        read_totals(store, out, committed, totals, keep)
+        read_totals(store, out, committed, totals, rules.fingerprint, keep)
     if not totals.is_exactly(committed.part_keys):
         return
     if _replaces_checkpoint(store, out, rules, totals):
         yield CHECKPOINT
-    yield from _make_failures(store, out, failing)
+    yield from _make_failures(store, out, there, failing)
     left = is_left(plan, committed)
     if not left:
         table = totals.class_stats(rules.least)
@@ -91,13 +100,12 @@ def _replaces_checkpoint(store: WritableStore, out: str, rules: Rules, totals: T
     checkpoint = Checkpoint(store, out, rules.fingerprint, rules.classes)
     with suppress(Damaged):
         kept = checkpoint.read(2 * len(totals.parts) + 1000)
-        if kept is None or (kept.is_exactly(totals.sums().parts.arrays()[0]) and kept.same_sums(totals)):
+        if kept is None or kept.is_same(totals):
             return False
     return checkpoint.save(store, totals, smaller=True)
 
 
-def _make_failures(store: WritableStore, out: str, failing: dict[str, bytes]) -> Iterator[str]:
-    there = set(store.names(join(out, "failures") + "/"))
+def _make_failures(store: WritableStore, out: str, there: set[str], failing: dict[str, bytes]) -> Iterator[str]:
     for name in sorted(there - failing.keys()):
         if is_part_name(name):
             store.delete(join(out, "failures", name))

@@ -23,34 +23,19 @@ from pipeline.products.checks import (
     same_file,
     short,
 )
+from pipeline.products.findings import Finding, Kind, chain
 from pipeline.products.kept_sums import KeptSums
 from pipeline.run.checkpoint import NAME as CHECKPOINT
 from pipeline.run.footer import PartFooter, failures_bytes
 from pipeline.run.left import plan_file_digest, planned_sources, shard_digest
-from pipeline.run.parts import PartName, is_part_name
+from pipeline.run.parts import PartName
 from pipeline.run.plan import Plan, PlanFile, read_plan
 from pipeline.run.summary import read_run_json
 from pipeline.run.totals import Totals
 from pipeline.storage import Store, WritableStore, join, normalise, store_for
 from pipeline.storage.parallel import in_order
 
-Kind = Literal["missing", "damaged", "derived"]
-
 READERS = 8  # parts in memory at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What is wrong with one object: a file, relative to OUT, or (`missing`) the planned shard or plan file that lacks parts."""
-
-    object: str
-    problem: str
-    kind: Kind
-
-    @property
-    def is_broken_part(self) -> bool:
-        """What `--repair` may remove: a file in `masks/` that bears the name of a part."""
-        return self.kind == "damaged" and self.object.startswith("masks/") and is_part_name(self.object.removeprefix("masks/"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +81,7 @@ class Verification:
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
-        return asdict(self) | {"findings": [asdict(finding) for finding in self.findings], "state": self.state}
+        return asdict(self) | {"findings": [finding.as_json() for finding in self.findings], "state": self.state}
 
 
 def verify(out: str, *, deep: bool = False) -> Verification:
@@ -147,21 +132,22 @@ class _Verifier:
                 with_failures |= {str(name)} if footer.failures else set()
         self._parts, self._images, self._masks = len(totals.parts), totals.images, totals.masks
         self._check_chains(plan, parts, unknown)
-        if kept.problem:
-            self._add(CHECKPOINT, kept.problem, "derived")
+        if kept.lies:
+            self._add(CHECKPOINT, "not the sums of its parts", "derived")
         if not self._found("missing") and run is not None and run.get("state") != "complete":
             self._add("run.json", f"the run has not come to its end (state {run.get('state')!r})", "missing")
         if self._found("missing"):  # derived files are of a run that has ended
             return
         self._findings += derived
+        self._findings += [Finding(CHECKPOINT, kept.damage, "derived")] if kept.damage else []  # used by nobody until then
         for file_name in self._names("failures"):
             if file_name not in with_failures | unknown:
                 self._add(f"failures/{file_name}", "no part has these failures", "derived")
         if not self._found("damaged"):  # else the sums lack a part
             self._check_sums(plan, totals, run)
 
-    def _add(self, name: str, problem: str, kind: Kind) -> None:
-        self._findings.append(Finding(name, problem, kind))
+    def _add(self, name: str, problem: str, kind: Kind, version: str = "") -> None:
+        self._findings.append(Finding(name, problem, kind, version))
 
     def _found(self, kind: Kind) -> bool:
         return any(finding.kind == kind for finding in self._findings)
@@ -204,7 +190,7 @@ class _Verifier:
             if (name := PartName.parse(file_name, size, version)) is None:
                 self._add(f"masks/{file_name}", "not the name of a part", "damaged")
             elif name.source not in sources:
-                self._add(f"masks/{name}", "a part of no planned source", "damaged")
+                self._add(f"masks/{name}", "a part of no planned source", "damaged", version)
             else:
                 parts[name.source].append(name)
         for names in parts.values():
@@ -214,9 +200,9 @@ class _Verifier:
     def _check_chains(self, plan: Plan, parts: Mapping[str, Sequence[PartName]], unknown: Collection[str]) -> None:
         """Do the parts of each source follow each other to its end?"""
         for shard in plan.shards.values():
-            self._findings += _chain(shard.uri, parts.get(shard_digest(shard), ()), None, unknown)
+            self._findings += chain(shard.uri, parts.get(shard_digest(shard), ()), None, unknown)
         for file in (file for file in plan.files if file.images):
-            self._findings += _chain(file.name, parts.get(plan_file_digest(file), ()), file.rows, unknown)
+            self._findings += chain(file.name, parts.get(plan_file_digest(file), ()), file.rows, unknown)
 
     def _planned(self, plan: Plan, parts: Mapping[str, Sequence[PartName]]) -> Iterator[Planned]:
         """Every part of a planned source; the URIs of one plan file at a time are in memory."""
@@ -243,7 +229,7 @@ class _Verifier:
         except (ObjectMissing, ObjectChanged):
             return planned.name, (None, [Finding(name, "gone, or made anew, since it was listed", "missing")])
         except Damaged as damage:
-            return planned.name, (None, [Finding(name, str(damage), "damaged")])
+            return planned.name, (None, [Finding(name, str(damage), "damaged", planned.name.version)])
         return planned.name, (footer, self._check_failures(planned.name, footer))
 
     def _check_failures(self, part: PartName, footer: PartFooter) -> list[Finding]:
@@ -279,25 +265,3 @@ class _Verifier:
         for name, value in is_so.items():
             if said.get(name) != value:
                 self._add("run.json", f"{name} is {short(said.get(name))}, the parts say {short(value)}", "derived")
-
-
-def _chain(source: str, parts: Sequence[PartName], rows: int | None, unknown: Collection[str]) -> Iterator[Finding]:
-    """Gaps and overlaps of the parts of one source, which has so many rows (None: its last part says how many).
-
-    A damaged part covers what is up to the next one: that it has to go is said already.
-    """
-    expected, previous = 0, None
-    for part in parts:
-        damaged = str(part) in unknown
-        if previous is not None and str(previous) in unknown:
-            expected = part.first
-        elif previous is not None and (part.first < expected or previous.last) and not damaged:
-            yield Finding(f"masks/{part}", f"covers indices that masks/{previous} covers, or lies behind its end", "damaged")
-            continue
-        if part.first > expected:
-            yield Finding(source, f"no part has indices {expected} to {part.first - 1}", "missing")
-        if rows is not None and not damaged and (part.stop > rows or part.last != (part.stop == rows)):
-            yield Finding(f"masks/{part}", f"ends at {part.stop}, its plan file at {rows}: one of the two lies", "damaged")
-        expected, previous = part.stop, part
-    if previous is None or not (previous.last or str(previous) in unknown):
-        yield Finding(source, f"no part has index {expected} and what follows", "missing")

@@ -12,14 +12,16 @@ import threading
 import uuid
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import Damaged, ObjectChanged, ObjectDenied, ObjectMissing, StorageError
-from pipeline.run.footer import CHECKSUM_KEY, FOOTER_KEY, pack_histograms, unpack_histograms
+from pipeline.run.footer import CHECKSUM_KEY, FOOTER_KEY, footer_length, pack_histograms, unpack_histograms
 from pipeline.run.parts import PartTable
 from pipeline.run.totals import PartSet, Totals
 from pipeline.storage import Store, WritableStore, join
@@ -30,7 +32,7 @@ CHECKPOINT_FORMAT = 1
 _SCHEMA = pa.schema([("part", pa.uint64()), ("masks", pa.uint32()), ("failures", pa.uint32())])
 _SUMS = ("images", "masks", "failures", "broken_shards", "pixels")
 _BYTES_A_PART, _BYTES = 32, 16 << 20  # at most
-_TAIL_BYTES = 64 << 10
+_TAIL_BYTES = 64 << 10  # read at first; the metadata of 21 classes have 20 kB, of 150 classes 105
 _MORE_PARTS = 1000  # that another attempt may have made
 
 log = logging.getLogger(__name__)
@@ -123,7 +125,19 @@ def _agree(totals: Totals, values: dict[str, Any]) -> bool:
         and totals.images == totals.masks + totals.failures == totals.masks + totals.errors.total()
         and len(totals.images_by_class) == len(totals.pixels_by_class) == len(totals.classes)
         and int(totals.histograms.sum()) == totals.pixels
+        and _are_pixels_of(totals.histograms, totals.pixels_by_class)
     )
+
+
+def _are_pixels_of(histograms: npt.NDArray[np.int64], pixels_by_class: npt.NDArray[np.int64]) -> bool:
+    """Is there a least confidence from which on the histograms, (C, 256), have so many pixels, (C,)? Masks keep these."""
+    kept = histograms[:, ::-1].cumsum(axis=1)
+    return bool((kept == pixels_by_class[:, None]).all(axis=0).any())
+
+
+def _most(parts: int) -> int:
+    """How many parts a checkpoint may have, if so many are known: another attempt may have made some."""
+    return 2 * parts + _MORE_PARTS
 
 
 class Checkpoint:
@@ -142,6 +156,7 @@ class Checkpoint:
         self._seen = ""  # the version that this attempt has read or written,
         self._parts = 0  # and its parts; 0 where it is not provable
         self._removal = ""  # the last one that is known
+        self.newer_removal = ""  # of another attempt, for which the last `save` left it as it was; "" if there was none
 
     def read(self, most_parts: int) -> Totals | None:
         """What it says, or None if there is none for this run and version. Raises `Damaged`.
@@ -164,34 +179,45 @@ class Checkpoint:
         except _Ignored:
             return None
 
-    def load(self, listed: PartTable) -> Totals | None:
-        """The sums, if they are provable by this listing: all of its parts are there, unchanged."""
+    def load(self, listed: PartTable, list_again: Callable[[], PartTable]) -> tuple[Totals | None, PartTable]:
+        """The sums, if they are provable: all of its parts are there, unchanged; and the listing by which they are.
+
+        It may have been saved after `listed` was made, with parts that are not in there: then it is judged by another listing.
+        """
         with self._lock:
             try:
                 there = self._store.stat(self._uri)
                 self._seen, self._parts = there.version or "", 0
-                found = self._read(there, listed.part_count)
+                found = self._read(there, _most(listed.part_count))
             except (ObjectMissing, ObjectDenied, ObjectChanged):
-                return None
+                return None, listed
             except Damaged as damage:
                 log.warning("%s is ignored: %s", self._uri, damage)
-                return None
+                return None, listed
             if found is None:
-                return None
+                return None, listed
             totals, self._removal = found
             if not totals.is_within(listed.part_keys):
-                return None
+                listed = list_again()
+                if not totals.is_within(listed.part_keys):
+                    return None, listed
             self._parts = len(totals.parts)
-            return totals
+            return totals, listed
+
+    def follow(self, removal: str) -> None:
+        """Take note of a removal by another attempt, none of whose parts this one has."""
+        with self._lock:
+            self._removal = removal
 
     def save(self, store: WritableStore, totals: Totals, *, last: bool = False, smaller: bool = False) -> bool:
         """Replace it by these sums, if they are worth more than what is there; was it done?
 
         last: the sums are those of a listing just made, and only one that holds all of their parts is left. smaller: what is
-        there will not be provable in a moment. A store that refuses costs the next attempt time, and this one nothing.
+        there will not be provable in a moment. A store that refuses costs the next attempt time, and this one nothing. Torn sums
+        are never saved: each later attempt would trust them.
         """
         copy = totals.sums()
-        if not len(copy.parts):
+        if copy.torn or not len(copy.parts):
             return False
         if not self._lock.acquire(blocking=last or smaller):
             return False  # another thread is at it
@@ -210,13 +236,15 @@ class Checkpoint:
 
     def _is_worth_more(self, mine: Totals, *, last: bool) -> bool:
         try:
+            self.newer_removal = ""
             there = self._store.stat(self._uri)
             if there.version == self._seen:
                 return len(mine.parts) > self._parts or (last and len(mine.parts) != self._parts)
             if not last:
                 parts, removal = self._end_of(there)
-                return removal == self._removal and parts < len(mine.parts)
-            theirs = self._read(there, 2 * len(mine.parts) + _MORE_PARTS)
+                self.newer_removal = removal if removal != self._removal else ""
+                return not self.newer_removal and parts < len(mine.parts)
+            theirs = self._read(there, _most(len(mine.parts)))
             return theirs is None or not theirs[0].has(mine.parts.arrays()[0]).all()
         except (ObjectMissing, ObjectChanged, Damaged, _Ignored):
             return True
@@ -224,7 +252,11 @@ class Checkpoint:
     def _end_of(self, there: ObjectInfo) -> tuple[int, str]:
         """How many parts it has, and the last removal, by its end alone. `_Ignored` if it is of another run."""
         size = there.size or 0
-        tail = self._store.read(self._uri, max(0, size - _TAIL_BYTES), min(size, _TAIL_BYTES), there.version)
+        start = max(0, size - _TAIL_BYTES)
+        tail = self._store.read(self._uri, start, size - start, there.version)
+        more = size - footer_length(tail)
+        if max(0, size - _BYTES) <= more < start:  # many classes
+            tail = self._store.read(self._uri, more, start - more, there.version) + tail
         try:
             values = _said(pq.read_metadata(pa.BufferReader(tail)))
             if values["fingerprint"] != self._fingerprint:

@@ -19,7 +19,7 @@ from pipeline.errors import BadImage, NotReachable, StorageError
 from pipeline.model.prepare import prepare
 from pipeline.run.identity import check_same, settings
 from pipeline.run.label_sample import Outcome, measure
-from pipeline.run.left import SPANS_AHEAD, remaining_spans
+from pipeline.run.left import SPANS_AHEAD, image_count, remaining_spans
 from pipeline.run.left_estimate import Left, Seen, with_secret
 from pipeline.run.options import check_head, check_new_output, label_options, network_request, read_options
 from pipeline.run.plan import extend_plan, read_plan, writes_queries
@@ -133,7 +133,7 @@ def forecast(config: SegmentConfig) -> Forecast:
         raise NotReachable(f"--output: {error}") from error
     sums = Sums(store, config.output, plan.settings["fingerprint"], network.classes)
     committed = remove_stale(store, config.output, plan, sums.begin(), sums, config.redo)  # only noted
-    skipped, unread = committed.row_count, int(np.count_nonzero(~sums.totals.has(committed.part_keys)))
+    skipped, unread = image_count(plan, committed), int(np.count_nonzero(~sums.totals.has(committed.part_keys)))
     cores = _cores()
     workers = config.workers.within(cores) if config.workers else cores
     spans = remaining_spans(plan, committed, part_images=config.part_images, workers=workers)

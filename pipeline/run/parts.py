@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -177,6 +177,19 @@ class PartTable(Mapping[str, list[PartName]]):
         known = np.fromiter((source in sources for source in self), np.bool_, len(self))
         return np.repeat(known, np.diff(self._starts))
 
+    def chains(self) -> tuple[Bools, Bools]:
+        """Of each source, in order: do its parts follow each other from 0 to its last? Does one begin within the one before it?
+
+        bool (len(self),) each.
+        """
+        if not self.part_count:
+            return np.zeros(0, np.bool_), np.zeros(0, np.bool_)
+        first, starts = self._columns["first"], self._starts[:-1]
+        expected = np.append(0, (first + self._columns["rows"])[:-1])
+        expected[starts] = 0
+        whole = np.logical_and.reduceat(first == expected, starts) & self._columns["last"][self._starts[1:] - 1]
+        return whole, np.logical_or.reduceat(first < expected, starts)
+
     def only(self, chosen: Bools) -> "PartTable":
         """A table of the chosen parts. chosen: bool (N,)."""
         if chosen.all():
@@ -207,9 +220,10 @@ def _listed(store: Store, folder: str) -> list[dict[str, Column]]:
     """The first page; then all others by first digit, 16 at once, as a million names one page after another take minutes."""
     if not getattr(store, "walks_prefixes", False):  # only stores that outputs may go to say so
         return _batches(store.walk(folder), folder)
-    first = list(islice(store.walk(folder), PAGE))
-    if len(first) < PAGE:
-        return _batches(first, folder)
+    walk = store.walk(folder)
+    first = list(islice(walk, PAGE))
+    if len(first) < PAGE or any(after.uri <= before.uri for before, after in pairwise(first)):  # a directory bucket has no order
+        return _batches(chain(first, walk), folder)
     last = first[-1].uri
 
     def rest(digit: str) -> list[dict[str, Column]]:

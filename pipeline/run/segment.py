@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from pipeline.model.prepare import prepare
 from pipeline.run.cutting import in_order, limited
 from pipeline.run.footer import PartFooter
 from pipeline.run.identity import check_same, settings
-from pipeline.run.left import is_left, planned_sources, waves
+from pipeline.run.left import image_count, is_left, planned_sources, waves
 from pipeline.run.options import check_head, check_new_output, label_options, network_request, read_options
 from pipeline.run.parts import PartTable
 from pipeline.run.plan import Plan, catch_up, extend_plan, read_plan, writes_queries
@@ -105,7 +105,7 @@ class Attempt:
             self.store, self.config.output, plan, self._sums.begin(), self._sums, self.config.redo,
             announce=lambda: self._write("running"),
         )  # fmt: skip
-        self.progress.skipped = self._committed.row_count
+        self.progress.skipped = image_count(plan, self._committed)
         if self._is_written_down(plan):
             self.store.sweep(self.config.output)
             return self._judged(self._values("complete"), None, left=False)
@@ -168,7 +168,7 @@ class Attempt:
         """Passes over what is left until nothing is; why it stopped before that, or None."""
         assert self._sums is not None
         assert self._committed is not None
-        with self._sums.kept(self._committed):
+        with self._sums.kept(self._committed, planned_sources(plan)):
             return self._passes(plan, self._committed)
 
     def _passes(self, plan: Plan, committed: PartTable) -> str | None:
@@ -310,11 +310,11 @@ class Attempt:
         least, left, run, committed = least_confidence(self.config.min_confidence), True, None, self._committed
         for _ in range(_ROUNDS):  # else another attempt ended in between, and wrote down more than is known here
             self._run_json.look()
-            committed = self._sums.close(planned_sources(plan), least, committed)
+            committed = self._sums.close(planned_sources(plan), least, committed, partial(is_left, plan))
             anything_left = is_left(plan, committed)
             left = left and anything_left
             if catch_up(self.store, self.config.output, plan):  # what another listed is its to label, and belongs to the sums
-                committed = self._sums.close(planned_sources(plan), least)
+                committed = self._sums.close(planned_sources(plan), least, is_left=partial(is_left, plan))
                 anything_left = is_left(plan, committed)
             if (run := self._write("incomplete" if anything_left else "complete")) is not None:
                 break
@@ -343,7 +343,9 @@ class Attempt:
 
     def interrupt(self) -> dict[str, Any] | None:
         """Write down that this attempt ended before its time; what is committed is committed. -> What it knows, if anything."""
-        if self._sums is None:
+        if (
+            self._sums is None or self._sums.totals.is_torn
+        ):  # stopped while a part was added: what was written down before is true
             return None
         if self._run_json.is_ours:
             self._refresh("incomplete")

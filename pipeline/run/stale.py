@@ -10,7 +10,7 @@ from pipeline.run.footer import PartFooter, read_footer
 from pipeline.run.left import plan_file_digest, planned_sources, shard_digest
 from pipeline.run.parts import Bools, PartName, PartTable
 from pipeline.run.plan import Plan, catch_up
-from pipeline.run.summary import FOOTER_READERS
+from pipeline.run.summary import FOOTER_READERS, settle_failures
 from pipeline.run.sums import Sums
 from pipeline.storage import Store, WritableStore, join
 from pipeline.storage.parallel import in_order
@@ -40,11 +40,19 @@ def remove_stale(
     sums.forget(listed.only(stale | ~planned))
     if stale.any():
         announce()
-        for folder in ("failures", "masks"):  # failures whose part is gone would be made again by nobody, and stay
-            uris = (join(out, folder, str(name)) for name in listed.parts(stale))
-            for _ in in_order(uris, store.delete, FOOTER_READERS):
-                pass
+        for _ in in_order(listed.parts(stale), lambda name: _remove(store, out, name), FOOTER_READERS):
+            pass
     return listed.only(planned & ~stale)
+
+
+def _remove(store: WritableStore, out: str, name: PartName) -> None:
+    """The part and its failures, unless another attempt has removed it, and made it anew, since it was listed."""
+    part = join(out, "masks", str(name))
+    with suppress(ObjectMissing):
+        if store.stat(part).version == name.version:
+            store.delete(join(out, "failures", str(name)))  # first: those of a part that is gone are removed by nobody
+            store.delete(part)
+            settle_failures(store, out, name, None)  # who has read its footer may have made them again
 
 
 def _with_superseded_rows(store: Store, out: str, plan: Plan, listed: PartTable, sums: Sums) -> Bools:

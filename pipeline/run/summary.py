@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Container, Mapping
+from contextlib import suppress
 from itertools import takewhile
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from pipeline.errors import ObjectChanged, ObjectMissing
+from pipeline.errors import Damaged, ObjectChanged, ObjectMissing
 from pipeline.run.checkpoint import Checkpoint
 from pipeline.run.footer import PartFooter, failures_bytes, read_footer
 from pipeline.run.identity import require_known_format
@@ -23,24 +24,50 @@ from pipeline.storage.parallel import in_order
 
 FOOTER_READERS = 64
 _ROUNDS = 20  # of writing derived files while other attempts still commit
+_MANY = 5_000  # footers to read, before it is asked whether another attempt has counted them: 12 s of one core
 
 
 class FailureFiles:
     """`failures/` as far as an attempt has to know it: listed once, and only if a part that was read has failures."""
 
     def __init__(self, store: WritableStore, out: str) -> None:
-        self._store, self._folder = store, join(out, "failures")
+        self._store, self._out = store, out
         self._there: npt.NDArray[np.uint64] | None = None
+        self._lock = threading.Lock()  # of who lists
 
     def fill(self, name: PartName, footer: PartFooter) -> None:
-        """Make `failures/<part>` again if a worker died between its part and that."""
+        """Make `failures/<part>` again if a worker died between its part and that. Safe in threads."""
         if not footer.failures:
             return
-        if self._there is None:
-            names = self._store.names(self._folder + "/")
-            self._there = np.sort(np.fromiter((_hash(file_name) for file_name in names), np.uint64))
+        with self._lock:
+            if self._there is None:
+                names = self._store.names(join(self._out, "failures") + "/")
+                self._there = np.sort(np.fromiter((_hash(file_name) for file_name in names), np.uint64))
         if not is_among(np.array([_hash(str(name))], np.uint64), self._there)[0]:
-            self._store.replace(join(self._folder, str(name)), failures_bytes(footer))
+            settle_failures(self._store, self._out, name, footer)
+
+
+def settle_failures(store: WritableStore, out: str, name: PartName, footer: PartFooter | None) -> None:
+    """Make `failures/<part>` what its part says, which another attempt may remove, or make anew, meanwhile.
+
+    footer: of this very part; None if it has just been removed. Raises as `read_footer` of one that was made anew.
+    """
+    part, uri, write = join(out, "masks", str(name)), join(out, "failures", str(name)), store.create
+    version = None if footer is None else name.version
+    for _ in range(_ROUNDS):
+        if footer is None or not footer.failures:
+            store.delete(uri)
+        else:
+            write(uri, failures_bytes(footer))
+        there = None
+        with suppress(ObjectMissing):
+            there = store.stat(part)
+        if (there and there.version) == version:  # what was written is of the part that is there after that
+            return
+        version, footer, write = None, None, store.replace
+        if there is not None and (anew := PartName.parse(str(name), there.size or 0, there.version or "")):
+            with suppress(ObjectMissing, ObjectChanged):
+                version, footer = anew.version, read_footer(store, out, anew)
 
 
 def _hash(file_name: str) -> int:
@@ -52,24 +79,28 @@ def read_totals(
     out: str,
     listed: PartTable,
     totals: Totals,
+    fingerprint: str,
     seen: Callable[[PartName, PartFooter], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Totals:
     """Add the parts of a listing that are not in `totals` yet, by one range read each, 64 at a time.
 
-    seen: is called for each before it is added. stop: read no more once it is set. Raises as `read_footer`; what was read
-    before that stays in.
+    seen: is called for each before it is added, in many threads. stop: read no more once it is set. Raises as `read_footer`, and
+    `Damaged` for a part of another run; what was read before that stays in.
     """
     missing = listed.parts(~totals.has(listed.part_keys))
     if stop is not None:
         missing = takewhile(lambda _: not stop.is_set(), missing)
 
     def read(name: PartName) -> tuple[PartName, PartFooter]:
-        return name, read_footer(store, out, name)
-
-    for name, footer in in_order(missing, read, FOOTER_READERS):
+        footer = read_footer(store, out, name)
+        if footer.fingerprint != fingerprint:
+            raise Damaged(f"masks/{name}: part of a run with other settings, copied here")
         if seen is not None:
             seen(name, footer)
+        return name, footer
+
+    for name, footer in in_order(missing, read, FOOTER_READERS):
         totals.add(name, footer)
     return totals
 
@@ -85,22 +116,31 @@ def write_derived(
     out: str,
     sources: Container[str],
     totals: Totals,
+    fingerprint: str,
     least: int,
     listed: PartTable | None = None,
     checkpoint: Checkpoint | None = None,
+    is_left: Callable[[PartTable], bool] | None = None,
 ) -> PartTable:
     """Missing `failures/` and `class_stats.parquet`, until no part came in between; -> the parts that are in them.
 
     listed: parts of these sources, listed just now; only what has come since is listed again. checkpoint: where to begin if
-    another attempt has removed parts, or made some anew, that are in `totals`.
+    another attempt has removed parts, or made some anew, that are in `totals`, or has counted many that are not. is_left: is
+    anything to be labelled yet? Then parts that came in between are for whoever makes the last one.
     """
     failures, written = FailureFiles(store, out), b""
+
+    def list_again() -> PartTable:
+        return list_planned(store, out, sources)
+
     for number in range(_ROUNDS):
-        listed = list_planned(store, out, sources) if listed is None else listed
-        if not totals.is_within(listed.part_keys):
-            totals.become((checkpoint.load(listed) if checkpoint else None) or Totals(totals.classes))
+        listed = list_again() if listed is None else listed
+        if checkpoint is not None:
+            listed = _begin_again(totals, checkpoint, listed, list_again)
+        if totals.is_torn or not totals.is_within(listed.part_keys):
+            totals.clear()
         try:
-            read_totals(store, out, listed, totals, failures.fill)
+            read_totals(store, out, listed, totals, fingerprint, failures.fill)
         except (ObjectMissing, ObjectChanged):  # removed or made anew since it was listed
             if number == _ROUNDS - 1:
                 raise
@@ -110,10 +150,22 @@ def write_derived(
         if data != written:
             store.replace(join(out, "class_stats.parquet"), data)
             written = data
-        listed = list_planned(store, out, sources)
+        listed = list_again()
         if totals.is_exactly(listed.part_keys):
             break
+        if is_left is not None and totals.is_within(listed.part_keys) and is_left(listed):
+            break
     assert listed is not None
+    return listed.only(totals.has(listed.part_keys))
+
+
+def _begin_again(totals: Totals, checkpoint: Checkpoint, listed: PartTable, list_again: Callable[[], PartTable]) -> PartTable:
+    """Be the sums of the checkpoint if that costs less than to go on; -> the newest listing."""
+    false = totals.is_torn or not totals.is_within(listed.part_keys)
+    if false or listed.part_count - len(totals.parts) > _MANY:
+        found, listed = checkpoint.load(listed, list_again)
+        if found is not None and (false or len(found.parts) > len(totals.parts)):
+            totals.become(found)
     return listed
 
 

@@ -1,19 +1,22 @@
 """The sums of a run as one attempt knows them: from the checkpoint, from footers that are not in it, from receipts."""
 
+import logging
 import threading
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 
 from pipeline.errors import Damaged, MaskfleetError, ObjectChanged, ObjectMissing
 from pipeline.run.checkpoint import Checkpoint
 from pipeline.run.footer import read_footer
 from pipeline.run.parts import PartTable, list_parts
-from pipeline.run.summary import FOOTER_READERS, FailureFiles, class_stats_bytes, read_totals, write_derived
+from pipeline.run.summary import FOOTER_READERS, FailureFiles, class_stats_bytes, list_planned, read_totals, write_derived
 from pipeline.run.totals import Totals
 from pipeline.storage import WritableStore, join
 from pipeline.storage.parallel import in_order
 
 SAVE_S = 300.0  # between two checkpoints: what was committed since then is read again after a kill, a few seconds of requests
+
+log = logging.getLogger(__name__)
 
 
 class Sums:
@@ -21,19 +24,24 @@ class Sums:
 
     def __init__(self, store: WritableStore, out: str, fingerprint: str, classes: tuple[str, ...]) -> None:
         self.totals = Totals(classes)
-        self._store, self._out = store, out
+        self._store, self._out, self._fingerprint = store, out, fingerprint
         self._checkpoint = Checkpoint(store, out, fingerprint, classes)
-        self._counting: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     def begin(self) -> PartTable:
         """List the parts, those of no planned source too; begin with the sums of the checkpoint, if it is provable."""
-        listed = list_parts(self._store, self._out)
-        self.totals.become(self._checkpoint.load(listed) or Totals(self.totals.classes))
+        found, listed = self._checkpoint.load(self._list(), self._list)
+        self.totals.become(found or Totals(self.totals.classes))
         return listed
 
+    def _list(self) -> PartTable:
+        return list_parts(self._store, self._out)
+
     def read(self, listed: PartTable, stop: threading.Event | None = None) -> None:
-        """Read the footers that are not in the sums, until `stop` is set. Raises as `read_footer`."""
-        read_totals(self._store, self._out, listed, self.totals, FailureFiles(self._store, self._out).fill, stop)
+        """Read the footers that are not in the sums, until `stop` is set. Raises as `read_totals`."""
+        read_totals(
+            self._store, self._out, listed, self.totals, self._fingerprint, FailureFiles(self._store, self._out).fill, stop
+        )
 
     def forget(self, gone: PartTable) -> None:
         """Take out parts that are about to be removed, by their footers, and say so in the checkpoint before they are."""
@@ -57,36 +65,70 @@ class Sums:
         return False
 
     @contextmanager
-    def kept(self, listed: PartTable) -> Iterator[None]:
-        """While the body labels, in the background: read what is not in the sums yet, and save them now and then."""
+    def kept(self, listed: PartTable, sources: Container[str]) -> Iterator[None]:
+        """While the body labels, in the background: read what is not in the sums yet, and save them now and then.
+
+        listed: parts of these sources, listed just now.
+        """
         stop = threading.Event()
 
         def count() -> None:
-            with suppress(MaskfleetError):  # what cannot be read now is read at the end, and reported there
+            try:
                 self.read(listed, stop)
+            except Exception as error:  # noqa: BLE001 - what cannot be read now is read at the end, and reported there
+                log.info("what is there is counted at the end: %s", error)
             if not stop.is_set():
                 self._checkpoint.save(self._store, self.totals)
 
         def save() -> None:
+            removal = ""
             while not stop.wait(SAVE_S):
                 self._checkpoint.save(self._store, self.totals)
+                before, removal = removal, self._checkpoint.newer_removal
+                if self.totals.is_torn or (removal and removal == before):  # whose parts are gone by now
+                    with suppress(MaskfleetError):
+                        self._follow(removal, sources, stop)
 
-        self._counting = threading.Thread(target=count, name="count", daemon=True)
-        self._counting.start()
-        threading.Thread(target=save, name="checkpoint", daemon=True).start()
+        self._threads = [threading.Thread(target=count, name="count", daemon=True)]
+        self._threads.append(threading.Thread(target=save, name="checkpoint", daemon=True))
+        for thread in self._threads:
+            thread.start()
         try:
             yield
         finally:
             stop.set()
 
+    def _follow(self, removal: str, sources: Container[str], stop: threading.Event) -> None:
+        """Another attempt has removed parts, or the sums are torn: be sums of parts that are there, and save these."""
+
+        def list_again() -> PartTable:
+            return list_planned(self._store, self._out, sources)
+
+        listed = list_again()
+        if self.totals.is_within(listed.part_keys) and not self.totals.is_torn:
+            self._checkpoint.follow(removal)
+        else:
+            found, listed = self._checkpoint.load(listed, list_again)
+            self.totals.become(found or Totals(self.totals.classes))
+            self.read(listed, stop)
+        self._checkpoint.save(self._store, self.totals)
+
     def save(self) -> None:
         """Before an early end."""
         self._checkpoint.save(self._store, self.totals)
 
-    def close(self, sources: Container[str], least: int, listed: PartTable | None = None) -> PartTable:
-        """Write the derived files and the checkpoint; -> the parts that are in them. listed: as in `write_derived`."""
-        if self._counting is not None:
-            self._counting.join()
-        listed = write_derived(self._store, self._out, sources, self.totals, least, listed, self._checkpoint)
+    def close(
+        self,
+        sources: Container[str],
+        least: int,
+        listed: PartTable | None = None,
+        is_left: Callable[[PartTable], bool] | None = None,
+    ) -> PartTable:
+        """Write the derived files and the checkpoint; -> the parts that are in them. listed, is_left: as in `write_derived`."""
+        for thread in self._threads:
+            thread.join()
+        listed = write_derived(
+            self._store, self._out, sources, self.totals, self._fingerprint, least, listed, self._checkpoint, is_left
+        )
         self._checkpoint.save(self._store, self.totals, last=True)
         return listed

@@ -55,17 +55,17 @@ class PartSet:
 
     def arrays(self) -> tuple[Keys, Counts]:
         """Keys, uint64 (N,), ascending; masks and failures of each, uint32 (N, 2). They are not changed later, but replaced."""
+        keys, counts, loose, gone = self._keys, self._counts, dict[int, tuple[int, int]](), set[int]()
         if self._gone:
-            stays = ~is_among(self._keys, np.sort(np.fromiter(self._gone, np.uint64, len(self._gone))))
-            self._keys, self._counts = self._keys[stays], self._counts[stays]
-            self._gone.clear()
+            stays = ~is_among(keys, np.sort(np.fromiter(self._gone, np.uint64, len(self._gone))))
+            keys, counts = keys[stays], counts[stays]
         if self._loose:
-            keys = np.concatenate([self._keys, np.fromiter(self._loose, np.uint64, len(self._loose))])
-            counts = np.concatenate([self._counts, np.array(list(self._loose.values()), np.uint32)])
+            keys = np.concatenate([keys, np.fromiter(self._loose, np.uint64, len(self._loose))])
+            counts = np.concatenate([counts, np.array(list(self._loose.values()), np.uint32)])
             order = np.argsort(keys, kind="stable")
-            self._keys, self._counts = keys[order], counts[order]
-            self._loose.clear()
-        return self._keys, self._counts
+            keys, counts = keys[order], counts[order]
+        self._keys, self._counts, self._loose, self._gone = keys, counts, loose, gone  # no call in between: no signal is heard
+        return keys, counts
 
     def has(self, keys: Keys) -> Bools:
         """Which of these are in it? bool, as long as `keys`."""
@@ -93,6 +93,7 @@ def is_among(keys: Keys, ascending: Keys) -> Bools:
 class Totals:
     """Sums over the footers of parts; `parts` are those that are in it. Adding and taking away is exact, in any order.
 
+    torn: is a change not at its end? If a signal or an error broke it off, they are sums of no parts until they `become` others.
     histograms: int64 (C, 256). images_by_class, pixels_by_class: int64 (C,). digest: modulo 2**256.
     """
 
@@ -105,6 +106,7 @@ class Totals:
     pixels: int = 0
     digest: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    torn: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     histograms: npt.NDArray[np.int64] = field(init=False)
     images_by_class: npt.NDArray[np.int64] = field(init=False)
@@ -119,8 +121,16 @@ class Totals:
     def become(self, other: "Totals") -> None:
         """Forget what is in it, and be what `other` is; that one must not be used any more."""
         with self.lock:
+            self.torn = True
             for name in _SUMS:
                 setattr(self, name, getattr(other, name))
+            self.torn = other.torn
+
+    @property
+    def is_torn(self) -> bool:
+        """Are they sums of no parts? Safe in threads: none is in the middle of a change."""
+        with self.lock:
+            return self.torn
 
     def clear(self) -> None:
         """Begin anew."""
@@ -131,8 +141,10 @@ class Totals:
         key = name.key
         with self.lock:
             if key not in self.parts:
-                self.parts.add(key, footer.masks, len(footer.failures))
+                before, self.torn = self.torn, True
                 self._add(footer, 1)
+                self.parts.add(key, footer.masks, len(footer.failures))
+                self.torn = before
 
     def remove(self, name: PartName, footer: PartFooter) -> bool:
         """Take one part away again, if it is in. Safe in threads."""
@@ -140,8 +152,10 @@ class Totals:
         with self.lock:
             if key not in self.parts:
                 return False
-            self.parts.remove(key)
+            before, self.torn = self.torn, True
             self._add(footer, -1)
+            self.parts.remove(key)
+            self.torn = before
             return True
 
     def _add(self, footer: PartFooter, times: int) -> None:
@@ -164,11 +178,17 @@ class Totals:
             copy = Totals(self.classes)
             for name in _SUMS:
                 setattr(copy, name, getattr(self, name))
+            copy.torn = self.torn
             copy.parts = PartSet(*self.parts.arrays())
             copy.errors = self.errors.copy()
             copy.histograms = self.histograms.copy()
             copy.images_by_class, copy.pixels_by_class = self.images_by_class.copy(), self.pixels_by_class.copy()
             return copy
+
+    def is_same(self, other: "Totals") -> bool:
+        """Are all sums equal, and the parts, each with its masks and failures?"""
+        (keys, counts), (other_keys, other_counts) = self.sums().parts.arrays(), other.sums().parts.arrays()
+        return self.same_sums(other) and np.array_equal(keys, other_keys) and np.array_equal(counts, other_counts)
 
     def same_sums(self, other: "Totals") -> bool:
         """Are all sums equal? The parts are not compared."""

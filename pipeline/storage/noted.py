@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from pipeline.errors import ObjectMissing
 from pipeline.storage.base import ObjectInfo, WritableStore
 
 
@@ -13,11 +14,17 @@ class Noted:
         self.walks_prefixes = store.walks_prefixes
         self.created: list[int] = []  # bytes
         self._deleted: set[str] = set()
-        self.stat, self.read, self.names = store.stat, store.read, store.names
+        self.read, self.names = store.read, store.names
 
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
         """What is there, less what was deleted here."""
         return (info for info in self._store.walk(prefix) if info.uri not in self._deleted)
+
+    def stat(self, uri: str) -> ObjectInfo:
+        """What is there, unless it was deleted here."""
+        if uri in self._deleted:
+            raise ObjectMissing(f"deleted: {uri}")
+        return self._store.stat(uri)
 
     def create(self, uri: str, data: bytes) -> str | None:
         """Note the size."""

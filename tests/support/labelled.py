@@ -46,7 +46,9 @@ def label(inputs: list[Path], out: Path, *, relabel_changed: bool = False, **fla
     for span in remaining_spans(plan, {}, part_images=config.part_images, workers=2):
         assert all(receipt.error is None for receipt in segment(span))
     totals = Totals(network.classes)
-    write_derived(store, config.output, planned_sources(plan), totals, least_confidence(config.min_confidence))
+    write_derived(
+        store, config.output, planned_sources(plan), totals, fixed["fingerprint"], least_confidence(config.min_confidence)
+    )
     counts = {name: getattr(totals, name) for name in ("images", "masks", "failures", "broken_shards")}
     run = {
         "state": "complete",

@@ -10,14 +10,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.products.findings import Finding
 from pipeline.products.repair import repair
-from pipeline.products.verify import Finding, verify
+from pipeline.products.verify import verify
 from pipeline.run import checkpoint as room
 from pipeline.run.checkpoint import NAME, Checkpoint
 from pipeline.run.parts import list_parts
 from pipeline.run.plan import read_plan
 from pipeline.run.summary import read_totals
-from pipeline.run.totals import Totals
+from pipeline.run.totals import PartSet, Totals
 from pipeline.storage.local import LocalStore
 from tests.support.labelled import label, parts_of
 
@@ -31,9 +32,10 @@ def _save(out: Path, change: Callable[[Totals], object] = lambda _: None, parts:
     classes = tuple(plan.settings["labels"]["classes"])
     listed = list_parts(STORE, str(out))
     totals = Totals(classes)
-    read_totals(STORE, str(out), listed.only(np.arange(listed.part_count) < parts), totals)
+    fingerprint = plan.settings["fingerprint"]
+    read_totals(STORE, str(out), listed.only(np.arange(listed.part_count) < parts), totals, fingerprint)
     change(totals)
-    assert Checkpoint(STORE, str(out), plan.settings["fingerprint"], classes).save(STORE, totals, smaller=True)
+    assert Checkpoint(STORE, str(out), fingerprint, classes).save(STORE, totals, smaller=True)
 
 
 @pytest.fixture
@@ -46,6 +48,7 @@ def kept(out: Path) -> Path:
 def _lie(totals: Totals) -> None:
     """As a fault of an attempt would leave them: nothing contradicts itself."""
     totals.histograms[0, 255] += 1
+    totals.pixels_by_class[0] += 1
     totals.pixels += 1
 
 
@@ -71,6 +74,31 @@ def test_sums_that_are_not_those_of_its_parts_are_found_and_made_again(out: Path
 def test_a_digest_that_is_not_that_of_its_parts_is_found(out: Path) -> None:
     _save(out, lambda totals: setattr(totals, "digest", totals.digest ^ 1))
     assert [finding.object for finding in verify(str(out)).findings] == [NAME]
+
+
+def test_masks_and_failures_that_are_those_of_other_parts_are_found(out: Path) -> None:
+    """The sums are right; a redo would ask the wrong parts."""
+
+    def turn(totals: Totals) -> None:
+        keys, counts = totals.parts.arrays()
+        totals.parts = PartSet(keys, counts[::-1].copy())
+        assert not np.array_equal(counts, counts[::-1])
+
+    _save(out, turn)
+    assert verify(str(out)).findings == (Finding(NAME, "not the sums of its parts", "derived"),)
+    assert repair(str(out)).made == (NAME,)
+    assert verify(str(out)).exit_code == 0
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1"])
+def test_a_damaged_one_is_no_reason_not_to_go_on(kept: Path, data: bytes) -> None:
+    """Exit 5, which a scheduler runs again: the next attempt ignores and replaces it."""
+    parts_of(kept, "a.tar")[0].file.unlink()
+    (kept / NAME).write_bytes(data)
+    assert verify(str(kept)).exit_code == 5
+    done = repair(str(kept))
+    assert NAME in done.made
+    assert done.after.exit_code == 5
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"x" * 1000])
@@ -127,7 +155,8 @@ def test_after_a_repair_it_is_of_the_parts_that_are_left(source: Path, kept: Pat
     plan = read_plan(STORE, str(kept))
     assert plan is not None
     listed = list_parts(STORE, str(kept))
-    found = Checkpoint(STORE, str(kept), plan.settings["fingerprint"], tuple(plan.settings["labels"]["classes"])).load(listed)
+    checkpoint = Checkpoint(STORE, str(kept), plan.settings["fingerprint"], tuple(plan.settings["labels"]["classes"]))
+    found, _ = checkpoint.load(listed, lambda: listed)
     assert found is not None
     assert found.is_exactly(listed.part_keys)
     label([source], kept)

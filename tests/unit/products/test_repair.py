@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from jobs.verify import main
 from pipeline.errors import NewerFormat
 from pipeline.labels.png import decode_png, encode_mask
 from pipeline.products.repair import repair
-from pipeline.products.verify import verify
+from pipeline.products.verify import Verification, verify
 from pipeline.run.footer import failures_bytes
 from pipeline.run.parts import PartName
+from pipeline.storage.local import LocalStore
 from tests.support.labelled import Part, change_run, label, overlapping, parts_of
 
 
@@ -238,6 +239,42 @@ def test_nothing_is_removed_where_the_plan_is_damaged(out: Path) -> None:
     done = repair(str(out))
     assert (done.removed, done.made, done.after.exit_code) == ((), (), 7)
     assert _files(out) == before
+
+
+def test_a_part_that_was_made_anew_since_it_was_verified_stays(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a verify of hours: another run may have filled the gap that another repair has made."""
+    part = _first(out)
+    data = part.file.read_bytes()
+    broken = _flip(out)
+
+    def verified(place: str, *, deep: bool) -> Verification:
+        found = verify(place, deep=deep)
+        assert [finding.object for finding in found.findings] == [broken] or found.exit_code == 0
+        part.file.unlink()
+        part.file.write_bytes(data)
+        return found
+
+    monkeypatch.setattr("pipeline.products.repair.verify", verified)
+    done = repair(str(out))
+    assert done.removed == ()
+    assert done.after.exit_code == 0
+    assert part.file.read_bytes() == data
+
+
+def test_failures_of_a_part_that_is_made_meanwhile_stay(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part, real = parts_of(out, "bad.tar")[-1], LocalStore.names
+    data, failures = part.file.read_bytes(), out / "failures" / part.file.name
+    part.file.unlink()
+
+    def names(self: LocalStore, prefix: str) -> Iterator[str]:
+        part.file.write_bytes(data)  # its failures are there
+        return real(self, prefix)
+
+    monkeypatch.setattr(LocalStore, "names", names)
+    assert failures.exists()
+    done = repair(str(out))
+    assert failures.exists()
+    assert done.after.exit_code == 0
 
 
 def test_the_job(out: Path, tmp_path: Path) -> None:

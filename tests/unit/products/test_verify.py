@@ -17,7 +17,8 @@ from PIL import Image
 from jobs.verify import main
 from pipeline.errors import NotReachable
 from pipeline.labels.png import decode_png, encode_gray, encode_mask
-from pipeline.products.verify import Finding, Verification, verify
+from pipeline.products.findings import Finding
+from pipeline.products.verify import Verification, verify
 from pipeline.run.footer import Failure, PartFooter, failures_bytes, part_bytes
 from pipeline.run.identity import fingerprint
 from pipeline.run.parts import PartName, add_digests, row_digest

@@ -9,6 +9,7 @@ from pipeline.run.left import (
     SPANS_A_WORKER,
     Gap,
     gaps,
+    image_count,
     is_left,
     plan_file_digest,
     planned_sources,
@@ -16,10 +17,11 @@ from pipeline.run.left import (
     shard_digest,
     waves,
 )
-from pipeline.run.parts import PartName
+from pipeline.run.parts import PartName, PartTable
 from pipeline.run.plan import Plan, PlanFile
 from pipeline.run.span import Span
 from pipeline.shards.base import Cursor, Shard
+from tests.support.listings import table_of
 
 SOURCE = "a" * 24
 
@@ -43,10 +45,58 @@ def chains(draw: st.DrawFn, source: str = SOURCE) -> tuple[list[PartName], list[
 def test_anything_left_is_what_spans_would_say(rows: tuple[int, ...], expected: bool) -> None:
     shard = Shard(uri="/in/a.tar", kind="tar", size=10, version="etag:1")
     parts = [PartName(shard_digest(shard), 4 * number, count, count == 2) for number, count in enumerate(rows)]
-    plan, committed = Plan(settings={}, shards={shard.uri: shard}), {shard_digest(shard): parts}
+    plan, committed = Plan(settings={}, shards={shard.uri: shard}), table_of(parts)
     assert is_left(plan, committed) is expected
     assert bool(remaining_spans(plan, committed, part_images=4, workers=1)) is expected
-    assert not is_left(Plan(settings={}), {})
+    assert not is_left(Plan(settings={}), table_of([]))
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 4), st.booleans()), max_size=4), max_size=4), st.integers(0, 3)
+)
+def test_anything_left_is_what_spans_would_say_of_any_parts(found: list[list[tuple[int, int, bool]]], unknown: int) -> None:
+    """Of shards and single images, whole or not, with overlaps (format 1), and beside parts that no plan names."""
+    plan = Plan(
+        settings={}, files=[PlanFile(0, False, 3), PlanFile(1, True, 5)], shards={f"/in/{name}.tar": _tar(name) for name in "012"}
+    )
+    sources = [*(shard_digest(_tar(str(number))) for number in range(3)), plan_file_digest(plan.files[1])]
+    sources[unknown] = "e" * 24
+    parts = {PartName(source, *part) for source, some in zip(sources, found, strict=False) for part in some}
+    table = table_of(parts)
+    assert is_left(plan, table) is bool(remaining_spans(plan, table, part_images=1, workers=1))
+
+
+def test_what_is_whole_is_looked_at_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And sources are digested once: a million shards of one part took 25 s, each time."""
+    shards = {f"/in/{number}.tar": _tar(str(number)) for number in range(100)}
+    plan = Plan(settings={}, files=[PlanFile(0, False, 100)], shards=shards)
+    names = [PartName(shard_digest(shard), 4 * part, 4, part == 2) for shard in shards.values() for part in range(3)]
+    table = table_of(names)
+    planned = planned_sources(plan)
+    monkeypatch.setattr(PartTable, "__getitem__", lambda *_: pytest.fail("one after another"))
+    monkeypatch.setattr(left, "source_digest", lambda *_: pytest.fail("again"))
+    assert not is_left(plan, table)
+    assert planned_sources(plan) is planned
+    assert is_left(plan, table_of(names[:-1]))
+    monkeypatch.undo()
+    plan.shards["/in/7.tar"] = _tar("7", "etag:2")  # as a next plan file changes it
+    plan.files.append(PlanFile(1, False, 1))
+    assert planned_sources(plan) - planned == {shard_digest(_tar("7", "etag:2"))}
+    assert is_left(plan, table)
+
+
+def test_images_of_parts_are_without_the_rows_that_later_ones_replace() -> None:
+    plan = Plan(
+        settings={},
+        files=[PlanFile(0, True, 10), PlanFile(1, True, 3)],
+        superseded={0: [6, 5, 9]},
+        shards={"/in/0.tar": _tar("0")},
+    )
+    source, shard = plan_file_digest(plan.files[0]), shard_digest(_tar("0"))
+    parts = [PartName(shard, 0, 7, True), PartName(source, 0, 4, False), PartName(source, 4, 4, False)]
+    assert image_count(plan, table_of(parts)) == 7 + 4 + 2
+    assert image_count(plan, table_of([*parts, PartName(source, 8, 2, True)])) == 7 + 4 + 2 + 1
+    assert image_count(plan, table_of([])) == 0
 
 
 @given(chains())

@@ -3,6 +3,7 @@
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import Damaged
+from pipeline.run.left import gaps
 from pipeline.run.parts import PartName, add_digests, is_part_name, list_parts, part_key, row_digest, source_digest
 from pipeline.storage.base import PAGE, ObjectInfo
 from pipeline.storage.local import LocalStore
+from tests.support.listings import Listing, table_of
 
 STORE = LocalStore()
 DIGESTS = st.text("0123456789abcdef", min_size=24, max_size=24)
@@ -87,17 +90,6 @@ def test_list_parts(tmp_path: Path) -> None:
     assert list_parts(STORE, str(tmp_path / "absent")) == {}
 
 
-class _Listing(LocalStore):
-    """A store that lists what it is told to."""
-
-    def __init__(self, infos: list[ObjectInfo]) -> None:
-        super().__init__()
-        self._infos = infos
-
-    def walk(self, prefix: str) -> Iterator[ObjectInfo]:
-        return (info for info in self._infos if info.uri.startswith(prefix))
-
-
 SHORT_DIGESTS = st.sampled_from(["0" * 24, "0" * 23 + "1", "0" * 16 + "f" * 8, "f" * 24, "8" + "0" * 23, "a" * 24])
 
 
@@ -121,7 +113,7 @@ def test_a_table_is_the_listing(found: list[tuple[str, int, int, bool, str]], so
         wanted.setdefault(name.source, []).append(name)
     for each in wanted.values():
         each.sort()
-    table = list_parts(_Listing(infos), "out")
+    table = list_parts(Listing(infos), "out")
     assert table == wanted
     assert (len(table), table.part_count) == (len(wanted), len(names))
     assert table.row_count == sum(name.rows for each in wanted.values() for name in each)
@@ -141,7 +133,7 @@ def test_a_table_of_many_is_small_and_made_of_batches(tmp_path: Path) -> None:
         for number in range(25_001)
     ]
     tracemalloc.start()
-    table = list_parts(_Listing(infos), "out")
+    table = list_parts(Listing(infos), "out")
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held < 125 * len(infos)
@@ -154,8 +146,8 @@ def test_two_parts_with_one_key_are_not_taken_for_one(monkeypatch: pytest.Monkey
     infos = [ObjectInfo(f"out/masks/{part_key('a' * 24, first, 4)}", 100, f"etag:{first}") for first in range(9)]
     monkeypatch.setattr("pipeline.run.parts._key", lambda *part: int(part[2][5:]) % 8)
     with pytest.raises(Damaged, match="two parts have one key"):
-        list_parts(_Listing(infos), "out")
-    assert list_parts(_Listing(infos[1:]), "out").part_count == 8
+        list_parts(Listing(infos), "out")
+    assert list_parts(Listing(infos[1:]), "out").part_count == 8
 
 
 def test_a_part_made_anew_has_another_key() -> None:
@@ -193,7 +185,7 @@ def test_digests_add_up_in_any_order_and_grouping(digests: list[int], random: "o
     assert add_digests(["f" * 64, 2]) == f"{1:064x}"
 
 
-class _Pages(_Listing):
+class _Pages(Listing):
     """Answers a page at a time, as S3 does, and counts."""
 
     walks_prefixes = True
@@ -220,6 +212,36 @@ def test_what_is_more_than_a_page_is_listed_by_digits_at_once(count: int, pages:
     store = _Pages(infos)
     table = list_parts(store, "out")
     assert table.part_count == count
-    assert table == list_parts(_Listing(infos), "out")
+    assert table == list_parts(Listing(infos), "out")
     assert len(set(table.part_keys.tolist())) == count
     assert store.pages <= pages
+
+
+@pytest.mark.parametrize("order", ["other", "ascending"])
+def test_a_bucket_that_lists_in_no_order_is_walked_as_a_whole(order: str) -> None:
+    """S3's directory buckets: in no order, and only folders are prefixes."""
+    random = np.random.default_rng(0)
+    infos = [ObjectInfo(f"out/masks/{part_key(random.bytes(12).hex(), 0, 256)}", 7, "etag:1") for _ in range(2345)]
+
+    class Unordered(_Pages):
+        def walk(self, prefix: str) -> Iterator[ObjectInfo]:
+            assert order == "ascending" or prefix.endswith("/")
+            return super().walk(prefix)
+
+    store = Unordered(infos)
+    if order == "other":
+        random.shuffle(store._infos)
+    table = list_parts(store, "out")
+    assert table == list_parts(Listing(infos), "out")
+    assert (store.pages == 3) is (order == "other")
+
+
+@given(st.lists(st.tuples(SHORT_DIGESTS, st.integers(0, 4), st.integers(0, 4), st.booleans()), max_size=30))
+def test_chains_are_those_without_gaps(found: list[tuple[str, int, int, bool]]) -> None:
+    table = table_of({PartName(*part) for part in found})
+    whole, overlapping = table.chains()
+    assert len(whole) == len(overlapping) == len(table)
+    for source, is_whole, overlaps in zip(table, whole.tolist(), overlapping.tolist(), strict=True):
+        assert overlaps == any(after.first < before.stop for before, after in pairwise(table[source]))
+        assert overlaps or is_whole == (not list(gaps(table[source])))
+        assert not (overlaps and is_whole)

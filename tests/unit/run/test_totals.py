@@ -1,8 +1,11 @@
 """Sums of footers: exact in any order, taken away again, of which parts they are."""
 
 import random
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,6 +64,53 @@ def test_a_copy_stays_as_it_is() -> None:
     assert totals.is_exactly(np.array([_name(number).key for number in (4, 0, 1)], np.uint64))
     totals.clear()
     assert totals.same_sums(Totals(CLASSES))
+
+
+class _Broken(BaseException):
+    """What a signal handler raises."""
+
+
+class _Breaks(Counter[str]):
+    """Errors, at which a change stops in its middle."""
+
+    def __pos__(self) -> Counter[str]:
+        raise _Broken
+
+
+@pytest.mark.parametrize("change", ["add", "remove"])
+def test_a_change_that_is_broken_off_leaves_torn_sums(change: str) -> None:
+    totals = _sums_of([0, 1])
+    whole = totals.sums()
+    totals.errors = _Breaks(totals.errors)
+    number = 2 if change == "add" else 1
+    with pytest.raises(_Broken):
+        getattr(totals, change)(_name(number), made_up_footer(number))
+    totals.errors = Counter(whole.errors)
+    assert totals.is_torn
+    assert totals.sums().torn
+    totals.add(_name(3), made_up_footer(3))
+    totals.remove(_name(0), made_up_footer(0))
+    assert totals.sums().is_torn  # what comes later does not mend it
+    totals.become(whole)
+    assert not totals.sums().torn
+    assert totals.same_sums(_sums_of([0, 1]))
+
+
+def test_a_footer_that_cannot_be_added_leaves_no_part_whose_sums_are_missing() -> None:
+    totals, footer = _sums_of([0]), made_up_footer(1)
+    with pytest.raises(ValueError, match="broadcast"):
+        totals.add(_name(1), replace(footer, histograms=footer.histograms[:2]))
+    assert totals.torn
+    assert _name(1).key not in totals.parts
+
+
+def test_the_same_has_the_same_parts() -> None:
+    totals, other = _sums_of([0, 1]), _sums_of([0, 1])
+    assert totals.is_same(other)
+    keys, counts = other.parts.arrays()
+    other.parts = PartSet(keys, counts[::-1].copy())
+    assert totals.same_sums(other)
+    assert not totals.is_same(other)
 
 
 @given(st.dictionaries(KEYS, st.tuples(st.integers(0, 300), st.integers(0, 300))), st.sets(KEYS), st.sets(KEYS))
