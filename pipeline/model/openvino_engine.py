@@ -40,6 +40,7 @@ class OpenVINOEngine:
         """See `Engine.logits`. The array is a view that the next call overwrites.
 
         Raises `MemoryError` if OpenVINO gave up: where it gets no memory it returns, and leaves the logits of the image before.
+        At times it then damages the heap, too ("corrupted double-linked list", at the end of the process or before).
         """
         before = self._request.get_output_tensor().data
         if before.size:
