@@ -39,6 +39,7 @@ from pipeline.storage import retry, writable_store_for
 from pipeline.storage.local import LocalStore
 from pipeline.storage.stream import CHUNK_BYTES
 from tests.conftest import ROOT
+from tests.support.counted import CountedRow, compared
 from tests.support.images import encode, jpeg, scene
 from tests.support.parquets import large_row_parquet
 from tests.support.runs import parts_in, read_rows
@@ -501,6 +502,18 @@ def test_rows_that_are_superseded_count_like_others(tmp_path: Path, monkeypatch:
     span = replace(whole, superseded=(1, 2, 3, 4, 8))
     first, again = list(segment(span)), list(segment(span))
     assert [receipt.in_hand for receipt in first] == [receipt.in_hand for receipt in again] == [2, 4, 6, 8, 0]
+
+
+def test_a_row_is_not_compared_with_all_that_are_superseded(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, data in photos(200):
+        (tmp_path / "in" / name).write_bytes(data)
+    segment, whole = _worker(tmp_path / "in", tmp_path / "out", part_images=200)
+    span = replace(whole, superseded=tuple(CountedRow(row) for row in range(199)))
+    compared.clear()
+    (receipt,) = (receipt for receipt in segment(span) if receipt.part is not None)
+    assert (receipt.error, receipt.rows, receipt.inferred) == (None, 200, 1)
+    assert compared["rows"] <= 4 * 200
 
 
 def test_a_bug_is_told_without_the_secret_of_its_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
