@@ -41,7 +41,6 @@ from pipeline.storage.retry import retries
 
 IMAGES_AHEAD = 4
 WAITING_BYTES = 112 << 20  # of those: see `ENCODED_AHEAD_BYTES`
-HEARTBEAT_ROWS = 128  # some ten seconds of work; a receipt costs the driver 3 ms
 PAUSE_S = 10.0  # of a worker whose node lacks something: else it would soon have had the spans of all others
 OLD_NAMES_S = 60.0  # a folder of a million parts takes a second to list; only an older version adds to names of format 1
 TRACE = "MASKFLEET_TRACE"
@@ -53,6 +52,7 @@ class WorkerConfig:
 
     patient: go on beside another attempt instead of leaving it the span. plan_format: in runs of format 1 there are parts
     whose names hold their rows.
+    heartbeat_rows: of a part in hand, after which it says so; the same for all workers of a pass.
     engine, labels_version: of the run, where the driver made its plan; a worker of another refuses. engine as
     `identity.engine_release` gives it, None: any.
     """
@@ -65,6 +65,7 @@ class WorkerConfig:
     patient: bool = False
     plan_format: int = SETTINGS_FORMAT
     image_timeout_s: float = 120.0
+    heartbeat_rows: int = 128
     engine: str | None = None
     labels_version: int = LABELS_VERSION
 
@@ -114,7 +115,7 @@ class SegmentSpan:
     def __call__(self, span: Span) -> Iterator[Receipt]:
         """One receipt a part, in order; the last may say why the rest of the span was left.
 
-        Before that of a part come those that say how much of it is done, after each `HEARTBEAT_ROWS` rows: by count, not by
+        Before that of a part come those that say how much of it is done, after each `heartbeat_rows`: by count, not by
         time, and of a part that was there too, as Ray repeats what a dead worker yielded by position.
         """
         for receipt in self._receipts(span):
@@ -140,7 +141,7 @@ class SegmentSpan:
             there = self._committed(span, cursor.index)
             if there is None:
                 break
-            yield from _heartbeats(0, there.rows - 1)
+            yield from self._heartbeats(0, there.rows - 1)
             yield Receipt(part=str(there), rows=there.rows)
             if there.last or there.stop == span.stop:
                 return
@@ -260,7 +261,7 @@ class SegmentSpan:
         while item is not None and not draft.full and item.encoded.after.index <= draft.limit:
             self._add(draft, item, watch)
             passed = max(done, item.encoded.position - first)  # the rows before this one, which may be the last
-            yield from _heartbeats(done, passed)
+            yield from self._heartbeats(done, passed)
             done = passed
             item = next(images, None)
         packing = time.thread_time()
@@ -272,7 +273,7 @@ class SegmentSpan:
         if committed and footer.failures:  # those of a part that was there before are not ours to write
             self._store.replace(join(self._config.output, "failures", str(footer.name)), failures_bytes(footer))
         self._milliseconds["commit"] += 1000 * (time.thread_time() - packing)
-        yield from _heartbeats(done, footer.rows - 1)
+        yield from self._heartbeats(done, footer.rows - 1)
         spent = {stage: total - before.get(stage, 0.0) for stage, total in self._spent().items()}
         spent["commit"] = 1000 * (time.perf_counter() - started)  # wall time: the store's, too
         receipt = Receipt(
@@ -282,6 +283,12 @@ class SegmentSpan:
             footer=footer.to_json() if committed else None, milliseconds=spent,
         )  # fmt: skip
         return receipt, footer.name, item, footer.after
+
+    def _heartbeats(self, done: int, rows: int) -> Iterator[Receipt]:
+        """One for each `heartbeat_rows` that were passed between so many rows of a part and so many."""
+        every = self._config.heartbeat_rows
+        for number in range(done // every + 1, rows // every + 1):
+            yield Receipt(in_hand=number * every)
 
     def _add(self, draft: Draft, item: _Item, watch: Watch) -> None:
         found = item.found
@@ -335,9 +342,3 @@ def _ended_by(error: Exception, span: Span) -> Receipt:
     else:
         return Receipt(error=without_secrets_of(span, traceback.format_exc()), error_class=Bug.__name__)
     return Receipt(error=without_secrets_of(span, text), error_class=Incomplete.__name__)
-
-
-def _heartbeats(done: int, rows: int) -> Iterator[Receipt]:
-    """One for each `HEARTBEAT_ROWS` that were passed between so many rows of a part and so many."""
-    for number in range(done // HEARTBEAT_ROWS + 1, rows // HEARTBEAT_ROWS + 1):
-        yield Receipt(in_hand=number * HEARTBEAT_ROWS)

@@ -58,7 +58,9 @@ def _worker(source: Path, out: Path, part_images: int = PART_IMAGES, **flags: An
     return segment, span
 
 
-def _worker_and_spans(source: Path, out: Path, part_images: int = PART_IMAGES, **flags: Any) -> tuple[SegmentSpan, list[Span]]:
+def _worker_and_spans(
+    source: Path, out: Path, part_images: int = PART_IMAGES, beats: int = 128, **flags: Any
+) -> tuple[SegmentSpan, list[Span]]:
     config = SegmentConfig(
         input=(str(source),), output=str(out), weights="bundled", short_side=32, part_images=part_images, **flags
     )
@@ -66,7 +68,7 @@ def _worker_and_spans(source: Path, out: Path, part_images: int = PART_IMAGES, *
     plan = extend_plan(store, config.output, None, list_inputs(config.input, Listing()), {})
     worker = WorkerConfig(
         output=config.output, fingerprint="0" * 64, part_images=part_images, read=read_options(config),
-        labels=label_options(config, network),
+        labels=label_options(config, network), heartbeat_rows=beats,
     )  # fmt: skip
     return SegmentSpan(worker, network), list(remaining_spans(plan, {}, part_images=part_images, workers=1))
 
@@ -467,13 +469,10 @@ def test_no_image_lies_in_memory_beside_the_next(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("images", "beats"), [(7, [2, 4]), (9, [2, 4, 2]), (4, [2])])
-def test_a_part_in_hand_is_reported_by_count_and_the_same_if_it_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int, beats: list[int]
-) -> None:
+def test_a_part_in_hand_is_reported_by_count_and_the_same_if_it_was_there(tmp_path: Path, images: int, beats: list[int]) -> None:
     """What a dead worker yielded is dropped by position when another repeats it: the parts must stand where they stood."""
-    monkeypatch.setattr(worker_module, "HEARTBEAT_ROWS", 2)
     (tmp_path / "in.tar").write_bytes(tar_bytes([*photos(images - 1), ("bad.jpg", b"no image")]))
-    segment, whole = _worker(tmp_path / "in.tar", tmp_path / "out", part_images=5)
+    segment, whole = _worker(tmp_path / "in.tar", tmp_path / "out", part_images=5, beats=2)
     first, again = list(segment(whole)), list(segment(whole))
     assert [receipt.in_hand for receipt in first if receipt.part is None] == beats
     assert all(receipt.error is None for receipt in first)
@@ -483,22 +482,20 @@ def test_a_part_in_hand_is_reported_by_count_and_the_same_if_it_was_there(
     assert not any(receipt.committed for receipt in again)
 
 
-def test_a_break_is_reported_the_same_if_it_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "HEARTBEAT_ROWS", 1)
+def test_a_break_is_reported_the_same_if_it_was_there(tmp_path: Path) -> None:
     for name, data in (("none", cut_in_body(tar_bytes(photos(1)), 0)), ("some", cut_in_body(tar_bytes(photos(9)), 7))):
         (tmp_path / f"{name}.tar").write_bytes(data)
-        segment, whole = _worker(tmp_path / f"{name}.tar", tmp_path / name, part_images=5)
+        segment, whole = _worker(tmp_path / f"{name}.tar", tmp_path / name, part_images=5, beats=1)
         first, again = list(segment(whole)), list(segment(whole))
         assert [(receipt.part, receipt.in_hand) for receipt in again] == [(receipt.part, receipt.in_hand) for receipt in first]
         assert {receipt.in_hand for receipt in first} == ({0} if name == "none" else {0, 1, 2, 3, 4})
 
 
-def test_rows_that_are_superseded_count_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "HEARTBEAT_ROWS", 2)
+def test_rows_that_are_superseded_count_like_others(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name, data in photos(9):
         (tmp_path / "in" / name).write_bytes(data)
-    segment, whole = _worker(tmp_path / "in", tmp_path / "out", part_images=9)
+    segment, whole = _worker(tmp_path / "in", tmp_path / "out", part_images=9, beats=2)
     span = replace(whole, superseded=(1, 2, 3, 4, 8))
     first, again = list(segment(span)), list(segment(span))
     assert [receipt.in_hand for receipt in first] == [receipt.in_hand for receipt in again] == [2, 4, 6, 8, 0]
