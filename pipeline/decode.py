@@ -116,7 +116,7 @@ def _fault(error: Exception, pixels: int) -> CorruptImage | MemoryError:
     """What an error of a decoder comes to. Most say that they failed, and not that memory was short: is it?"""
     try:
         bytes(_ROOM_BYTES + _ROOM_BYTES_A_PIXEL * pixels)  # zeros, which the kernel promises and nobody touches
-    except MemoryError:
+    except (MemoryError, OverflowError):
         return MemoryError(f"{type(error).__name__}: {error}")
     return CorruptImage(f"{type(error).__name__}: {error}")
 
