@@ -91,7 +91,12 @@ class SegmentConfig(BaseModel):
     image_timeout_s: Annotated[
         float, Field(gt=0, le=86400, description="Seconds that decoding or labelling one image may take.")
     ] = 120.0
-    idle_minutes: Annotated[float, Field(gt=0, description="Give up (exit code 5) when no image is labelled for so long.")] = 30.0
+    idle_minutes: Annotated[
+        float,
+        Field(
+            gt=0, description="Give up (exit code 5) when no image is labelled for so long (3 times --image-timeout-s at least)."
+        ),
+    ] = 30.0
     input_format: Annotated[InputFormat, Field(description="What the inputs are, where their names do not say.")] = "auto"
     image_column: Annotated[str | None, Field(description="Column of the images (Parquet) or URIs (.csv, .jsonl).")] = None
     allow_root: Annotated[

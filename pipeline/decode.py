@@ -29,6 +29,7 @@ _BITS_PER_SAMPLE_TAG, _PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 258, 262, 0
 _DNG_VERSION_TAG = 50706
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CR2_HEADER = (b"II*\0\x10\0\0\0CR", "CR2")  # the first directory is at byte 16, so no pixels of a plain TIFF lie at 8
+_ROOM_BYTES, _ROOM_BYTES_A_PIXEL = 32 << 20, 16  # about twice what any decoder takes: WebP's, of two canvases, the most
 _SIDEWAYS = 5  # from this orientation on, width and height change places
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -79,7 +80,8 @@ def decode(data: bytes, *, max_source_pixels: int, least_side: int | None = None
     Alpha is dropped as `PIL.Image.convert("RGB")` does; gray of 16 or 12 bits keeps its highest 8.
     least_side: a JPEG is decoded at 1/2, 1/4 or 1/8 (libjpeg's scaled DCT) if its short side keeps this many pixels.
     name: of its file, if it has one: some camera raws are TIFFs, and only their name tells.
-    Raises `CorruptImage`, `UnsupportedFormat` or `ImageTooLarge`, whatever the bytes are.
+    Raises `CorruptImage`, `UnsupportedFormat` or `ImageTooLarge`, whatever the bytes are; and `MemoryError` if memory is short,
+    which may be the process's own fault, and over in a moment.
     """
     if not data:
         raise CorruptImage("zero bytes")
@@ -90,7 +92,7 @@ def decode(data: bytes, *, max_source_pixels: int, least_side: int | None = None
         raise _camera_raw(raw)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of EXIF and TIFF oddities that it copes with
-        image = _open(data)
+        image = _open(data, max_source_pixels)
         width, height = image.size
         if width * height > max_source_pixels:
             raise ImageTooLarge(f"{width}x{height} pixels; --max-source-pixels is {max_source_pixels}")
@@ -105,12 +107,19 @@ def photograph_of(image: Image.Image, least_side: int | None = None) -> Photogra
     width, height = image.size
     try:
         return _photograph(image, least_side)
-    except BadImage:
+    except (BadImage, MemoryError):
         raise
-    except MemoryError as error:
-        raise ImageTooLarge(f"{width}x{height} pixels do not fit into memory") from error
     except Exception as error:  # decoders raise anything on damaged data; it is this image's own fault
-        raise CorruptImage(f"{type(error).__name__}: {error}") from error
+        raise _fault(error, width * height) from error
+
+
+def _fault(error: Exception, pixels: int) -> CorruptImage | MemoryError:
+    """What an error of a decoder comes to. Most say that they failed, and not that memory was short: is it?"""
+    try:
+        bytes(_ROOM_BYTES + _ROOM_BYTES_A_PIXEL * pixels)  # zeros, which the kernel promises and nobody touches
+    except (MemoryError, OverflowError):
+        return MemoryError(f"{type(error).__name__}: {error}")
+    return CorruptImage(f"{type(error).__name__}: {error}")
 
 
 def _photograph(image: Image.Image, least_side: int | None) -> Photograph:
@@ -157,13 +166,28 @@ def _refuse_thumbnail(image: TiffImageFile) -> None:
         raise UnsupportedFormat("the first image of this TIFF is a thumbnail (of a camera raw?): convert it to JPEG or PNG")
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise CorruptImage(f"not an image (begins with {data[:8]!r})") from error
+    except MemoryError:
+        raise
     except Exception as error:  # as above: a damaged header can raise anything
-        raise CorruptImage(f"{type(error).__name__}: {error}") from error
+        raise _fault(error, min(max_pixels, _webp_pixels(data))) from error
+
+
+def _webp_pixels(data: bytes) -> int:
+    """As the header of a WebP states them (RFC 9649), whose canvas is made when it is opened; 0 of other formats."""
+    kind = data[12:16] if data.startswith(b"RIFF") else b""
+    if kind == b"VP8X":
+        return (int.from_bytes(data[24:27], "little") + 1) * (int.from_bytes(data[27:30], "little") + 1)
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return ((bits & 0x3FFF) + 1) * ((bits >> 14 & 0x3FFF) + 1)
+    if kind == b"VP8 ":
+        return (int.from_bytes(data[26:28], "little") & 0x3FFF) * (int.from_bytes(data[28:30], "little") & 0x3FFF)
+    return 0
 
 
 def _orientation(image: Image.Image) -> int:
@@ -176,6 +200,8 @@ def _orientation_or_1(image: Image.Image) -> int:
     """The same of an image that is loaded; 1 where EXIF is damaged."""
     try:
         return _orientation(image)
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - EXIF is a jungle of its own; the pixels are good
         return 1
 

@@ -1,6 +1,7 @@
 """`Segmenter` and `SegmentBatch`: images -> labels, for notebooks and for other people's Ray Data."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +97,9 @@ class Segmenter:
         return [self._one(image) for image in images]
 
     def _one(self, image: Image.Image | bytes) -> Labels:
-        photograph = self._photograph(image)
-        labelled = self._labeller.label(self._labeller.resize(photograph))
+        with _within_memory():
+            photograph = self._photograph(image)
+            labelled = self._labeller.label(self._labeller.resize(photograph))
         classes: Any = labelled.columns["classes"]
         return Labels(labelled.statistics.mask, labelled.statistics.confidence, classes, photograph.image)
 
@@ -108,7 +110,17 @@ class Segmenter:
 
     def row(self, data: bytes) -> dict[str, object]:
         """The columns of `masks/` that come from the pixels. Raises `BadImage`."""
-        return self._labeller.label(self._labeller.read(data)).columns
+        with _within_memory():
+            return self._labeller.label(self._labeller.read(data)).columns
+
+
+@contextmanager
+def _within_memory() -> Iterator[None]:
+    """Of an image; a run tries it again by itself, here there is nobody else to try it."""
+    try:
+        yield
+    except MemoryError as error:
+        raise errors.ImageTooLarge("it does not fit into memory") from error
 
 
 class SegmentBatch:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipeline.decode import Photograph, decode
-from pipeline.errors import ImageTooLarge, InferenceFailed
+from pipeline.errors import InferenceFailed
 from pipeline.labels.png import encode_gray, encode_mask
 from pipeline.labels.statistics import MaskStatistics
 from pipeline.labels.upsample import upsample_labels
@@ -19,6 +19,11 @@ from pipeline.model.preprocess import Preset, resize
 
 T = TypeVar("T")
 FAST_DECODE_SCALE = 2  # a JPEG decoded smaller keeps at least this many times the short side that the network reads
+_SHORT_OF_MEMORY = ("bad_alloc", "allocat", "out of memory", "out_of_memory")  # as OpenVINO, oneDNN and torch say it
+
+
+class NetworkGotNoMemory(MemoryError):
+    """The network got no memory, after which a process is best ended: OpenVINO may have left its heap damaged."""
 
 
 def load_machine_code() -> None:
@@ -66,11 +71,11 @@ class Labeller:
         self.milliseconds: dict[str, float] = {}
 
     def read(self, data: bytes, name: str = "") -> Resized:
-        """Decode and resize; name: of its file. Raises a `BadImage`. Safe in another thread than `label`."""
+        """Decode and resize; name: of its file. Raises as `decode` and `label` do. Safe in another thread than `label`."""
         return self.resize(self.decode(data, name))
 
     def decode(self, data: bytes, name: str = "") -> Photograph:
-        """The photograph, smaller where `fast_decode` allows it. Raises a `BadImage`."""
+        """The photograph, smaller where `fast_decode` allows it. Raises a `BadImage`, and `MemoryError` if memory is short."""
         options = self.options
         least_side = FAST_DECODE_SCALE * options.preset.short_side if options.fast_decode else None
         return self._timed(
@@ -89,18 +94,18 @@ class Labeller:
         return Resized(pixels, *photograph.size, photograph.orientation)
 
     def label(self, resized: Resized) -> Labelled:
-        """Network to PNG. Raises a `BadImage` where the network or memory gives up."""
+        """Network to PNG. Raises a `BadImage` if the network gives up, `MemoryError` or `NetworkGotNoMemory` as well."""
         options = self.options
         try:
-            logits = self._timed("network", lambda: self.engine.logits(resized.pixels_HWC))
+            logits = self._logits(resized)
             if not np.isfinite(logits).all():  # 15 microseconds; argmax would say class 0
                 raise InferenceFailed("the logits of the network are not finite")
             statistics = self._timed(
                 "labels", lambda: self.engine.labels(logits, resized.height, resized.width, options.min_confidence)
             )
-        except MemoryError as error:
-            raise ImageTooLarge(f"{resized.width}x{resized.height} pixels do not fit into memory") from error
         except RuntimeError as error:
+            if _is_of_memory(error):
+                raise MemoryError(str(error)) from error
             raise InferenceFailed(f"{type(error).__name__}: {error}") from error
         columns: dict[str, object] = {
             "width": resized.width,
@@ -115,6 +120,14 @@ class Labeller:
             columns["confidence"] = {"bytes": self._timed("encode", lambda: encode_gray(statistics.confidence)), "path": None}
         return Labelled(statistics, columns)
 
+    def _logits(self, resized: Resized) -> npt.NDArray[np.float32]:
+        try:
+            return self._timed("network", lambda: self.engine.logits(resized.pixels_HWC))
+        except (MemoryError, RuntimeError) as error:
+            if _is_of_memory(error):
+                raise NetworkGotNoMemory(str(error)) from error
+            raise
+
     def _timed(self, stage: str, call: Callable[[], T]) -> T:
         started = time.thread_time()  # a core is shared by two threads: wall time would count it twice
         try:
@@ -122,6 +135,10 @@ class Labeller:
         finally:
             elapsed = 1000 * (time.thread_time() - started)
             self.milliseconds[stage] = self.milliseconds.get(stage, 0.0) + elapsed
+
+
+def _is_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(word in str(error) for word in _SHORT_OF_MEMORY)
 
 
 def class_rows(statistics: MaskStatistics, names: tuple[str, ...]) -> list[dict[str, object]]:

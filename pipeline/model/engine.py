@@ -35,7 +35,7 @@ class Engine(Protocol):
     instruction_set: str
 
     def logits(self, image_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Resized RGB image -> logits (C, h, w) at the stride of the network, 8 or 16."""
+        """Resized RGB image -> logits (C, h, w) at the stride of the network, 8 or 16. May raise `MemoryError`."""
         ...
 
     def labels(self, logits_CHW: npt.NDArray[np.float32], height: int, width: int, threshold: float = 0.0) -> MaskStatistics:

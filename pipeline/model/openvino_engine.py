@@ -14,6 +14,7 @@ from pipeline.model.engine import Prepared
 # Kernels that are kept for input shapes met before: those of about 150 shapes, 0.5 GB. Making them anew where shapes alternate
 # took a third of the network's time in bf16, a tenth in float32.
 KERNELS_KEPT = 2_500
+_UNTOUCHED = np.float32(-1.25e33)  # no logit: what stands where the next ones go
 _PRECISION = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
 
 
@@ -36,9 +37,18 @@ class OpenVINOEngine:
         self.instruction_set = instruction_set()
 
     def logits(self, image_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """See `Engine.logits`. The array is a view that the next call overwrites."""
+        """See `Engine.logits`. The array is a view that the next call overwrites.
+
+        Raises `MemoryError` if OpenVINO gave up: where it gets no memory it returns, and leaves the logits of the image before.
+        At times it then damages the heap, too ("corrupted double-linked list", at the end of the process or before).
+        """
+        before = self._request.get_output_tensor().data
+        if before.size:
+            before.flat[0] = _UNTOUCHED
         output = self._request.infer([image_HWC[np.newaxis]], share_inputs=True, share_outputs=True)
         logits: npt.NDArray[np.float32] = output[0][0]
+        if not logits.size or logits.flat[0] == _UNTOUCHED:
+            raise MemoryError("OpenVINO made no logits")
         return logits
 
     def labels(self, logits_CHW: npt.NDArray[np.float32], height: int, width: int, threshold: float = 0.0) -> MaskStatistics:

@@ -11,14 +11,16 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from pipeline.errors import BadImage, ImageTimeout, ImageTooLarge, KillsItsProcess
+from pipeline.errors import BadImage, ImageTimeout, ImageTooLarge, Incomplete, KillsItsProcess
 from pipeline.labels.labeller import Labelled, Labeller, LabelOptions, load_machine_code
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
+from pipeline.run.children import command, died_early, environment, never_ready, signal_name
 from pipeline.run.watchdog import Watchdog
 
 _START_S = 120.0  # that it may take to load the network, on a busy machine
 _TRIES = 2  # a kill from outside does not come twice
+_WHAT = "one image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +37,36 @@ class Task:
 def label_alone(task: Task) -> Labelled | BadImage:
     """The labels of one image, or why it has none: `ImageTimeout`, `KillsItsProcess`, or what decoding or labelling raised.
 
-    Raises `RuntimeError` with the other process's traceback where maskfleet itself is at fault.
+    Raises `Incomplete` where the other process never saw the image, of which nothing is known then, and `RuntimeError` with its
+    traceback where maskfleet itself is at fault.
     """
-    found: Labelled | BadImage = KillsItsProcess("")
-    for _ in range(_TRIES):
+    killed = early = 0
+    while True:
         found = _in_child(task)
-        if not isinstance(found, KillsItsProcess):
-            break
-    return found
+        if isinstance(found, Incomplete):
+            early += 1
+            if early == _TRIES:
+                raise found
+        elif isinstance(found, KillsItsProcess):
+            killed += 1
+            if killed == _TRIES:
+                return found
+        else:
+            return found
 
 
-def _in_child(task: Task) -> Labelled | BadImage:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-W", "ignore", "-m", "pipeline.run.alone"]
+def _in_child(task: Task) -> Labelled | BadImage | Incomplete:
+    limit_s = _START_S + 2 * task.timeout_s
     try:
         child = subprocess.run(
-            command, input=pickle.dumps(task), capture_output=True, env=environment, check=False,
-            timeout=_START_S + 2 * task.timeout_s,
+            command("pipeline.run.alone"), input=pickle.dumps(task), capture_output=True, env=environment(), check=False,
+            timeout=limit_s,
         )  # fmt: skip
-    except subprocess.TimeoutExpired as expired:
-        return _timeout(task, expired.stdout or b"")
+    except subprocess.TimeoutExpired as expired:  # that an image takes too long its own timer says, once the network is loaded
+        raise never_ready(_WHAT, f"it gave no answer for {limit_s:.0f} s") from expired
+    said = child.stderr.decode(errors="replace")
+    if not child.stdout.startswith(b"L"):
+        return died_early(_WHAT, child.returncode, said)
     if child.returncode == 0:
         found: Labelled | BadImage = pickle.loads(child.stdout.lstrip(b"LD"))  # noqa: S301 - our own process wrote it
         return found
@@ -62,8 +74,8 @@ def _in_child(task: Task) -> Labelled | BadImage:
         return _timeout(task, child.stdout)
     if child.returncode < 0:
         stage = "its network" if b"D" in child.stdout[:2] else "its decoder"
-        return KillsItsProcess(f"{stage} ended the process: {signal.Signals(-child.returncode).name}")
-    raise RuntimeError(child.stderr.decode(errors="replace")[-3000:])
+        return KillsItsProcess(f"{stage} ended the process: {signal_name(child.returncode)}")
+    raise RuntimeError(said[-3000:])
 
 
 def _timeout(task: Task, said: bytes) -> ImageTimeout:
@@ -83,11 +95,14 @@ def _main() -> None:
             resized = labeller.read(task.data, task.name)
             answers.write(b"D")
             found: Labelled | BadImage = labeller.label(resized)
+            answer = pickle.dumps(found)
         except BadImage as error:
-            found = error
+            answer = pickle.dumps(error)
         except MemoryError:  # with nothing else in it
-            found = ImageTooLarge("it does not fit into memory")
-    answers.write(pickle.dumps(found))
+            answer = pickle.dumps(ImageTooLarge("it does not fit into memory"))
+    while answer:
+        answer = answer[answers.write(answer) :]  # a pipe may take a part
+    os._exit(0)  # what C++ does at its end says nothing of the image, and memory that ran out may have left it damaged
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A Parquet shard read in a process of its own: a row group that ends whoever unpacks it ends nothing else.
 
-`python -m pipeline.run.apart` is that process: a pickled `Reading` on stdin; on stdout one pickle for each image, and a last one:
-None at the end of the shard, or the error of the store.
+`python -m pipeline.run.apart` is that process: a pickled `Reading` on stdin; on stdout a pickle of `READY`, then one for each
+image, and a last one: None at the end of the shard, or the error of the store.
 """
 
 import os
@@ -18,11 +18,13 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from pipeline.errors import BrokenShard, StorageError
+from pipeline.errors import BrokenShard, Incomplete, StorageError
+from pipeline.run.children import command, died_early, environment, signal_name
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.shards.parquet import read_parquet
-from pipeline.storage import store_for
+from pipeline.storage import Store, store_for
 
+READY = "ready"
 _NO_MEMORY = 70  # its exit code
 _TRIES = 2  # a kill from outside does not come twice
 # The limits keep a bomb from the node. They are far above what a sound file takes, as the worker may have been killed from
@@ -54,24 +56,30 @@ class _Died:
 def read_apart(shard: Shard, start: Cursor, options: ReadOptions) -> Iterator[EncodedImage]:
     """What `read_parquet` yields. What cannot be unpacked even there fails, up to the end of its row group.
 
-    Ends: each death but the first at a row gives up a row group, or the shard. Raises the store's errors, and `RuntimeError`
-    with the other process's traceback where maskfleet itself is at fault.
+    Ends: each death but the first at a row gives up a row group, or the shard. Raises the store's errors, `Incomplete` where the
+    other process never came to read, which says nothing of the shard, and `RuntimeError` with its traceback where maskfleet
+    itself is at fault.
     """
     memory = PAGES_BYTES + _TIMES_AN_IMAGE * options.max_encoded_bytes
-    cursor, given_up, tries = start, None, 0
+    cursor, given_up, tries, early = start, None, 0, 0
     while True:
         reading = Reading(shard, cursor, options, memory, given_up)
-        died: _Died | None = None
+        died: _Died | Incomplete | None = None
         for found in _in_child(reading):
-            if isinstance(found, _Died):
+            if isinstance(found, _Died | Incomplete):
                 died = found
                 break
-            cursor, tries = found.after, 0
+            cursor, tries, early = found.after, 0, 0
             if found.ends_part:
                 given_up = None
             yield found
         if died is None:
             return
+        if isinstance(died, Incomplete):
+            early += 1
+            if early == _TRIES:
+                raise died
+            continue
         tries += 1
         if died.again and tries < _TRIES:
             continue
@@ -84,39 +92,45 @@ def read_apart(shard: Shard, start: Cursor, options: ReadOptions) -> Iterator[En
         given_up, tries = died.reason, 0
 
 
-def _in_child(reading: Reading) -> Iterator[EncodedImage | _Died]:
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "ARROW_DEFAULT_MEMORY_POOL": "system",  # Arrow's own takes a gigabyte at once, and may end the process where it gets none
-    }
-    command = [sys.executable, "-W", "ignore", "-m", "pipeline.run.apart"]
+def _in_child(reading: Reading) -> Iterator[EncodedImage | _Died | Incomplete]:
+    pool = "system"  # Arrow's own takes a gigabyte at once, and may end the process where it gets none
     with tempfile.TemporaryFile() as said, _ended(
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env=environment)
+        subprocess.Popen(
+            command("pipeline.run.apart"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said,
+            env=environment(ARROW_DEFAULT_MEMORY_POOL=pool),
+        )
     ) as child:  # fmt: skip
         assert child.stdin is not None
         assert child.stdout is not None
+        is_ready = False
         try:
             child.stdin.write(pickle.dumps(reading))
             child.stdin.close()
-            while isinstance(found := pickle.load(child.stdout), EncodedImage):  # noqa: S301 - our own process wrote it
+            found = pickle.load(child.stdout)  # noqa: S301 - our own process wrote it
+            is_ready = found == READY
+            while is_ready and isinstance(found := pickle.load(child.stdout), EncodedImage):  # noqa: S301 - the same
                 yield found
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):  # it died, in the middle of an image perhaps
-            found = _cause(child.wait(), said, reading)
+            found = _cause(child.wait(), said, reading) if is_ready else died_early("a Parquet shard", child.wait(), _text(said))
         if isinstance(found, StorageError):
             raise found
-        if isinstance(found, _Died):
+        if isinstance(found, _Died | Incomplete):
             yield found
+
+
+def _text(said: BinaryIO) -> str:
+    said.seek(0)
+    return said.read().decode(errors="replace")
 
 
 def _cause(code: int, said: BinaryIO, reading: Reading) -> _Died:
     if code == _NO_MEMORY:
         return _Died(f"it takes more than {reading.memory_bytes >> 20} MiB of memory", again=False)
     if code >= 0:
-        said.seek(0)
-        raise RuntimeError(said.read().decode(errors="replace")[-3000:])
+        raise RuntimeError(_text(said)[-3000:])
     if code == -signal.SIGPROF:
         return _Died(f"it takes more than {CPU_S:g} seconds", again=False)
-    return _Died(f"it ends the process that unpacks it: {signal.Signals(-code).name}")
+    return _Died(f"it ends the process that unpacks it: {signal_name(code)}")
 
 
 @contextmanager
@@ -141,7 +155,10 @@ def _main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
     last: StorageError | None = None
     try:
-        for image in _limited(reading):
+        store = store_for(reading.shard.fetch_uri)
+        pickle.dump(READY, answers)
+        answers.flush()
+        for image in _limited(store, reading):
             pickle.dump(image, answers)  # large bytes go there as they are
             answers.flush()
     except StorageError as error:
@@ -152,9 +169,8 @@ def _main() -> None:
     answers.flush()
 
 
-def _limited(reading: Reading) -> Iterator[EncodedImage]:
+def _limited(store: Store, reading: Reading) -> Iterator[EncodedImage]:
     """Beyond the limit of CPU time the kernel ends this process; waiting for storage takes none."""
-    store = store_for(reading.shard.fetch_uri)
     images = read_parquet(store, reading.shard, reading.start, reading.options, reading.given_up)
     while True:
         signal.setitimer(signal.ITIMER_PROF, CPU_S)

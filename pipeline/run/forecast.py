@@ -218,6 +218,8 @@ def _decoded(images: Iterable[EncodedImage], config: SegmentConfig) -> tuple[int
             decode(image.data, max_source_pixels=config.max_source_pixels, name=image.name)
         except BadImage:
             damaged += 1
+        except MemoryError:  # of this machine now: says nothing of the image
+            count -= 1
     return count, damaged
 
 

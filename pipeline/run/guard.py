@@ -74,6 +74,11 @@ class Watch:
         """Did a worker die with this image in hand?"""
         return any(position in held.images for held in self._left.values())
 
+    @property
+    def was_left(self) -> bool:
+        """Did a worker die, or run out of memory, in what lies before us here? Another is not to leave it for such an image."""
+        return bool(self._left)
+
     def judge(self, position: int, data: bytes, name: str) -> Labelled | BadImage:
         """What a suspect is: its labels, or why it has none. What is poison stays known until it is committed."""
         if (known := self._verdicts.get(position)) is not None:
@@ -81,6 +86,7 @@ class Watch:
         found = self._guard.alone(data, name)
         if isinstance(found, KillsItsProcess | ImageTimeout):
             self._verdicts.add(position, found)
+        self._in_flight.let_go(DECODING)  # where its own memory ran out it stayed written down
         return found
 
     def committed(self, stop: int) -> None:

@@ -5,7 +5,7 @@ import mmap
 import struct
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +13,7 @@ from typing import BinaryIO
 DECODING, LABELLING, UNPACKING = 0, 1, 2  # at most one image each
 _SLOTS = struct.Struct("<qqq")
 _NONE = -1
+_NOTHING = _SLOTS.pack(_NONE, _NONE, _NONE)
 _SUFFIX = ".images"
 
 
@@ -40,11 +41,16 @@ class InFlight:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"{source}-{uuid.uuid4().hex}{_SUFFIX}"
         self._file = open(self._path, "xb+")  # noqa: SIM115 - open as long as the work lasts
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._file.write(_SLOTS.pack(_NONE, _NONE, _NONE))
-        self._file.flush()
-        self._map = mmap.mmap(self._file.fileno(), _SLOTS.size)
-        self._stays = False
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._file.write(_NOTHING)
+            self._file.flush()
+            self._map = mmap.mmap(self._file.fileno(), _SLOTS.size)
+        except BaseException:  # a full disk, say
+            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # what it could not write
+                self._file.close()
+            raise
 
     @contextmanager
     def hold(self, slot: int, position: int) -> Iterator[None]:
@@ -54,16 +60,19 @@ class InFlight:
         try:
             yield
         except MemoryError:
-            self._stays = True
             raise
         except BaseException:
-            self._map[place] = _NONE.to_bytes(8, "little", signed=True)
+            self.let_go(slot)
             raise
-        self._map[place] = _NONE.to_bytes(8, "little", signed=True)
+        self.let_go(slot)
+
+    def let_go(self, slot: int) -> None:
+        """Nothing is in hand there."""
+        self._map[8 * slot : 8 * slot + 8] = _NONE.to_bytes(8, "little", signed=True)
 
     def close(self) -> None:
-        """Nothing is in hand any more."""
-        if not self._stays:
+        """Nothing is in hand any more, but where memory ran out."""
+        if self._map[:] == _NOTHING:
             self._path.unlink(missing_ok=True)
         self._map.close()
         self._file.close()

@@ -69,15 +69,17 @@ def measure(network: Prepared, options: LabelOptions, images: Sequence[EncodedIm
     numbered = list(enumerate(images))
     size = max(math.ceil(len(images) / processes), min(_LEAST_SHARE, len(images)))
     shares = [[numbered[(first + step) % len(images)] for step in range(size)] for first in range(0, processes * size, size)]
-    if processes == 1:
-        passes = [_label_twice(network, options, shares[0])]
-    else:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, context, _begin, (context.Barrier(processes),)) as pool:
-            try:
+    try:
+        if processes == 1:
+            passes = [_label_twice(network, options, shares[0])]
+        else:
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(processes, context, _begin, (context.Barrier(processes),)) as pool:
                 passes = list(pool.map(_label_twice, [network] * processes, [options] * processes, shares))
-            except BrokenProcessPool as error:
-                raise Incomplete("a process died while it labelled the sample: is there memory for --workers?") from error
+    except BrokenProcessPool as error:
+        raise Incomplete("a process died while it labelled the sample: is there memory for --workers?") from error
+    except MemoryError as error:
+        raise Incomplete("memory ran out while the sample was labelled: is there enough for --workers?") from error
     both = [each for pair in passes for each in pair]
     timed = [second for _, second in passes]
     stages = Counter[str]()

@@ -1,5 +1,6 @@
 """What is left to do: the plan minus the committed parts, as spans."""
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -127,11 +128,12 @@ def _spans(plan: Plan, committed: Committed, part_images: int, workers: int, beg
 def _image_spans(file: PlanFile, plan: Plan, committed: Committed, rows_a_span: int) -> Iterator[Span]:
     digest = plan_file_digest(file)
     source = Shard(uri=file.name, kind="image", size=None, version=None)
+    superseded = sorted(plan.superseded.get(file.number, ()))  # may be all rows
     for gap in gaps(committed.get(digest, ())):
         end = file.rows if gap.stop is None else gap.stop
         for first in range(gap.first, end, rows_a_span):
             stop = min(first + rows_a_span, end)
             yield Span(
                 source=source, digest=digest, first=first, stop=stop, ends=stop == file.rows, start=Cursor(first),
-                superseded=tuple(row for row in plan.superseded.get(file.number, ()) if first <= row < stop),
+                superseded=tuple(superseded[bisect_left(superseded, first) : bisect_left(superseded, stop)]),
             )  # fmt: skip

@@ -13,6 +13,13 @@ from pipeline.shards.tar import read_tar
 from pipeline.storage import ObjectInfo, store_for
 from pipeline.storage.stream import RangeFile
 
+# After so many rows of a part in hand a worker gives a sign, which costs the driver 3 ms: some ten seconds of work at this side.
+_HEARTBEAT_ROWS: dict[str, int] = {
+    "lraspp_mobilenet_v3_large": 128, "lraspp_mobilenet_v3_small": 128, "deeplabv3_mobilenet_v3_large": 32,
+    "fcn_mobilenet_v3_large": 32, "deeplabv3_resnet50": 8, "fcn_resnet50": 8,
+}  # fmt: skip
+_SHORT_SIDE, _IMAGE_TIMEOUT_S = 520, 120.0
+_TIMEOUTS = 3  # of an image that are waited for at least: decoding, labelling, and once more by itself
 _HEAD_IMAGES = 16  # of the first shard, looked at before anything starts
 
 
@@ -38,6 +45,21 @@ def network_request(config: SegmentConfig) -> NetworkRequest:
         model=config.model, weights=config.weights, engine=config.engine, precision=config.precision, classes=config.classes,
         short_side=config.short_side,
     )  # fmt: skip
+
+
+def heartbeat_rows(config: SegmentConfig, network: Prepared) -> int:
+    """After how many rows of a part in hand workers say so: of one number for all, as receipts are told apart by position.
+
+    Fewer where the network reads more pixels, or an image is expected to take longer.
+    """
+    pixels = max(1.0, network.preset.short_side / _SHORT_SIDE) ** 2
+    patience = max(1.0, config.image_timeout_s / _IMAGE_TIMEOUT_S)
+    return max(1, int(_HEARTBEAT_ROWS[network.model] / pixels / patience))
+
+
+def idle_minutes(config: SegmentConfig) -> float:
+    """How long a sign is waited for: `--idle-minutes`, and no less than a few images may take."""
+    return max(config.idle_minutes, _TIMEOUTS * config.image_timeout_s / 60)
 
 
 def check_new_output(config: SegmentConfig) -> None:

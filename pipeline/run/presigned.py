@@ -34,7 +34,8 @@ class Secrets:
                 name = span.source.uri
                 uris = [image.uri for _, image in read_plan_rows(self.output, name, 0, None)]
             mine = ((row, self.by_uri.get(uris[row])) for row in range(span.first, span.stop or len(uris)))
-            known = tuple((row, uri) for row, uri in mine if uri is not None and row not in span.superseded)
+            superseded = frozenset(span.superseded)  # may be all of them
+            known = tuple((row, uri) for row, uri in mine if uri is not None and row not in superseded)
             yield replace(span, secrets=known, others=others) if known else span
 
 

@@ -20,6 +20,12 @@ _SHOWN_ID = 8  # characters of a node's id, as Ray's own lists shorten it
 _FATAL = {kind.__name__: kind for kind in (Bug, UsageError)}  # what running the same command again does not mend
 
 
+def is_of_node(error: Exception) -> bool:
+    """Is it the machine that lacks something: disk, files, threads, processes, memory, a library?"""
+    no_thread = isinstance(error, RuntimeError) and str(error) == "can't start new thread"  # as CPython says it
+    return no_thread or isinstance(error, OSError | ImportError | MemoryError)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """What a worker says that cannot start on its node. host: its name and address. error_class: of `pipeline.errors`."""
@@ -35,7 +41,7 @@ class Refusal:
         if isinstance(error, MaskfleetError):
             kind = UsageError if isinstance(error, UsageError) else Bug if isinstance(error, Bug) else Incomplete
             return cls(node=node, host=host, error=str(error), error_class=kind.__name__)
-        if isinstance(error, OSError | ImportError | MemoryError):  # a full disk, a missing library, a small machine
+        if is_of_node(error):
             text = f"{type(error).__name__}: {error}"
             return cls(node=node, host=host, error=text, error_class=Incomplete.__name__)
         text = "".join(traceback.format_exception(error))

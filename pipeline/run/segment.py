@@ -33,7 +33,15 @@ from pipeline.run.cutting import in_order, limited
 from pipeline.run.footer import PartFooter
 from pipeline.run.identity import check_same, settings
 from pipeline.run.left import image_count, is_left, planned_sources, waves
-from pipeline.run.options import check_head, check_new_output, label_options, network_request, read_options
+from pipeline.run.options import (
+    check_head,
+    check_new_output,
+    heartbeat_rows,
+    idle_minutes,
+    label_options,
+    network_request,
+    read_options,
+)  # fmt: skip
 from pipeline.run.parts import PartTable
 from pipeline.run.plan import Plan, catch_up, extend_plan, read_plan, writes_queries
 from pipeline.run.presigned import Secrets
@@ -220,8 +228,8 @@ class Attempt:
             output=config.output, fingerprint=self._settings["fingerprint"], part_images=config.part_images,
             plan_format=self._settings.get("format", 1),
             read=read_options(config), labels=label_options(config, self._network), patient=patient,
-            image_timeout_s=config.image_timeout_s, engine=self._settings["labels"]["engine"],
-            labels_version=self._settings["labels"]["labels_version"],
+            image_timeout_s=config.image_timeout_s, heartbeat_rows=heartbeat_rows(config, self._network),
+            engine=self._settings["labels"]["engine"], labels_version=self._settings["labels"]["labels_version"],
         )  # fmt: skip
         reason = None
         try:
@@ -233,7 +241,7 @@ class Attempt:
             shared = flow.share(self._network)
             for spans in left:
                 receipts = flow.label(self._fitted(spans, fleet), worker, shared, fleet)
-                with gives_up_after(config.idle_minutes, self.progress), closing(receipts):
+                with gives_up_after(idle_minutes(config), self.progress), closing(receipts):
                     for receipt in receipts:
                         stop_if_asked()
                         reason = self._take(receipt) or reason

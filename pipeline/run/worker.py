@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import signal
+import socket
 import time
 import traceback
 from collections.abc import Generator, Iterator
@@ -11,23 +13,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 
-import numpy as np
-
 from pipeline.cache import scratch_folder
 from pipeline.errors import BadImage, Bug, HostUnreachable, Incomplete, MaskfleetError, ObjectMissing, StorageError
-from pipeline.labels.labeller import Labelled, Labeller, LabelOptions, Resized, load_machine_code
-from pipeline.labels.statistics import LEVELS
+from pipeline.labels.labeller import Labelled, Labeller, LabelOptions, NetworkGotNoMemory, Resized, load_machine_code
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
 from pipeline.run.ahead import ReadAhead
 from pipeline.run.beside import Beside
 from pipeline.run.cutting import beginning
-from pipeline.run.footer import Failure, PartFooter, failures_bytes, part_bytes, read_footer
+from pipeline.run.draft import Draft
+from pipeline.run.footer import PartFooter, failures_bytes, read_footer
 from pipeline.run.guard import Guard, Watch
 from pipeline.run.identity import LABELS_VERSION, SETTINGS_FORMAT, check_worker
-from pipeline.run.parts import PART_BYTES, PartName, add_digests, part_key, row_digest
+from pipeline.run.parts import PartName, part_key
 from pipeline.run.plan import read_plan_rows
 from pipeline.run.presigned import without_secrets_of
+from pipeline.run.refusals import is_of_node
 from pipeline.run.span import Receipt, Span
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.shards.broken import broken_off, to_the_stop
@@ -40,7 +41,7 @@ from pipeline.storage.retry import retries
 
 IMAGES_AHEAD = 4
 WAITING_BYTES = 112 << 20  # of those: see `ENCODED_AHEAD_BYTES`
-HEARTBEAT_ROWS = 128  # some ten seconds of work; a receipt costs the driver 3 ms
+PAUSE_S = 10.0  # of a worker whose node lacks something: else it would soon have had the spans of all others
 OLD_NAMES_S = 60.0  # a folder of a million parts takes a second to list; only an older version adds to names of format 1
 TRACE = "MASKFLEET_TRACE"
 
@@ -51,6 +52,7 @@ class WorkerConfig:
 
     patient: go on beside another attempt instead of leaving it the span. plan_format: in runs of format 1 there are parts
     whose names hold their rows.
+    heartbeat_rows: of a part in hand, after which it says so; the same for all workers of a pass.
     engine, labels_version: of the run, where the driver made its plan; a worker of another refuses. engine as
     `identity.engine_release` gives it, None: any.
     """
@@ -63,6 +65,7 @@ class WorkerConfig:
     patient: bool = False
     plan_format: int = SETTINGS_FORMAT
     image_timeout_s: float = 120.0
+    heartbeat_rows: int = 128
     engine: str | None = None
     labels_version: int = LABELS_VERSION
 
@@ -112,7 +115,7 @@ class SegmentSpan:
     def __call__(self, span: Span) -> Iterator[Receipt]:
         """One receipt a part, in order; the last may say why the rest of the span was left.
 
-        Before that of a part come those that say how much of it is done, after each `HEARTBEAT_ROWS` rows: by count, not by
+        Before that of a part come those that say how much of it is done, after each `heartbeat_rows`: by count, not by
         time, and of a part that was there too, as Ray repeats what a dead worker yielded by position.
         """
         for receipt in self._receipts(span):
@@ -123,12 +126,14 @@ class SegmentSpan:
     def _receipts(self, span: Span) -> Iterator[Receipt]:
         try:
             yield from self._parts(span)
+            return
         except MaskfleetError as error:
-            yield Receipt(error=str(error), error_class=type(error).__name__)
-        except MemoryError:
-            yield Receipt(error="a worker ran out of memory", error_class=Incomplete.__name__)
-        except Exception:  # noqa: BLE001 - one span must not end the others; the driver reports it and exits with 1
-            yield Receipt(error=without_secrets_of(span, traceback.format_exc()), error_class=Bug.__name__)
+            last = Receipt(error=str(error), error_class=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - one span must not end the others; the driver reports it and exits with 1
+            last = _ended_by(error, span)
+        if last.error_class == Incomplete.__name__:
+            time.sleep(PAUSE_S)
+        yield last
 
     def _parts(self, span: Span) -> Iterator[Receipt]:
         cursor = beginning(span, self._config.output)
@@ -136,14 +141,17 @@ class SegmentSpan:
             there = self._committed(span, cursor.index)
             if there is None:
                 break
-            yield from _heartbeats(0, there.rows - 1)
+            yield from self._heartbeats(0, there.rows - 1)
             yield Receipt(part=str(there), rows=there.rows)
             if there.last or there.stop == span.stop:
                 return
             cursor = read_footer(self._store, self._config.output, there).after
-        watch = self._guard.watch(span.digest, cursor.index)
-        images = ReadAhead(self._prepared(span, cursor, watch), IMAGES_AHEAD, most_bytes=WAITING_BYTES, size_of=_Item.size)
-        try:
+        with (
+            closing(self._guard.watch(span.digest, cursor.index)) as watch,
+            closing(
+                ReadAhead(self._prepared(span, cursor, watch), IMAGES_AHEAD, most_bytes=WAITING_BYTES, size_of=_Item.size)
+            ) as images,
+        ):
             item = next(images, None)
             first, parts = cursor.index, 0
             while True:
@@ -158,9 +166,6 @@ class SegmentSpan:
                 first = name.stop
                 if not self._config.patient and (not receipt.committed or self._committed(span, first)):
                     return  # another attempt is at work right here: leave it the span, a later pass looks again
-        finally:
-            images.close()
-            watch.close()
 
     def _committed(self, span: Span, first: int) -> PartName | None:
         """The part that begins at this index, if somebody has committed it."""
@@ -204,12 +209,17 @@ class SegmentSpan:
         except BadImage as error:
             error.__cause__ = error.__context__ = None  # their frames hold the bytes of the image
             return error.with_traceback(None)
+        except MemoryError:
+            if not watch.was_left:
+                raise  # for a later pass, which knows; the memory may be back by then
+        return watch.judge(encoded.position, encoded.data, encoded.name)
 
     def _encoded(self, span: Span, cursor: Cursor, watch: Watch) -> Generator[EncodedImage]:
         source, read = span.source, self._config.read
         if source.kind == "image":
             rows, secrets = read_plan_rows(self._config.output, source.uri, cursor.index, span.stop), dict(span.secrets)
-            wanted = ((row, replace(image, secret=secrets.get(row))) for row, image in rows if row not in span.superseded)
+            superseded = frozenset(span.superseded)  # may be all of them
+            wanted = ((row, replace(image, secret=secrets.get(row))) for row, image in rows if row not in superseded)
             yield from read_images(wanted, read, self._answers, partial(self._beside.of, span))
             return
         yield from to_the_stop(self._of_shard(span, cursor, watch), source, cursor, span.stop)
@@ -248,12 +258,12 @@ class SegmentSpan:
         self, span: Span, first: int, start: Cursor, item: _Item | None, images: Iterator[_Item], watch: Watch
     ) -> Generator[Receipt, None, tuple[Receipt, PartName, _Item | None, Cursor]]:
         """Label one part and commit it -> its receipt and name, the first image of the next part, and where that lies."""
-        draft = _Draft(self._config, self._versions, span, first, start)
+        draft = Draft(self._config, self._versions, span, first, start)
         before, began, done = self._spent(), time.perf_counter(), 0
         while item is not None and not draft.full and item.encoded.after.index <= draft.limit:
             self._add(draft, item, watch)
             passed = max(done, item.encoded.position - first)  # the rows before this one, which may be the last
-            yield from _heartbeats(done, passed)
+            yield from self._heartbeats(done, passed)
             done = passed
             item = next(images, None)
         packing = time.thread_time()
@@ -265,7 +275,7 @@ class SegmentSpan:
         if committed and footer.failures:  # those of a part that was there before are not ours to write
             self._store.replace(join(self._config.output, "failures", str(footer.name)), failures_bytes(footer))
         self._milliseconds["commit"] += 1000 * (time.thread_time() - packing)
-        yield from _heartbeats(done, footer.rows - 1)
+        yield from self._heartbeats(done, footer.rows - 1)
         spent = {stage: total - before.get(stage, 0.0) for stage, total in self._spent().items()}
         spent["commit"] = 1000 * (time.perf_counter() - started)  # wall time: the store's, too
         receipt = Receipt(
@@ -276,13 +286,22 @@ class SegmentSpan:
         )  # fmt: skip
         return receipt, footer.name, item, footer.after
 
-    def _add(self, draft: "_Draft", item: _Item, watch: Watch) -> None:
+    def _heartbeats(self, done: int, rows: int) -> Iterator[Receipt]:
+        """One for each `heartbeat_rows` that were passed between so many rows of a part and so many."""
+        every = self._config.heartbeat_rows
+        for number in range(done // every + 1, rows // every + 1):
+            yield Receipt(in_hand=number * every)
+
+    def _add(self, draft: Draft, item: _Item, watch: Watch) -> None:
         found = item.found
         if isinstance(found, Resized):
             draft.inferred += 1
             try:
                 with watch.labelling(item.encoded.position):
                     found = self._labeller.label(found)
+            except NetworkGotNoMemory:
+                os.kill(os.getpid(), signal.SIGKILL)  # its heap may be damaged: this image is suspect, for another process
+                raise
             except BadImage as error:
                 found = error
         if isinstance(found, BadImage):
@@ -316,84 +335,12 @@ def _why(gone: StorageError) -> str:
     return "the shard is gone" if isinstance(gone, ObjectMissing) else "access to the shard is denied"
 
 
-def _heartbeats(done: int, rows: int) -> Iterator[Receipt]:
-    """One for each `HEARTBEAT_ROWS` that were passed between so many rows of a part and so many."""
-    for number in range(done // HEARTBEAT_ROWS + 1, rows // HEARTBEAT_ROWS + 1):
-        yield Receipt(in_hand=number * HEARTBEAT_ROWS)
-
-
-class _Draft:
-    """A part while it grows."""
-
-    def __init__(self, config: WorkerConfig, versions: dict[str, str], span: Span, first: int, start: Cursor) -> None:
-        self._config, self._versions, self._span, self._first = config, versions, span, first
-        classes = len(config.labels.classes)
-        self._rows: list[dict[str, object]] = []
-        self._failures: list[Failure] = []
-        self._histograms = np.zeros((classes, LEVELS), np.int64)
-        self._images_by_class = np.zeros(classes, np.int64)
-        self._pixels_by_class = np.zeros(classes, np.int64)
-        self._pixels = self._digest = self.bytes = 0
-        self._after = start
-        self._ended = self._broken = False
-        self.inferred = 0
-
-    @property
-    def full(self) -> bool:
-        """Must the part end here?"""
-        if self._span.source.kind == "image":
-            return False
-        return self._ended or self._count() >= self._config.part_images or self.bytes >= PART_BYTES
-
-    @property
-    def limit(self) -> int:
-        """The index behind the last row that this part may hold; single images form parts of plan rows."""
-        limit = self._first + self._config.part_images
-        return limit if self._span.stop is None else min(limit, self._span.stop)
-
-    def _count(self) -> int:
-        return len(self._rows) + len(self._failures)
-
-    def _take(self, image: EncodedImage) -> None:
-        self._after = image.after
-        size = image.bytes_length or 0
-        self.bytes += size if size <= self._config.read.max_encoded_bytes else 0
-        self._ended = image.ends_part or image.breaks
-        self._broken = image.breaks
-
-    def add(self, image: EncodedImage, labelled: Labelled) -> None:
-        """Add the row of an image that is labelled."""
-        statistics = labelled.statistics
-        self._take(image)
-        self._histograms += statistics.histogram
-        self._images_by_class += statistics.pixels > 0
-        self._pixels_by_class += statistics.pixels
-        self._pixels += statistics.mask.size
-        self._digest += row_digest(image.shard, image.index, statistics.mask)
-        place = {"member": image.member, "offset": image.offset, "length": image.length}
-        key = {"image_id": image.image_id, "shard": image.shard, "index": image.index}
-        self._rows.append(key | place | labelled.columns)
-
-    def fail(self, image: EncodedImage, error: BadImage) -> None:
-        """Add the row of an image that cannot be labelled."""
-        self._take(image)
-        self._failures.append(
-            Failure(image.image_id, image.shard, image.index, error.stage, error.kind, error.message, image.bytes_length)
-        )
-
-    def finish(self, *, exhausted: bool) -> tuple[PartFooter, bytes]:
-        """The footer and the bytes of the part; `exhausted`: the reader has nothing behind it."""
-        source = self._span.source
-        rows, last, after = self._count(), exhausted and self._after.index != self._span.stop, self._after
-        if source.kind == "image":  # rows of the plan file, those that a later plan file replaces too
-            rows, last, after = self.limit - self._first, self._span.ends and self.limit == self._span.stop, Cursor(self.limit)
-        footer = PartFooter(
-            fingerprint=self._config.fingerprint,
-            source={"uri": source.uri, "size": source.size, "version": source.version},
-            first=self._first, rows=rows, last=last, masks=len(self._rows), broken=self._broken,
-            failures=tuple(self._failures), histograms=self._histograms,
-            images_by_class=tuple(self._images_by_class.tolist()), pixels_by_class=tuple(self._pixels_by_class.tolist()),
-            pixels=self._pixels, digest=add_digests([self._digest]), after=after, versions=self._versions,
-            part_images=self._config.part_images,
-        )  # fmt: skip
-        return footer, part_bytes(self._rows, footer, confidence_map=self._config.labels.confidence_map)
+def _ended_by(error: Exception, span: Span) -> Receipt:
+    """What is no error of ours: this node lacks something, or it is a `Bug`."""
+    if isinstance(error, MemoryError):
+        text = f"a worker on {socket.gethostname()} ran out of memory"
+    elif is_of_node(error):
+        text = f"a worker on {socket.gethostname()} cannot go on: {type(error).__name__}: {error}"
+    else:
+        return Receipt(error=without_secrets_of(span, traceback.format_exc()), error_class=Bug.__name__)
+    return Receipt(error=without_secrets_of(span, text), error_class=Incomplete.__name__)

@@ -125,7 +125,8 @@ def test_a_worker_that_dies_on_a_node_where_none_starts_any_more_holds_no_span(c
     cluster.add("fit")
     cluster.add("soon-unfit", env={"TMPDIR": str(temporary)})
     source, out = write_tars(tmp_path / "in", 40, 8), tmp_path / "out"
-    command = job_command("segment", "--input", source, "--output", out, *FLAGS, "--short-side", 640, "--idle-minutes", 1)
+    command = job_command("segment", "--input", source, "--output", out, *FLAGS, "--short-side", 640)
+    command += ["--idle-minutes", "1", "--image-timeout-s", "20"]
     with open(tmp_path / "said", "wb") as said:
         process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"RAY_ADDRESS": cluster.address}, stderr=said)
         try:

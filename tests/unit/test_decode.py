@@ -1,8 +1,11 @@
 """Every nasty image of the corpus: mask or failure, size, orientation, error; and that upright means upright."""
 
 import io
+import json
 import random
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from pipeline.config import PILLOW_MAX_PIXELS
 from pipeline.decode import decode, photograph_of
 from pipeline.errors import BadImage, CorruptImage, ImageTooLarge, UnsupportedFormat
 from pipeline.model.preprocess import resize
+from tests.conftest import ROOT
 from tests.fuzz.mutations import mutate
 from tests.support.corpus import images
 from tests.support.decoders import decoders
@@ -122,13 +126,63 @@ def test_kinds_that_are_not_decoded_are_named(head: bytes, name: str) -> None:
         decode(head + bytes(64), max_source_pixels=LIMIT)
 
 
-def test_memory_that_runs_out_is_a_large_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(self: Image.Image) -> None:
+@pytest.mark.parametrize("raises", ["load", "getexif"])
+def test_memory_that_runs_out_says_nothing_of_the_image(monkeypatch: pytest.MonkeyPatch, raises: str) -> None:
+    """Nor of how it is to be turned."""
+
+    def short(self: Image.Image) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
-    with pytest.raises(ImageTooLarge, match="memory"):
+    monkeypatch.setattr(f"PIL.PngImagePlugin.PngImageFile.{raises}", short)
+    with pytest.raises(MemoryError):
         decode(encode(scene(), "PNG"), max_source_pixels=LIMIT)
+
+
+_SHORT_OF_MEMORY = """
+import json, resource
+from PIL import Image
+from pipeline.decode import decode
+from pipeline.errors import BadImage
+from tests.support.images import encode, scene
+from tests.support.memory import data_bytes
+KINDS = {
+    "PNG": ("PNG", {}), "JPEG": ("JPEG", {}), "BMP": ("BMP", {}), "TIFF": ("TIFF", {}),
+    "LZW": ("TIFF", {"compression": "tiff_lzw"}), "WEBP": ("WEBP", {}), "LOSSLESS": ("WEBP", {"lossless": True}),
+}
+sizes = [(640, 480), (1280, 960), (1600, 1200)]
+images = [(name, encode(scene().resize(size), kind, **how)) for size in sizes for name, (kind, how) in KINDS.items()]
+for kind, how in KINDS.values():
+    decode(encode(scene(), kind, **how), max_source_pixels=1 << 30)  # loads what it needs
+said = []
+for room in (64, 256, 1024, 4096, 8192, 16384):  # KiB
+    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + (room << 10), resource.RLIM_INFINITY))
+    for kind, data in images:
+        try:
+            decode(data, max_source_pixels=1 << 30)
+            found = "a photograph"
+        except (BadImage, MemoryError) as error:
+            found = f"{type(error).__name__}: {error}" if isinstance(error, BadImage) else "MemoryError"
+        said.append([kind, found])
+resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(json.dumps(said))
+"""
+
+
+def test_no_sound_image_fails_where_memory_is_short() -> None:
+    """Most libraries say only that they failed: WebP's that it "could not create decoder object", whatever the reason."""
+    done = subprocess.run([sys.executable, "-c", _SHORT_OF_MEMORY], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [tuple(each) for each in json.loads(done.stdout)]
+    assert {what for _, what in found} == {"a photograph", "MemoryError"}
+    assert {kind for kind, what in found if what == "MemoryError"} >= {"WEBP", "LOSSLESS"}
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_damaged_webp_is_corrupt_where_memory_is_not_short(lossless: bool) -> None:
+    data = encode(scene(), "WEBP", lossless=lossless)
+    for broken in (data[:40], data[:15] + b"?" + data[16:]):
+        with pytest.raises(CorruptImage):
+            decode(broken, max_source_pixels=LIMIT)
 
 
 def test_messages_are_the_same_every_time() -> None:

@@ -1,7 +1,7 @@
 """On the PYTHONPATH of a job, this makes a decoder that dies or hangs on some images: real signals, and a real loop in C.
 
 An image is poison by what its file ends with, behind the end of the JPEG, where a decoder does not look. `UNPACKED` is poison
-for who unpacks it from Parquet.
+for who unpacks it from Parquet, who waits for `STUCK` for ten minutes.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterator
 
-CRASHES, HANGS, SLEEPS, UNPACKED = b"<crash>", b"<hang>", b"<sleep>", b"<unpacked>"
+CRASHES, HANGS, SLEEPS, UNPACKED, STUCK = b"<crash>", b"<hang>", b"<sleep>", b"<unpacked>", b"<stuck>"
 
 
 def _poison(data: bytes) -> None:
@@ -42,8 +42,11 @@ def _install() -> None:
 
     def poisoned_batches(self: ParquetFile, *arguments: object, **options: object) -> Iterator[object]:
         for batch in batches(self, *arguments, **options):
-            if any(UNPACKED in buffer.to_pybytes() for column in batch for buffer in column.buffers() if buffer is not None):
+            held = b"".join(buffer.to_pybytes() for column in batch for buffer in column.buffers() if buffer is not None)
+            if UNPACKED in held:
                 _poison(CRASHES)
+            if STUCK in held:
+                _poison(SLEEPS)
             yield batch
 
     ParquetFile.iter_batches = poisoned_batches

@@ -2,13 +2,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import InferenceFailed
-from pipeline.labels.labeller import Labeller, LabelOptions
+from pipeline.labels.labeller import Labeller, LabelOptions, Resized
+from pipeline.labels.statistics import MaskStatistics
 from pipeline.model.loading import load_engine
 from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.model.preprocess import Preset
 from tests.conftest import ROOT
 from tests.support.images import jpeg
 
@@ -52,3 +56,44 @@ def test_logits_that_are_no_numbers_are_no_labels(tmp_path: Path, engine: str, v
     labeller = Labeller(load_engine(network), LabelOptions(classes=network.classes, preset=network.preset))
     with pytest.raises(InferenceFailed, match="not finite"):
         labeller.label(labeller.read(jpeg()))
+
+
+class _Failing:
+    """An engine that raises."""
+
+    version = instruction_set = ""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def logits(self, image_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        del image_HWC
+        raise self.error
+
+    def labels(self, logits_CHW: npt.NDArray[np.float32], height: int, width: int, threshold: float = 0.0) -> MaskStatistics:
+        raise AssertionError(logits_CHW, height, width, threshold)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 300 MiB"),
+        RuntimeError("Exception from src/inference/src/cpp/infer_request.cpp:223:\nstd::bad_alloc\n"),
+        RuntimeError("Exception from src/plugins/intel_cpu/src/cpu_memory.cpp:62:\nFailed to allocate 123456 bytes of memory"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+        ),
+    ],
+)
+def test_memory_that_runs_out_says_nothing_of_the_image(error: Exception) -> None:
+    """It may be the node's, and gone in a moment: whoever calls knows if nothing else was in memory."""
+    labeller = Labeller(_Failing(error), LabelOptions(classes=("a",), preset=Preset(520, (0.0,) * 3, (1.0,) * 3)))
+    with pytest.raises(MemoryError):
+        labeller.label(Resized(np.zeros((4, 4, 3), np.uint8), 640, 480, 1))
+
+
+def test_what_else_the_network_raises_is_a_failure_of_the_image() -> None:
+    error = RuntimeError("Shapes are not compatible")
+    labeller = Labeller(_Failing(error), LabelOptions(classes=("a",), preset=Preset(520, (0.0,) * 3, (1.0,) * 3)))
+    with pytest.raises(InferenceFailed, match="not compatible"):
+        labeller.label(Resized(np.zeros((4, 4, 3), np.uint8), 640, 480, 1))

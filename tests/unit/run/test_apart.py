@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import ObjectMissing
+from pipeline.errors import Incomplete, ObjectMissing
 from pipeline.run import apart
 from pipeline.run.apart import read_apart
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.shards.parquet import read_parquet
 from pipeline.storage import store_for
 from tests.conftest import ROOT
+from tests.support.children import killed_while_they_load
 from tests.support.images import SEED, jpeg
 from tests.support.parquets import large_row_parquet, parquet_bytes, parquets
 from tests.support.poison.sitecustomize import UNPACKED
@@ -85,6 +86,18 @@ def test_a_kill_from_outside_costs_nothing(tmp_path: Path) -> None:
     found += images
     assert killed == 3
     assert [(image.index, image.data) for image in found] == list(enumerate(large))
+
+
+def test_who_is_killed_before_it_is_ready_says_nothing_of_the_row_group(tmp_path: Path) -> None:
+    """As the kernel does where memory is short."""
+    shard = _shard(tmp_path / "x.parquet", parquet_bytes(TEN))
+    with (
+        killed_while_they_load("pipeline.run.apart") as killed,
+        pytest.raises(Incomplete, match=r"no process .* for a Parquet shard .*SIGKILL.*fewer --workers"),
+    ):
+        list(read_apart(shard, Cursor(), ReadOptions()))
+    assert len(killed) == 2
+    assert _kinds(list(read_apart(shard, Cursor(), ReadOptions()))) == [None] * 10
 
 
 def test_errors_of_the_store_are_raised(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What a worker had in hand survives its kill -9, and only that."""
 
+import errno
+import mmap
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +60,28 @@ def test_what_ran_out_of_memory_is_left_behind(tmp_path: Path) -> None:
     mine.close()
     ((_, held),) = left_behind(tmp_path, "source")
     assert held == Held(frozenset(), 5)
+
+
+def test_what_was_settled_after_memory_ran_out_is_not_left_behind(tmp_path: Path) -> None:
+    mine = InFlight(tmp_path, "source")
+    with pytest.raises(MemoryError), mine.hold(DECODING, 5):
+        raise MemoryError
+    with mine.hold(DECODING, 6):
+        pass
+    mine.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file an attempt would fill it further."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(mmap, "mmap", full)
+    with pytest.raises(OSError, match="No space"):
+        InFlight(tmp_path, "source")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_was_cut_short_names_nothing(tmp_path: Path) -> None:

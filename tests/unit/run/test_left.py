@@ -21,6 +21,7 @@ from pipeline.run.parts import PartName, PartTable
 from pipeline.run.plan import Plan, PlanFile
 from pipeline.run.span import Span
 from pipeline.shards.base import Cursor, Shard
+from tests.support.counted import CountedRow, compared
 from tests.support.listings import table_of
 
 SOURCE = "a" * 24
@@ -192,6 +193,18 @@ def test_every_row_of_a_plan_file_is_in_one_span_or_part(
         assert span.superseded == tuple(row for row in replaced if span.first <= row < (span.stop or 0))
         assert Span.from_json(span.to_json()) == span
     assert planned_sources(plan) == {digest}
+
+
+@pytest.mark.parametrize("rows", [[6, 5, 11], list(range(2_000))])
+def test_rows_that_are_replaced_are_looked_at_once(rows: list[int]) -> None:
+    """And not once a span: `--relabel-changed` may replace all of a file."""
+    plan = Plan(settings={}, files=[PlanFile(0, True, 2_000)], superseded={0: [CountedRow(row) for row in rows]})
+    compared.clear()
+    spans = remaining_spans(plan, {}, part_images=10, workers=64)
+    assert compared["rows"] <= 20 * len(spans) + 20 * len(rows)
+    assert len(spans) == 200
+    assert [row for span in spans for row in span.superseded] == sorted(rows)
+    assert all(span.first <= row < (span.stop or 0) for span in spans for row in span.superseded)
 
 
 def test_many_single_images_make_enough_spans_for_all_workers_and_not_many_more() -> None:

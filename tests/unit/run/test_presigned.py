@@ -1,5 +1,6 @@
 """Secrets of presigned inputs go with the spans that need them, and with no others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from pipeline.run.presigned import OTHERS, Secrets, without_secrets_of
 from pipeline.run.span import Span
 from pipeline.shards.base import Shard
 from pipeline.storage.local import LocalStore
+from tests.support.counted import CountedRow, compared
 
 
 def _secret(uri: str) -> str:
@@ -43,6 +45,18 @@ def test_a_span_has_the_secrets_of_its_own_rows(planned: tuple[str, Plan]) -> No
     assert set(given[1].others) < {_secret(uri) for uri in PRESIGNED}
     assert [Span.from_json(span.to_json()) for span in given] == given
     assert [span.to_json() for span in Secrets({}, out).given(spans)] == [span.to_json() for span in spans]
+
+
+def test_a_row_is_not_compared_with_all_that_are_replaced(tmp_path: Path) -> None:
+    uris = [f"https://h/{number}.jpg" for number in range(300)]
+    entries = [Shard(uri=uri, kind="image", size=10, version="etag:1") for uri in uris]
+    plan = extend_plan(LocalStore(), str(tmp_path), None, iter(entries), {})
+    (whole,) = remaining_spans(plan, {}, part_images=300, workers=1)
+    span = replace(whole, superseded=tuple(CountedRow(row) for row in range(299)))
+    compared.clear()
+    (given,) = Secrets({uri: _secret(uri) for uri in uris}, str(tmp_path)).given([span])
+    assert given.secrets == ((299, _secret(uris[299])),)
+    assert compared["rows"] <= 4 * 300
 
 
 def test_a_plan_is_read_once_for_all_its_spans(planned: tuple[str, Plan], monkeypatch: pytest.MonkeyPatch) -> None:

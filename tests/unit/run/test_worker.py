@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +17,7 @@ from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pipeline.config import SegmentConfig
 from pipeline.errors import ImageTooLarge
@@ -35,6 +39,7 @@ from pipeline.storage import retry, writable_store_for
 from pipeline.storage.local import LocalStore
 from pipeline.storage.stream import CHUNK_BYTES
 from tests.conftest import ROOT
+from tests.support.counted import CountedRow, compared
 from tests.support.images import encode, jpeg, scene
 from tests.support.parquets import large_row_parquet
 from tests.support.runs import parts_in, read_rows
@@ -53,7 +58,9 @@ def _worker(source: Path, out: Path, part_images: int = PART_IMAGES, **flags: An
     return segment, span
 
 
-def _worker_and_spans(source: Path, out: Path, part_images: int = PART_IMAGES, **flags: Any) -> tuple[SegmentSpan, list[Span]]:
+def _worker_and_spans(
+    source: Path, out: Path, part_images: int = PART_IMAGES, beats: int = 128, **flags: Any
+) -> tuple[SegmentSpan, list[Span]]:
     config = SegmentConfig(
         input=(str(source),), output=str(out), weights="bundled", short_side=32, part_images=part_images, **flags
     )
@@ -61,7 +68,7 @@ def _worker_and_spans(source: Path, out: Path, part_images: int = PART_IMAGES, *
     plan = extend_plan(store, config.output, None, list_inputs(config.input, Listing()), {})
     worker = WorkerConfig(
         output=config.output, fingerprint="0" * 64, part_images=part_images, read=read_options(config),
-        labels=label_options(config, network),
+        labels=label_options(config, network), heartbeat_rows=beats,
     )  # fmt: skip
     return SegmentSpan(worker, network), list(remaining_spans(plan, {}, part_images=part_images, workers=1))
 
@@ -331,10 +338,11 @@ def test_a_camera_raw_is_no_photograph(tmp_path: Path) -> None:
 _SHORT_OF_MEMORY = """
 import json, resource, sys
 from pathlib import Path
-from pipeline.run import apart
+from pipeline.run import apart, worker
 from tests.support.memory import data_bytes
 from tests.unit.run.test_worker import _worker
 apart.PAGES_BYTES = 512 << 20
+worker.PAUSE_S = 0.0
 segment, whole = _worker(Path(sys.argv[1]), Path(sys.argv[2]), max_source_pixels=1 << 20)
 said = []
 for most in (100 << 20, None):
@@ -354,13 +362,138 @@ def test_a_row_that_takes_all_memory_leaves_its_part_open_and_fails_where_it_is_
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     short, alone = json.loads(done.stdout)
-    assert short == [[0, "Incomplete", "a worker ran out of memory"]]
+    assert short == [[0, "Incomplete", f"a worker on {socket.gethostname()} ran out of memory"]]
     assert alone == [[3, None, None], [2, None, None]]
     (failure,) = read_rows(tmp_path / "out").failures
     assert (failure["index"], failure["error"]) == (2, "DamagedRowGroup")
     assert failure["message"] == "row group 0 is damaged: it takes more than 542 MiB of memory"
     left = list((tmp_path / f"maskfleet-{os.getuid()}" / "begun").rglob("*.images"))
     assert left == [], "what was left behind is settled"
+
+
+_ONE_LIFE = """
+import json, resource, sys
+from pathlib import Path
+from pipeline.run import worker
+from tests.support.images import SEED, jpeg
+from tests.support.memory import data_bytes
+from tests.unit.run.test_worker import _worker
+worker.PAUSE_S = 0.0
+segment, whole = _worker(Path(sys.argv[1]), Path(sys.argv[2]), part_images=8)
+segment._labeller.label(segment._labeller.read(jpeg(SEED)))  # the network has its memory, and the images that come next have not
+if room := int(sys.argv[3]):
+    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + room, resource.RLIM_INFINITY))
+print(json.dumps([[receipt.rows, receipt.error_class] for receipt in segment(whole)]), flush=True)
+"""
+
+
+def _one_life(folder: Path, room: int = 0) -> list[list[Any]] | None:
+    """What a new worker says of a tar, with so many bytes of memory on top of what it has; None: it died."""
+    command = [sys.executable, "-c", _ONE_LIFE, str(folder / "in.tar"), str(folder / "out"), str(room)]
+    environment = os.environ | {"TMPDIR": str(folder)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    said: list[list[Any]] | None = json.loads(done.stdout) if done.stdout else None
+    return said
+
+
+def _left_behind(folder: Path) -> list[Path]:
+    return list((folder / f"maskfleet-{os.getuid()}" / "begun").rglob("*.images"))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_memory_that_is_short_for_a_while_fails_no_image(tmp_path: Path, kind: str) -> None:
+    large = encode(scene().resize((2800, 2000)), kind)
+    (tmp_path / "in.tar").write_bytes(tar_bytes([*photos(3), (f"0009.{kind.lower()}", large)]))
+    assert _one_life(tmp_path, 24 << 20) in (None, [[0, "Incomplete"]])  # a thread takes 8 of them
+    assert len(_left_behind(tmp_path)) == 1
+    assert _one_life(tmp_path) == [[4, None]]
+    rows = read_rows(tmp_path / "out")
+    assert (len(rows.masks), rows.failures) == (4, [])
+    assert _left_behind(tmp_path) == []
+
+
+def test_images_that_never_fit_into_memory_fail_together(tmp_path: Path) -> None:
+    """Each of them alone has as much memory as the worker: else a part with three would need as many passes."""
+    large = encode(Image.new("L", (12_000, 12_000)), "PNG")
+    members = [*photos(2), *((f"{number:04d}.png", large) for number in (10, 11, 12)), *photos(2, first=20)]
+    (tmp_path / "in.tar").write_bytes(tar_bytes(members))
+    lives = [_one_life(tmp_path, 400 << 20) for _ in range(2)]
+    assert lives == [[[0, "Incomplete"]], [[7, None]]]
+    rows = read_rows(tmp_path / "out")
+    assert [(row["index"], row["error"]) for row in rows.failures] == [(at, "ImageTooLarge") for at in (2, 3, 4)]
+    assert {row["message"] for row in rows.failures} == {"it does not fit into memory"}
+    assert _left_behind(tmp_path) == []
+
+
+_GETS_NO_MEMORY = """
+import sys
+from pathlib import Path
+from tests.unit.run.test_worker import _worker
+segment, whole = _worker(Path(sys.argv[1]), Path(sys.argv[2]))
+def short(image):
+    raise MemoryError("OpenVINO made no logits")
+segment._labeller.engine.logits = short
+list(segment(whole))
+"""
+
+
+def test_a_worker_whose_network_got_no_memory_ends_at_once(tmp_path: Path) -> None:
+    """What OpenVINO did to its memory nobody knows. The image is suspect then, and is labelled alone."""
+    (tmp_path / "in.tar").write_bytes(tar_bytes(photos(3)))
+    command = [sys.executable, "-c", _GETS_NO_MEMORY, str(tmp_path / "in.tar"), str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(_left_behind(tmp_path)) == 1
+    assert _one_life(tmp_path) == [[3, None]]
+    assert (len(read_rows(tmp_path / "out").masks), _left_behind(tmp_path)) == (3, [])
+
+
+def test_a_node_whose_disk_is_full_leaves_its_spans_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(worker_module.TRACE, "/dev/full")
+    monkeypatch.setattr(worker_module, "PAUSE_S", 0.5)
+    (tmp_path / "in.tar").write_bytes(tar_bytes(photos(2)))
+    segment, whole = _worker(tmp_path / "in.tar", tmp_path / "out")
+    began = time.monotonic()
+    (receipt,) = segment(whole)
+    assert receipt.error_class == "Incomplete"
+    assert receipt.error == f"a worker on {socket.gethostname()} cannot go on: OSError: [Errno 28] No space left on device"
+    assert time.monotonic() - began >= 0.5, "else it would have the spans of all others soon"
+    monkeypatch.delenv(worker_module.TRACE)
+    assert [receipt.error for receipt in segment(whole)] == [None]
+
+
+_NODE_LACKS = """
+import json, resource, sys, threading
+from pathlib import Path
+from pipeline.run import worker
+from tests.support.memory import data_bytes
+from tests.unit.run.test_worker import _worker
+worker.PAUSE_S = 0.0
+segment, whole = _worker(Path(sys.argv[1]), Path(sys.argv[2]))
+threading.stack_size(1 << 30)
+said = []
+for kind, limit in ((resource.RLIMIT_NOFILE, 4), (resource.RLIMIT_DATA, data_bytes() + (256 << 20))):
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (limit, before[1]))
+    receipts = list(segment(whole))
+    resource.setrlimit(kind, before)
+    said += [[receipt.error_class, receipt.error] for receipt in receipts]
+print(json.dumps(said))
+"""
+
+
+def test_a_node_without_files_or_threads_leaves_its_spans_to_others(tmp_path: Path) -> None:
+    (tmp_path / "in.tar").write_bytes(tar_bytes(photos(2)))
+    command = [sys.executable, "-c", _NODE_LACKS, str(tmp_path / "in.tar"), str(tmp_path / "out")]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    (files, threads) = json.loads(done.stdout)
+    assert files[0] == threads[0] == "Incomplete"
+    assert "Too many open files" in files[1]
+    assert threads[1] == f"a worker on {socket.gethostname()} cannot go on: RuntimeError: can't start new thread"
+    assert _left_behind(tmp_path) == []
 
 
 def test_no_image_lies_in_memory_beside_the_next(tmp_path: Path) -> None:
@@ -377,13 +510,10 @@ def test_no_image_lies_in_memory_beside_the_next(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("images", "beats"), [(7, [2, 4]), (9, [2, 4, 2]), (4, [2])])
-def test_a_part_in_hand_is_reported_by_count_and_the_same_if_it_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int, beats: list[int]
-) -> None:
+def test_a_part_in_hand_is_reported_by_count_and_the_same_if_it_was_there(tmp_path: Path, images: int, beats: list[int]) -> None:
     """What a dead worker yielded is dropped by position when another repeats it: the parts must stand where they stood."""
-    monkeypatch.setattr(worker_module, "HEARTBEAT_ROWS", 2)
     (tmp_path / "in.tar").write_bytes(tar_bytes([*photos(images - 1), ("bad.jpg", b"no image")]))
-    segment, whole = _worker(tmp_path / "in.tar", tmp_path / "out", part_images=5)
+    segment, whole = _worker(tmp_path / "in.tar", tmp_path / "out", part_images=5, beats=2)
     first, again = list(segment(whole)), list(segment(whole))
     assert [receipt.in_hand for receipt in first if receipt.part is None] == beats
     assert all(receipt.error is None for receipt in first)
@@ -393,25 +523,35 @@ def test_a_part_in_hand_is_reported_by_count_and_the_same_if_it_was_there(
     assert not any(receipt.committed for receipt in again)
 
 
-def test_a_break_is_reported_the_same_if_it_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "HEARTBEAT_ROWS", 1)
+def test_a_break_is_reported_the_same_if_it_was_there(tmp_path: Path) -> None:
     for name, data in (("none", cut_in_body(tar_bytes(photos(1)), 0)), ("some", cut_in_body(tar_bytes(photos(9)), 7))):
         (tmp_path / f"{name}.tar").write_bytes(data)
-        segment, whole = _worker(tmp_path / f"{name}.tar", tmp_path / name, part_images=5)
+        segment, whole = _worker(tmp_path / f"{name}.tar", tmp_path / name, part_images=5, beats=1)
         first, again = list(segment(whole)), list(segment(whole))
         assert [(receipt.part, receipt.in_hand) for receipt in again] == [(receipt.part, receipt.in_hand) for receipt in first]
         assert {receipt.in_hand for receipt in first} == ({0} if name == "none" else {0, 1, 2, 3, 4})
 
 
-def test_rows_that_are_superseded_count_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "HEARTBEAT_ROWS", 2)
+def test_rows_that_are_superseded_count_like_others(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name, data in photos(9):
         (tmp_path / "in" / name).write_bytes(data)
-    segment, whole = _worker(tmp_path / "in", tmp_path / "out", part_images=9)
+    segment, whole = _worker(tmp_path / "in", tmp_path / "out", part_images=9, beats=2)
     span = replace(whole, superseded=(1, 2, 3, 4, 8))
     first, again = list(segment(span)), list(segment(span))
     assert [receipt.in_hand for receipt in first] == [receipt.in_hand for receipt in again] == [2, 4, 6, 8, 0]
+
+
+def test_a_row_is_not_compared_with_all_that_are_superseded(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, data in photos(200):
+        (tmp_path / "in" / name).write_bytes(data)
+    segment, whole = _worker(tmp_path / "in", tmp_path / "out", part_images=200)
+    span = replace(whole, superseded=tuple(CountedRow(row) for row in range(199)))
+    compared.clear()
+    (receipt,) = (receipt for receipt in segment(span) if receipt.part is not None)
+    assert (receipt.error, receipt.rows, receipt.inferred) == (None, 200, 1)
+    assert compared["rows"] <= 4 * 200
 
 
 def test_a_bug_is_told_without_the_secret_of_its_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

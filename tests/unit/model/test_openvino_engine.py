@@ -1,0 +1,44 @@
+"""OpenVINO where memory is short: it returns as if nothing were, and no image may get what the one before it left."""
+
+import json
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+_SHORT_OF_MEMORY = """
+import json, resource
+import numpy as np
+from pipeline.model.loading import load_engine
+from pipeline.model.prepare import NetworkRequest, prepare
+from tests.support.memory import data_bytes
+network = prepare(NetworkRequest(model="lraspp_mobilenet_v3_large", weights="bundled", engine="openvino"))
+random = np.random.default_rng(0)
+images = [random.integers(0, 255, (side, side, 3), dtype=np.uint8) for side in range(64, 400, 48) for _ in range(2)]
+reference = load_engine(network)
+expected = [reference.logits(image).copy() for image in images]
+said = []
+for warm in (False, True):
+    for room in (1, 8, 24):  # MiB
+        engine = load_engine(network)
+        if warm:
+            engine.logits(images[0])
+        limits = {"short": data_bytes() + (room << 20), "enough": resource.RLIM_INFINITY}
+        for memory, limit in limits.items():
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+            for at in random.permutation(len(images)).tolist():
+                try:
+                    found = engine.logits(images[at])
+                    same = found.shape == expected[at].shape and np.array_equal(found, expected[at])
+                    said.append([memory, "right" if same else "wrong"])
+                except MemoryError:
+                    said.append([memory, "MemoryError"])
+print(json.dumps(said))
+"""
+
+
+def test_no_image_gets_the_logits_of_another() -> None:
+    done = subprocess.run([sys.executable, "-c", _SHORT_OF_MEMORY], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    said = {tuple(each) for each in json.loads(done.stdout)}
+    assert said == {("short", "right"), ("short", "MemoryError"), ("enough", "right")}
