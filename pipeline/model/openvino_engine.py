@@ -1,5 +1,7 @@
 """OpenVINO on one core. Never imports torch."""
 
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
@@ -18,12 +20,21 @@ _UNTOUCHED = np.float32(-1.25e33)  # no logit: what stands where the next ones g
 _PRECISION = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
 
 
+@cache
+def _core() -> ov.Core:
+    """One for the process, and never given back: a Core brings an alternate stack for signals, and puts back the one before it.
+
+    If the older one of two went first, the next signal with a handler in Python (Ctrl-C) met a stack that was no more: SIGSEGV.
+    """
+    return ov.Core()
+
+
 class OpenVINOEngine:
     """A compiled IR with dynamic height and width; normalisation is part of the graph."""
 
     def __init__(self, prepared: Prepared) -> None:
         require_precision(prepared.precision)
-        core = ov.Core()
+        core = _core()
         model = core.read_model(model=prepared.graph, weights=prepared.tensors)
         steps = PrePostProcessor(model)
         steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC")).set_shape([1, -1, -1, 3])
