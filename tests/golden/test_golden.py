@@ -12,7 +12,10 @@ from pipeline import open_run
 from pipeline.errors import RunMismatch
 from pipeline.labels.png import decode_png
 from pipeline.products.verify import verify
+from pipeline.run.checkpoint import Checkpoint
 from pipeline.run.identity import engine_release
+from pipeline.run.parts import list_parts
+from pipeline.storage import writable_store_for
 from tests.golden.make import BUCKET, HERE, MODEL, OUTPUTS, lay
 from tests.support.runs import Rows, read_rows, segment
 
@@ -102,6 +105,22 @@ def test_the_same_command_finishes_it(out: Path, laid: str) -> None:
     _check_all_is_there(read_rows(out))
     assert verify(str(out), deep=True).state == "whole"
     assert {name: (out / "masks" / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize(("kept", "output"), [pair for pair in EVERY if (HERE.joinpath(*pair) / "checkpoint.parquet").exists()])
+def test_its_checkpoint_is_provable_where_it_was_made(kept: str, output: str, s3: "S3Server") -> None:
+    """On S3, whose versions are of the bytes."""
+    bucket = f"{kept}-{output}"
+    s3.make_bucket(bucket)
+    for path in (HERE / kept / output).rglob("*.parquet"):
+        s3.filesystem().pipe_file(f"{bucket}/{path.relative_to(HERE / kept / output)}", path.read_bytes())
+    info = open_run(str(HERE / kept / output)).info
+    store, out = writable_store_for(f"s3://{bucket}"), f"s3://{bucket}"
+    listed = list_parts(store, out)
+    found, _ = Checkpoint(store, out, info["fingerprint"], tuple(info["labels"]["classes"])).load(listed, lambda: listed)
+    assert found is not None
+    assert found.is_exactly(listed.part_keys)
+    assert (found.labels_digest, found.images) == (info["labels_digest"], info["counts"]["images"])
 
 
 @pytest.mark.parametrize("out", EVERY, indirect=True, ids="-".join)
