@@ -77,7 +77,7 @@ class Photograph:
 def decode(data: bytes, *, max_source_pixels: int, least_side: int | None = None, name: str = "") -> Photograph:
     """The first frame of an encoded image as RGB, 8 bits a channel.
 
-    Alpha is dropped as `PIL.Image.convert("RGB")` does; gray of 16 or 12 bits keeps its highest 8.
+    Alpha is dropped as `PIL.Image.convert("RGB")` does; 16-bit gray keeps its high byte.
     least_side: a JPEG is decoded at 1/2, 1/4 or 1/8 (libjpeg's scaled DCT) if its short side keeps this many pixels.
     name: of its file, if it has one: some camera raws are TIFFs, and only their name tells.
     Raises `CorruptImage`, `UnsupportedFormat` or `ImageTooLarge`, whatever the bytes are; and `MemoryError` if memory is short,
@@ -219,18 +219,18 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _high_byte(image: Image.Image) -> Image.Image:
-    """Gray of 16 bits, or of 12 in a TIFF -> its highest 8; other integers have no defined range."""
-    bits, inverted = 16, False
+    """16-bit gray -> its high byte; other integers have no defined range."""
     if isinstance(image, TiffImageFile):
         if image.mode == "I":  # whatever its pixels are: else images of one camera would be labelled or not by their light
             raise _no_range("32-bit or signed integer")
-        bits = 12 if _first(image, _BITS_PER_SAMPLE_TAG) == 12 else 16
-        inverted = _first(image, _PHOTOMETRIC_TAG) == _WHITE_IS_ZERO  # which Pillow heeds for 8 bits and fewer
+        if _first(image, _BITS_PER_SAMPLE_TAG) == 12:
+            raise _no_range("12-bit")  # Pillow reads them as 16 bits, of which all are dark
+        if _first(image, _PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:  # which Pillow heeds for 8 bits and fewer
+            raise UnsupportedFormat("16-bit pixels of which 0 is white: convert to 8 bits")
     gray = np.asarray(image.convert("I"))
     if gray.min() < 0 or gray.max() > 0xFFFF:
         raise _no_range("32-bit integer")
-    high = (gray >> (bits - 8)).astype(np.uint8)
-    return Image.fromarray(255 - high if inverted else high).convert("RGB")
+    return Image.fromarray((gray >> 8).astype(np.uint8)).convert("RGB")
 
 
 def _no_range(kind: str) -> UnsupportedFormat:

@@ -17,7 +17,7 @@ from pipeline.storage.answers import last_folder
 
 SAMPLE = 16  # of the objects of a plan file
 FILES = 256  # of those below one folder: whoever removed more of them one after the other meets a file that is there
-FOLDERS = 16  # of which it is remembered what a plan file has there
+FOLDERS = 16  # of which it is remembered what is planned there
 
 
 class Beside:
@@ -26,12 +26,12 @@ class Beside:
     def __init__(self, output: str) -> None:
         self._output = output
         self._samples: dict[str, tuple[Shard, ...]] = {}
-        self._below: OrderedDict[tuple[str, str], tuple[Shard, ...]] = OrderedDict()  # by plan file and folder
+        self._below: OrderedDict[str, tuple[Shard, ...]] = OrderedDict()  # by folder
 
     def of(self, span: Span, uri: str) -> Iterator[str]:
         """URIs to fetch: those that came with the span, then of the same plan file, or of shards. Raises `StorageError`.
 
-        uri: the object in doubt. Of a local file those come first that are planned below the last folder on its way that is
+        uri: the object in doubt. Of a local file those come, too, that are planned below the last folder on its way that is
         there, and none comes that is not there as it was planned: where a disk is not mounted others may lie. If nothing else
         is planned there, any image or shard in its own folder counts.
         """
@@ -40,6 +40,7 @@ class Beside:
         if scheme_of(uri) != "file":
             yield from (each.uri for each in planned())
             return
+        yield from (each.uri for each in planned() if each.uri != uri and _is_as_planned(each))
         folder, alone = last_folder(uri), True
         for each in self._files_below(folder):
             alone &= each.uri == uri
@@ -48,7 +49,6 @@ class Beside:
         if alone and folder == os.path.dirname(uri):
             beside = (info.uri for info in store_for(folder).walk(folder) if file_kind(info.uri) in ("image", "tar", "parquet"))
             yield from islice(beside, SAMPLE)
-        yield from (each.uri for each in planned() if each.uri != uri and _is_as_planned(each))
 
     def _names(self) -> Iterator[str]:
         """Of plan files: whoever reads one that is not there has met the end."""
@@ -70,17 +70,19 @@ class Beside:
             self._samples[name] = _spread([shard for _, shard in rows], SAMPLE)
         return self._samples[name]
 
-    def _files_below(self, folder: str) -> Iterator[Shard]:
-        """Some of those of each plan file."""
+    def _files_below(self, folder: str) -> tuple[Shard, ...]:
+        """Some of those of all plan files, which are read for each such folder."""
         root = folder.rstrip("/") + "/"
-        with suppress(ObjectMissing):
-            for name in self._names():
-                if (found := self._below.get((name, root))) is None:
+        if root not in self._below:
+            found = list[Shard]()
+            with suppress(ObjectMissing):
+                for name in self._names():
                     rows = read_plan_rows(self._output, name, 0, None)
-                    found = self._below[name, root] = _spread([shard for _, shard in rows if shard.uri.startswith(root)], FILES)
-                    if len(self._below) > FOLDERS:
-                        self._below.popitem(last=False)
-                yield from found
+                    found += _spread([shard for _, shard in rows if shard.uri.startswith(root)], FILES)
+            self._below[root] = _spread(found, FILES)
+            if len(self._below) > FOLDERS:
+                self._below.popitem(last=False)
+        return self._below[root]
 
 
 def _spread(shards: list[Shard], most: int) -> tuple[Shard, ...]:

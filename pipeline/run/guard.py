@@ -40,6 +40,8 @@ class Watch:
         # What lies before `first` was left by a worker of another stretch, and is for the one that goes on there.
         left = left_behind(guard.folder, source)
         self._left = {path: held for path, held in left if min(held.positions, default=first) >= first}
+        # A worker died, or ran out of memory, in what lies before us: no other is to leave it for an image like that.
+        self.was_left = bool(self._left)
         self._in_flight = InFlight(guard.folder, source)
         self._verdicts = Verdicts(guard.folder / f"{source}.verdicts")
 
@@ -73,11 +75,6 @@ class Watch:
     def suspect(self, position: int) -> bool:
         """Did a worker die with this image in hand?"""
         return any(position in held.images for held in self._left.values())
-
-    @property
-    def was_left(self) -> bool:
-        """Did a worker die, or run out of memory, in what lies before us here? Another is not to leave it for such an image."""
-        return bool(self._left)
 
     def judge(self, position: int, data: bytes, name: str) -> Labelled | BadImage:
         """What a suspect is: its labels, or why it has none. What is poison stays known until it is committed."""

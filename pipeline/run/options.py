@@ -18,7 +18,7 @@ _HEARTBEAT_ROWS: dict[str, int] = {
     "lraspp_mobilenet_v3_large": 128, "lraspp_mobilenet_v3_small": 128, "deeplabv3_mobilenet_v3_large": 32,
     "fcn_mobilenet_v3_large": 32, "deeplabv3_resnet50": 8, "fcn_resnet50": 8,
 }  # fmt: skip
-_SHORT_SIDE, _IMAGE_TIMEOUT_S = 520, 120.0
+_SHORT_SIDE = 520
 _TIMEOUTS = 3  # of an image that are waited for at least: decoding, labelling, and once more by itself
 _HEAD_IMAGES = 16  # of the first shard, looked at before anything starts
 
@@ -47,14 +47,13 @@ def network_request(config: SegmentConfig) -> NetworkRequest:
     )  # fmt: skip
 
 
-def heartbeat_rows(config: SegmentConfig, network: Prepared) -> int:
+def heartbeat_rows(network: Prepared) -> int:
     """After how many rows of a part in hand workers say so: of one number for all, as receipts are told apart by position.
 
-    Fewer where the network reads more pixels, or an image is expected to take longer.
+    Fewer if the network reads more pixels.
     """
     pixels = max(1.0, network.preset.short_side / _SHORT_SIDE) ** 2
-    patience = max(1.0, config.image_timeout_s / _IMAGE_TIMEOUT_S)
-    return max(1, int(_HEARTBEAT_ROWS[network.model] / pixels / patience))
+    return max(1, int(_HEARTBEAT_ROWS[network.model] / pixels))
 
 
 def idle_minutes(config: SegmentConfig) -> float:

@@ -195,6 +195,8 @@ class Attempt:
                 idle = 0
             elif self._refused == refused or time.monotonic() - progress.last_part > 60 * config.idle_minutes:
                 idle += 1  # nodes that refuse are known now, and the next pass keeps off them
+            if idle >= IDLE_PASSES and self._fleet is None:
+                raise NotReachable(reason or "no Ray")  # there was none in any pass
             if idle >= IDLE_PASSES or self._fatal is not None:
                 return reason or "passes that commit nothing"
             if idle:
@@ -228,7 +230,7 @@ class Attempt:
             output=config.output, fingerprint=self._settings["fingerprint"], part_images=config.part_images,
             plan_format=self._settings.get("format", 1),
             read=read_options(config), labels=label_options(config, self._network), patient=patient,
-            image_timeout_s=config.image_timeout_s, heartbeat_rows=heartbeat_rows(config, self._network),
+            image_timeout_s=config.image_timeout_s, heartbeat_rows=heartbeat_rows(self._network),
             engine=self._settings["labels"]["engine"], labels_version=self._settings["labels"]["labels_version"],
         )  # fmt: skip
         reason = None

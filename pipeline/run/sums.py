@@ -104,8 +104,9 @@ class Sums:
         def list_again() -> PartTable:
             return list_planned(self._store, self._out, sources)
 
+        before = self.totals.sums()  # what is added from here on is newer than the removal, and the listing may not have it
         listed = list_again()
-        if self.totals.is_within(listed.part_keys) and not self.totals.is_torn:
+        if before.is_within(listed.part_keys) and not before.torn:
             self._checkpoint.follow(removal)
         else:
             found, listed = self._checkpoint.load(listed, list_again)

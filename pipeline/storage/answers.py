@@ -153,9 +153,9 @@ class Answers:
 class _Answering:
     """Does an answer for another object tell that this one's store answers?
 
-    Of files: those on its disk; and if this one is gone, only those below the last folder on its way that is there, as a folder
-    that is not there may be where a disk is mounted. On the web any host tells that the network is there; but if this object was
-    denied to the credentials in its URL, it must be its own host, and the same credentials.
+    Of files: those on its disk; and if this one is gone, and its folder with it or empty, only those below the last folder on
+    its way that is there, as that may be where a disk is mounted. On the web any host tells that the network is there; but if
+    this object was denied to the credentials in its URL, it must be its own host, and the same credentials.
     """
 
     def __init__(self, uri: str, error: StorageError, *, signed: bool) -> None:
@@ -163,7 +163,10 @@ class _Answering:
         self._signer = signer_of(uri) if signed else None
         self._any_host = _is_web(uri) and not signed
         self._is_file, self._is_gone = scheme_of(uri) == "file", isinstance(error, ObjectMissing)
-        self._folder = last_folder(os.path.realpath(uri)) if self._is_file else ""
+        path = os.path.realpath(uri) if self._is_file else ""
+        self._folder = last_folder(path) if self._is_file else ""
+        # Its own folder is there, and not empty: no disk is to be mounted there. Any planned file of this disk tells.
+        self._is_mounted = self._folder == os.path.dirname(path) and _folder_holds_others(path, hidden=False)
 
     def __call__(self, other: str) -> bool:
         if other == self._uri:
@@ -175,7 +178,7 @@ class _Answering:
         return store_root(other) == self._root and (self._signer is None or signer_of(other) == self._signer)
 
     def _is_on_its_disk(self, other: str) -> bool:
-        if self._is_gone and not other.startswith(self._folder.rstrip("/") + "/"):
+        if self._is_gone and not self._is_mounted and not other.startswith(self._folder.rstrip("/") + "/"):
             return False
         try:
             return os.stat(other).st_dev == os.stat(self._folder).st_dev
@@ -245,9 +248,9 @@ def _lists_without(uri: str) -> bool:
         return False
 
 
-def _folder_holds_others(path: str) -> bool:
+def _folder_holds_others(path: str, *, hidden: bool = True) -> bool:
     with suppress(OSError), os.scandir(os.path.dirname(path)) as entries:
-        return any(entry.path != path and entry.is_file() for entry in entries)
+        return any(entry.path != path and entry.is_file() and (hidden or not entry.name.startswith(".")) for entry in entries)
     return False
 
 

@@ -1,7 +1,9 @@
 """Any other scheme that fsspec reaches once its package is installed: inputs only."""
 
 import re
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import fsspec
@@ -29,6 +31,7 @@ _NOT_OF_THE_OBJECT = {407, 408, 409, 416, 421, 423, 425, 429}  # of 4xx; what el
 _REFUSED = set(range(400, 500)) - _NOT_OF_THE_OBJECT
 _ORIGIN_DOWN = {521, 522, 523, 525, 526, 530}  # Cloudflare's words for a host behind it that takes no connection
 _UNREACHABLE = {"ClientConnectorError", "ConnectionTimeoutError", "InvalidURL", "NonHttpUrlClientError", "TooManyRedirects"}
+_SERVERS, _SERVER_S = 4, 0.2  # of one host, that may each have an ETag of their own for the same bytes
 _DEEPEST = 64  # folders below each other; a page that links to itself by ever new names has no end
 FORBIDDEN = "is a metadata address"  # in the message of what `storage.web` raises
 
@@ -210,8 +213,12 @@ class RemoteStore:
         """As a stream, so that a server that sends more than was asked for is not listened to for longer."""
         from pipeline.storage.web import get
 
-        data: bytes = sync(self._fs.loop, get, self._fs, uri, start, length, version, most)
-        return data
+        for other_server in range(_SERVERS):
+            with suppress(ObjectChanged):
+                data: bytes = sync(self._fs.loop, get, self._fs, uri, start, length, version, most)
+                return data
+            time.sleep(_SERVER_S * other_server)
+        raise ObjectChanged(f"changed since it was listed: {without_secrets(uri)}")
 
     def _range(self, uri: str, start: int, length: int | None, version: str | None) -> bytes:
         end = None if length is None else start + length

@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import SegmentConfig
-from pipeline.errors import Bug, StorageError
+from pipeline.errors import Bug, NotReachable, StorageError
+from pipeline.run.parts import list_parts
+from pipeline.run.plan import extend_plan
 from pipeline.run.progress import Progress
 from pipeline.run.segment import REFRESH_S, Attempt
 from pipeline.run.span import Receipt
+from pipeline.shards.listing import Listing, list_inputs
+from tests.support.images import jpeg
 
 
 @pytest.mark.parametrize(
@@ -70,3 +74,15 @@ def test_a_bug_stays_the_reason_if_the_sums_cannot_be_closed_then(tmp_path: Path
     monkeypatch.setattr(attempt, "_sum_up", close)
     with pytest.raises(Bug):
         attempt._end(None, "IndexError")  # type: ignore[arg-type]
+
+
+def test_a_run_that_finds_no_ray_in_any_pass_is_not_reachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 4, as of a new output: nothing could start. With 5 a scheduler would ask a head that is gone for ever."""
+    (tmp_path / "in.jpg").write_bytes(jpeg())
+    attempt = Attempt(SegmentConfig(input=(str(tmp_path / "in.jpg"),), output=str(tmp_path / "out")), Progress())
+    plan = extend_plan(attempt.store, attempt.config.output, None, list_inputs(attempt.config.input, Listing()), {})
+    monkeypatch.setattr(attempt, "_write", lambda _state: None)
+    monkeypatch.setattr(attempt, "_pass", lambda *_, **__: "the Ray of RAY_ADDRESS=10.0.0.9:6379: ConnectionRefusedError")
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(NotReachable, match=r"10\.0\.0\.9"):
+        attempt._passes(plan, list_parts(attempt.store, attempt.config.output))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,7 +20,7 @@ from pipeline.run.footer import PartFooter, failures_bytes
 from pipeline.run.parts import PartName, PartTable, list_parts, source_digest
 from pipeline.run.plan import Plan, PlanFile
 from pipeline.run.stale import remove_stale
-from pipeline.run.summary import FailureFiles, read_totals, write_derived
+from pipeline.run.summary import FailureFiles, list_planned, read_totals, write_derived
 from pipeline.run.sums import Sums
 from pipeline.run.totals import Totals
 from pipeline.shards.base import Shard
@@ -658,3 +659,27 @@ def test_after_a_removal_by_another_attempt_it_is_saved_again(out: str, monkeypa
     assert again.totals.is_same(_truth(out))
     one.close(SOURCES, 0)
     assert _is_true(out, one)
+
+
+def test_parts_that_come_while_another_attempts_removal_is_looked_at_are_not_read_again(
+    out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing of a million parts takes a minute, in which there is always one."""
+    _sums(out).close(SOURCES, 0)
+    one, redo = _sums(out), _sums(out)
+    listed = one.begin()
+    remove_stale(STORE, out, _plan(), redo.begin(), redo, "ImageTimeout")
+    for name, number in zip([name for name in listed.parts() if name.first in (16, 20)], (4, 5), strict=True):
+        assert one.totals.remove(name, made_up_footer(number, error="ImageTimeout"))
+    for number in range(8, 12):
+        one.totals.add(commit(STORE, out, made_up_footer(number)), made_up_footer(number))
+
+    def listed_late(*asked: Any) -> PartTable:
+        found = list_planned(*asked)
+        one.totals.add(commit(STORE, out, made_up_footer(12)), made_up_footer(12))
+        return found
+
+    monkeypatch.setattr(room, "list_planned", listed_late)
+    monkeypatch.setattr(one, "read", lambda *_: pytest.fail("footers that were counted are read again"))
+    one._follow("removal", SOURCES, threading.Event())
+    assert len(one.totals.parts) == 11

@@ -208,6 +208,21 @@ def test_a_folder_where_the_disk_is_not_mounted_leaves_all_open_whatever_else_li
     assert parts_in(tmp_path / "out") == []
 
 
+def test_what_was_removed_from_a_folder_of_its_own_is_a_failure_beside_planned_files_of_its_disk(tmp_path: Path) -> None:
+    """Its folder holds another file, so that no disk is to be mounted there; a hidden one alone says nothing."""
+    for number in range(4):
+        (tmp_path / "in" / f"{number}").mkdir(parents=True)
+        (tmp_path / "in" / f"{number}" / "rgb.jpg").write_bytes(jpeg())
+        (tmp_path / "in" / f"{number}" / ".note").write_bytes(b"")
+    segment, spans = _worker_and_spans(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in" / "0" / "rgb.jpg").unlink()
+    (receipt,) = segment(spans[0])
+    assert (receipt.error_class, receipt.part) == ("StorageError", None)
+    (tmp_path / "in" / "0" / "meta.json").write_bytes(b"{}")
+    (receipt,) = segment(spans[0])
+    assert (receipt.error, receipt.failures) == (None, 1)
+
+
 @pytest.mark.parametrize("kind", ["tar", "image"])
 def test_what_was_removed_is_a_failure_beside_planned_files_of_its_folder(tmp_path: Path, kind: str) -> None:
     """Though its worker is a new one, and of a thousand others that are planned few lie in that folder."""
