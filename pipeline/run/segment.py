@@ -353,9 +353,7 @@ class Attempt:
 
     def interrupt(self) -> dict[str, Any] | None:
         """Write down that this attempt ended before its time; what is committed is committed. -> What it knows, if anything."""
-        if (
-            self._sums is None or self._sums.totals.is_torn
-        ):  # stopped while a part was added: what was written down before is true
+        if self._sums is None or self._sums.totals.is_torn:  # stopped in the middle of a sum: what was written before is true
             return None
         if self._run_json.is_ours:
             self._refresh("incomplete")
