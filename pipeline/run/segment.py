@@ -311,7 +311,9 @@ class Attempt:
         try:
             return self._sum_up(plan, reason)
         except MaskfleetError as error:
-            raise self._fatal or error from error
+            if self._fatal is None:
+                raise
+            raise self._fatal from error
 
     def _sum_up(self, plan: Plan, reason: str | None) -> Outcome:
         self.progress.phase = "summing up"

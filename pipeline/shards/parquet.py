@@ -172,11 +172,6 @@ class ParquetRows:
         raise IndexError("no such row")
 
 
-def read_row(store: Store, info: ObjectInfo, index: int, column: str | None) -> bytes:
-    """The encoded image of one row, by its row group alone. Raises as `ParquetRows` does."""
-    return ParquetRows(store, info, column).read(index)
-
-
 def _row_group(
     file: RangeFile, parquet: pq.ParquetFile, group: int, first: int, rows: int, wanted: int,
     column: str, file_name: str, shard: Shard, options: ReadOptions,

@@ -22,7 +22,7 @@ from pipeline.run.parts import list_parts
 from pipeline.run.span import Span
 from pipeline.run.worker import SegmentSpan, WorkerConfig
 from pipeline.shards.base import Shard
-from pipeline.shards.parquet import read_row
+from pipeline.shards.parquet import ParquetRows
 from pipeline.storage import writable_store_for
 from tests.fuzz.mutations import Input
 from tests.support.images import refused_by_pillow
@@ -99,7 +99,7 @@ class Worker:
 
     def _encoded(self, shard: Shard, row: Mapping[str, Any]) -> bytes:
         if row["offset"] is None:
-            return read_row(self._store, self._store.stat(shard.uri), row["index"], self._read.image_column)
+            return ParquetRows(self._store, self._store.stat(shard.uri), self._read.image_column).read(row["index"])
         return self._store.read(shard.uri, row["offset"], row["length"])
 
 

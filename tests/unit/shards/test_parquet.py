@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline.errors import MissingImage, StorageError, UsageError
 from pipeline.shards import parquet as parquet_module
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
-from pipeline.shards.parquet import image_column, is_image_type, read_parquet, read_row, row_group_starts
+from pipeline.shards.parquet import ParquetRows, image_column, is_image_type, read_parquet, row_group_starts
 from pipeline.storage.base import ObjectInfo
 from pipeline.storage.stream import RangeFile
 from tests.conftest import ROOT
@@ -170,19 +170,21 @@ def test_one_row_by_itself() -> None:
     for name in ("binary.parquet", "struct.parquet", "one_row_group.parquet"):
         data = CASES[name].data
         info = ObjectInfo(URI, len(data), None)
-        assert [read_row(MemoryStore(data), info, row, None) for row in (0, 3, 4, 9)] == [TEN[row] for row in (0, 3, 4, 9)]
+        assert [ParquetRows(MemoryStore(data), info, None).read(row) for row in (0, 3, 4, 9)] == [
+            TEN[row] for row in (0, 3, 4, 9)
+        ]
         with pytest.raises(IndexError):
-            read_row(MemoryStore(data), info, 10, None)
+            ParquetRows(MemoryStore(data), info, None).read(10)
     data = CASES["nulls.parquet"].data
     with pytest.raises(MissingImage):
-        read_row(MemoryStore(data), ObjectInfo(URI, len(data), None), 1, None)
+        ParquetRows(MemoryStore(data), ObjectInfo(URI, len(data), None), None).read(1)
 
 
 def test_rows_far_into_a_row_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet_module, "BATCH_ROWS", 3)
     data = CASES["one_row_group.parquet"].data
     info = ObjectInfo(URI, len(data), None)
-    assert [read_row(MemoryStore(data), info, row, None) for row in range(10)] == TEN
+    assert [ParquetRows(MemoryStore(data), info, None).read(row) for row in range(10)] == TEN
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.struct([("bytes", pa.binary()), ("path", pa.string())])])
