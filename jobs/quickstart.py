@@ -7,9 +7,9 @@ import click
 from jobs.command import run_job
 from jobs.segment import label
 from jobs.show import print_outcome
+from pipeline.api.opened import open_run
+from pipeline.api.picture import contact_sheet
 from pipeline.config import load_config
-from pipeline.opened import open_run
-from pipeline.products.picture import contact_sheet
 
 CONFIG = "jobs/configs/quickstart.toml"
 PICTURE = "out/quickstart.png"

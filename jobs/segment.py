@@ -9,10 +9,10 @@ from jobs.command import Job, flags_of, run_job
 from jobs.report import Report
 from jobs.show import print_outcome, shown
 from pipeline.config import SegmentConfig, load_config
+from pipeline.driver.attempt import Attempt, Outcome
+from pipeline.driver.progress import Progress
+from pipeline.driver.stopped import Stopped, stop_on_signals
 from pipeline.errors import MaskfleetError
-from pipeline.run.progress import Progress
-from pipeline.run.segment import Attempt, Outcome
-from pipeline.run.stopped import Stopped, stop_on_signals
 from pipeline.storage import without_secrets
 
 log = logging.getLogger(__name__)

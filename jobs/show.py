@@ -12,7 +12,7 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from pipeline.run.progress import Progress
+from pipeline.driver.progress import Progress
 
 PLAIN_EVERY_S = 30.0
 _BAR_EVERY_S = 0.5

@@ -6,10 +6,10 @@ import click
 
 from jobs.command import Job, run_job
 from jobs.report import Report
+from pipeline.driver.stopped import stop_on_signals
 from pipeline.errors import printable
-from pipeline.products.repair import repair
-from pipeline.products.verify import Verification, verify
-from pipeline.run.stopped import stop_on_signals
+from pipeline.verify.repair import repair
+from pipeline.verify.verify import Verification, verify
 
 MAX_LINES = 20  # of findings, on the terminal; --json has them all
 

@@ -7,17 +7,17 @@ From Python: `Segmenter` labels images here and now, `SegmentBatch` does so in a
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.opened import Run, open_run
-    from pipeline.segmenter import Labels, SegmentBatch, Segmenter
+    from pipeline.api.opened import Run, open_run
+    from pipeline.api.segmenter import Labels, SegmentBatch, Segmenter
 
 __all__ = ["Labels", "Run", "SegmentBatch", "Segmenter", "open_run"]
 
 _HOME = {
-    "Labels": "pipeline.segmenter",
-    "Segmenter": "pipeline.segmenter",
-    "SegmentBatch": "pipeline.segmenter",
-    "Run": "pipeline.opened",
-    "open_run": "pipeline.opened",
+    "Labels": "pipeline.api.segmenter",
+    "Segmenter": "pipeline.api.segmenter",
+    "SegmentBatch": "pipeline.api.segmenter",
+    "Run": "pipeline.api.opened",
+    "open_run": "pipeline.api.opened",
 }
 
 

@@ -52,7 +52,7 @@ def local_ray(s3: "S3Server") -> Iterator[None]:  # its workers must know the se
     """Ray in this process, two cores, as a job on a laptop has it."""
     import ray
 
-    from pipeline.run import flow
+    from pipeline.driver import ray_data as flow
 
     flow.start_ray(debug=False)
     yield

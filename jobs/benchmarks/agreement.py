@@ -8,8 +8,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from jobs.benchmarks.truth import confusion, mean_iou, pixel_accuracy
+from pipeline.image.resize import resize
 from pipeline.model.engine import Engine
-from pipeline.model.preprocess import resize
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,11 @@ from pipeline.errors import BadImage
 from pipeline.labels.labeller import Labeller, LabelOptions, Resized
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
-from pipeline.run.ahead import ReadAhead
-from pipeline.run.worker import IMAGES_AHEAD
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.shards.tar import read_tar
 from pipeline.storage import base_name, store_for
+from pipeline.worker.prefetch import ReadAhead
+from pipeline.worker.span_worker import IMAGES_AHEAD
 
 LoopKind = Literal["bare", "plain"]
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.decode import Photograph, decode
-from pipeline.model.preprocess import resize, resized_size
+from pipeline.image.decode import Photograph, decode
+from pipeline.image.resize import resize, resized_size
 
 Pixels = npt.NDArray[np.uint8]
 BASE = "Pillow"
@@ -86,7 +86,7 @@ def _simplejpeg(short_side: int) -> list[Decoder]:
     """libjpeg-turbo without Pillow; Pillow still reads the header, for size and orientation."""
     import simplejpeg
 
-    from pipeline.model.resample import resample
+    from pipeline.image.resample import resample
 
     def read(data: bytes) -> tuple[npt.NDArray[np.uint32], int]:
         orientation = Image.open(io.BytesIO(data)).getexif().get(0x0112, 1)

@@ -12,8 +12,8 @@ from jobs.benchmarks.large import KINDS, Kind, enlarged
 from jobs.benchmarks.photographs import named_photographs, spread
 from jobs.benchmarks.report import Grid
 from jobs.benchmarks.truth import confusion, mean_iou, truth_of
-from pipeline.decode import decode
 from pipeline.errors import UsageError
+from pipeline.image.decode import decode
 from pipeline.labels.labeller import Labeller, LabelOptions
 from pipeline.model.loading import load_engine
 from pipeline.model.prepare import NetworkRequest, prepare

@@ -28,7 +28,7 @@ GOAL_S, WORKER_GOAL_S = 15.0, 2.0
 _NOTHING = """
 import time
 import ray.data
-from pipeline.run import flow
+from pipeline.driver import ray_data as flow
 class Nothing:
     def __call__(self, batch):
         return batch
@@ -49,7 +49,7 @@ from pipeline.model.prepare import NetworkRequest, prepare
 from pipeline.model.zoo import DEFAULT_MODEL
 short_side = int(sys.argv[1])
 network = prepare(NetworkRequest(model=DEFAULT_MODEL, weights="bundled", engine="openvino", short_side=short_side))
-import pipeline.run.worker
+import pipeline.worker.span_worker
 labeller = Labeller(load_engine(network), LabelOptions(classes=network.classes, preset=network.preset))
 labeller.label(labeller.read(photographs()[0]))
 print(time.perf_counter() - started)

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.labels.statistics import LEVELS
-from pipeline.run.footer import Failure, PartFooter, footer_length, part_bytes
-from pipeline.run.parts import PartName, source_digest
-from pipeline.run.totals import PartSet, Totals
+from pipeline.output.footer import Failure, PartFooter, footer_length, part_bytes
+from pipeline.output.parts import PartName, source_digest
 from pipeline.shards.base import Cursor
+from pipeline.sums.totals import PartSet, Totals
 
 PARTS_A_SHARD = 40  # of 256 images: what img2dataset puts into a tar
 PART_IMAGES = 256

@@ -23,13 +23,13 @@ from jobs.benchmarks.generated_parts import PART_IMAGES, GeneratedParts
 from jobs.benchmarks.generated_s3 import BUCKET, OUT, PREFIX, REQUESTS
 from jobs.benchmarks.memory import uss, watched
 from pipeline.config import SegmentConfig
+from pipeline.driver.attempt import Attempt
+from pipeline.driver.progress import Progress
 from pipeline.errors import Incomplete
 from pipeline.model.prepare import prepare
-from pipeline.run.checkpoint import NAME, checkpoint_bytes
-from pipeline.run.identity import settings
-from pipeline.run.options import network_request
-from pipeline.run.progress import Progress
-from pipeline.run.segment import Attempt
+from pipeline.plan.fingerprint import settings
+from pipeline.plan.options import network_request
+from pipeline.sums.checkpoint import NAME, checkpoint_bytes
 
 _POLL_S = 0.01
 _NEW = 100  # of so many parts one is not in the checkpoint of the first attempt

@@ -19,13 +19,13 @@ from unittest.mock import patch
 from jobs.benchmarks.generated_s3 import BUCKET, PREFIX
 from jobs.benchmarks.memory import uss, watched
 from pipeline.config import SegmentConfig
+from pipeline.driver import attempt as segment
+from pipeline.driver.attempt import Attempt
+from pipeline.driver.progress import Progress
+from pipeline.driver.stopped import Stopped, stop_on_signals
 from pipeline.errors import Incomplete
-from pipeline.run import segment
-from pipeline.run.progress import Progress
-from pipeline.run.segment import Attempt
-from pipeline.run.stopped import Stopped, stop_on_signals
+from pipeline.listing.listing import list_inputs
 from pipeline.shards.base import Shard
-from pipeline.shards.listing import list_inputs
 
 _POLL_S = 0.01
 _LIMIT_S = 900.0

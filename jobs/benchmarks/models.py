@@ -24,12 +24,12 @@ from jobs.benchmarks.photographs import named_photographs, spread
 from jobs.benchmarks.report import OUT, need_altair, publish
 from jobs.benchmarks.truth import truth_of
 from jobs.command import run_job
-from pipeline.decode import decode
 from pipeline.errors import UsageError
+from pipeline.image.decode import decode
+from pipeline.image.resize import resize
 from pipeline.model.cpu import PRECISIONS, has_bf16
 from pipeline.model.engine import Engine
 from pipeline.model.loading import load_engine
-from pipeline.model.preprocess import resize
 from pipeline.model.zoo import DEFAULT_MODEL, ZOO
 
 BATCHES = (1, 4, 16)

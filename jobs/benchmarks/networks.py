@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jobs.benchmarks.photographs import photographs
-from pipeline.decode import decode
+from pipeline.image.decode import decode
 from pipeline.model.engine import Prepared
 from pipeline.model.prepare import write_network
 from pipeline.model.weights import BUNDLED, TORCHVISION_PRESET, load_weights, state_dict

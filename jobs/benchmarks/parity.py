@@ -9,9 +9,9 @@ import numpy as np
 
 from jobs.benchmarks.truth import confusion, mean_iou, pixel_accuracy, truth_of
 from jobs.command import run_job
+from pipeline.api.opened import Run, open_run
 from pipeline.errors import UsageError
 from pipeline.labels.png import decode_png
-from pipeline.opened import Run, open_run
 
 
 @click.command()

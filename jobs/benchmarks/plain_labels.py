@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from pipeline.image.resize import resized_size
 from pipeline.labels.compiled import jit
 from pipeline.labels.labeller import Resized
 from pipeline.labels.png import voc_palette
 from pipeline.model.engine import Engine
-from pipeline.model.preprocess import resized_size
 
 _COMPRESS_LEVEL = 6
 

@@ -15,7 +15,7 @@ import click
 
 from jobs.benchmarks.metered_s3 import metered_s3
 from jobs.command import run_job
-from pipeline.run.parts import PART_BYTES
+from pipeline.output.parts import PART_BYTES
 from pipeline.shards.base import ReadOptions, Shard
 from pipeline.shards.tar import part_starts
 from pipeline.storage import store_for, writable_store_for

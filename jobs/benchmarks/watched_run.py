@@ -13,7 +13,7 @@ from jobs.benchmarks.memory import uss, watched, workers_of
 from jobs.benchmarks.steady import Stamp, Window, steady
 from jobs.benchmarks.whole_job import read_trace
 from pipeline.errors import Incomplete
-from pipeline.run.worker import TRACE
+from pipeline.worker.span_worker import TRACE
 
 DRIVER = "driver"
 

@@ -14,10 +14,10 @@ from typing import Any
 from jobs.benchmarks.bare import png_digest
 from jobs.benchmarks.cpu_shares import CpuShares
 from jobs.benchmarks.steady import Stamp
+from pipeline.api.opened import open_run
 from pipeline.errors import Bug
 from pipeline.model.engine import Prepared
-from pipeline.opened import open_run
-from pipeline.run.worker import TRACE
+from pipeline.worker.span_worker import TRACE
 
 DRIVER = "driver"
 

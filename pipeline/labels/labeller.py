@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.decode import Photograph, decode
 from pipeline.errors import InferenceFailed
+from pipeline.image.decode import Photograph, decode
+from pipeline.image.resize import Preset, resize
 from pipeline.labels.png import encode_gray, encode_mask
 from pipeline.labels.statistics import MaskStatistics
 from pipeline.labels.upsample import upsample_labels
 from pipeline.model.engine import Engine
-from pipeline.model.preprocess import Preset, resize
 
 T = TypeVar("T")
 FAST_DECODE_SCALE = 2  # a JPEG decoded smaller keeps at least this many times the short side that the network reads

@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.labels.fast import LARGEST, fast_pixels
-from pipeline.labels.plain import plain_pixels
+from pipeline.labels.kernel import LARGEST, fast_pixels
+from pipeline.labels.reference import plain_pixels
 from pipeline.labels.statistics import LEVELS, MaskStatistics, least_confidence, no_extents, statistics_of
 
 

@@ -6,8 +6,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.image.resize import Preset
 from pipeline.labels.statistics import MaskStatistics
-from pipeline.model.preprocess import Preset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

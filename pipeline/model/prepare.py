@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from pipeline import errors
 from pipeline.cache import cache_folder
 from pipeline.errors import MaskfleetError, UsageError
+from pipeline.image.resize import Preset
 from pipeline.model.engine import Prepared
-from pipeline.model.preprocess import Preset
 from pipeline.model.weights import BUNDLED, class_names, load_weights
 from pipeline.model.zoo import ZOO
 from pipeline.storage import without_secrets

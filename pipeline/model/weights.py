@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import NotReachable, StorageError, UsageError
-from pipeline.model.preprocess import Preset
+from pipeline.image.resize import Preset
 from pipeline.model.zoo import DEFAULT_MODEL, MAX_CLASSES, ZOO, count_classes, fitting
 from pipeline.storage import base_name, normalise, scheme_of, store_for, without_query, without_secrets
 

@@ -9,7 +9,7 @@ import tarfile
 from tarfile import InvalidHeaderError  # type: ignore[attr-defined]
 
 from pipeline.shards.headers import HeaderFile
-from pipeline.storage.stream import RangeFile
+from pipeline.shards.range_file import RangeFile
 
 MAX_HEADER_BYTES = 1 << 20  # of the pax and GNU long-name headers of one member: names of 4 kB fit, a bomb does not
 MAX_EXTENSIONS = 16  # of one member; tools write four at most, and Python's stack ends at some 300

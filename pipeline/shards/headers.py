@@ -3,8 +3,8 @@
 import io
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from pipeline.shards.range_file import CHUNK_BYTES
 from pipeline.storage import ObjectInfo, Store
-from pipeline.storage.stream import CHUNK_BYTES
 
 HEADER_BYTES = 16 << 10  # a request for one header, and for those of small members behind it
 FAR_BYTES = 1 << 20  # from header to header; a stream brings as much in half the time of a request

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import BrokenShard, DamagedRowGroup, ImageTooLarge, MissingImage, UsageError
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard, seen
+from pipeline.shards.range_file import RangeFile
 from pipeline.storage import base_name
 from pipeline.storage.base import ObjectInfo, Store
-from pipeline.storage.stream import RangeFile
 
 BATCH_ROWS = 1  # a bomb is unpacked a row at a time; batches of 32 would save 15 microseconds a row
 _BUFFER_BYTES = 4 << 20

@@ -12,9 +12,9 @@ from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard, seen
 from pipeline.shards.extensions import MemberHeaders
 from pipeline.shards.headers import HeaderFile
 from pipeline.shards.names import is_image_member, key_and_extension
+from pipeline.shards.range_file import RangeFile
 from pipeline.storage import scheme_of
 from pipeline.storage.base import ObjectInfo, Store
-from pipeline.storage.stream import RangeFile
 
 _BLOCK = tarfile.BLOCKSIZE
 _BEGINNING = Cursor()

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.run.worker import TRACE
+from pipeline.worker.span_worker import TRACE
 
 NODES = 2  # that work, one CPU each; the head has none
 _STORE_BYTES = 80 << 20

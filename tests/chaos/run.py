@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.products.verify import verify
-from pipeline.run.worker import TRACE
+from pipeline.verify.verify import verify
+from pipeline.worker.span_worker import TRACE
 from tests.chaos.cluster import ChaosCluster, wait_until
 from tests.conftest import ROOT, job_command
 from tests.support.runs import part_files, read_rows

@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.products.verify import verify
-from pipeline.run.checkpoint import NAME
-from pipeline.run.footer import CHECKSUM_KEY, FOOTER_KEY, footer_of
-from pipeline.run.segment import Attempt
+from pipeline.driver.attempt import Attempt
+from pipeline.output.footer import CHECKSUM_KEY, FOOTER_KEY, footer_of
+from pipeline.sums.checkpoint import NAME
+from pipeline.verify.verify import verify
 from tests.support.asked import asked
 from tests.support.runs import part_files, parts_in, read_rows, segment, write_tars
 from tests.support.tars import photos, tar_bytes

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.opened
-import pipeline.segmenter
+import pipeline.api.opened
+import pipeline.api.segmenter
 import pipeline.shards.names
 from tests.conftest import ROOT
 from tests.support.runs import segment
@@ -16,7 +16,7 @@ from tests.support.tars import photos
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("module", [pipeline.segmenter, pipeline.opened, pipeline.shards.names])
+@pytest.mark.parametrize("module", [pipeline.api.segmenter, pipeline.api.opened, pipeline.shards.names])
 def test_docstrings(module: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     flags = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL

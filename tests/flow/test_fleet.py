@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.products.verify import verify
+from pipeline.verify.verify import verify
 from tests.chaos.cluster import wait_until
 from tests.conftest import ROOT, Finished, job_command
 from tests.support.nodes import Nodes, nodes
@@ -150,7 +150,7 @@ _COUNT = """
 import sys
 import ray
 from pipeline.config import Workers
-from pipeline.run import flow
+from pipeline.driver import ray_data as flow
 @ray.remote(num_cpus=1)
 class Driver:
     def is_there(self):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.products.verify import verify
+from pipeline.verify.verify import verify
 from tests.conftest import Finished
 from tests.support.runs import part_files, read_rows, segment, write_tars
 from tests.support.tars import photos
@@ -114,7 +114,7 @@ def test_a_clock_that_jumps_changes_nothing(
         def __getattr__(self, name: str) -> Any:
             return getattr(time, name)
 
-    monkeypatch.setattr("pipeline.run.segment.time", Clock())
+    monkeypatch.setattr("pipeline.driver.attempt.time", Clock())
     outcome = segment(source, tmp_path / "out")
     assert outcome.error is None
     assert calls >= 3

@@ -12,7 +12,7 @@ import pytest
 import ray
 from ray.exceptions import RpcError
 
-from pipeline.run.fleet import Fleet, faults_of_ray
+from pipeline.driver.fleet import Fleet, faults_of_ray
 from tests.conftest import ROOT, Finished
 from tests.support.runs import segment, write_tars
 
@@ -34,8 +34,8 @@ def test_threads_of_workers_share_one_arena(tmp_path: Path) -> None:
 
 _STOPPED_AT_THE_START = """
 import os, signal, threading, time
-from pipeline.run import flow
-from pipeline.run.stopped import Stopped, stop_on_signals
+from pipeline.driver import ray_data as flow
+from pipeline.driver.stopped import Stopped, stop_on_signals
 
 stop_on_signals()
 ours = signal.getsignal(signal.SIGTERM)

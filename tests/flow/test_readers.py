@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.opened import open_run
+from pipeline.api.opened import open_run
 from tests.support.runs import segment, write_tars
 
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -68,7 +68,7 @@ def listed(tmp_path: Path) -> Iterator[Path]:
 
 def test_ray_keeps_no_secret(listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither its control store nor the daemon of this node in memory (where spans are small), nor its session in files."""
-    monkeypatch.setattr("pipeline.run.cutting.SHORT_SHARD_BYTES", 0)  # the tars are cut: those who look into them need it, too
+    monkeypatch.setattr("pipeline.worker.cutting.SHORT_SHARD_BYTES", 0)  # the tars are cut: those who look into them need it, too
     outcome = segment(listed, tmp_path / "out")
     assert outcome.error is None
     assert len(read_rows(tmp_path / "out").masks) == 45

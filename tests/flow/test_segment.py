@@ -13,15 +13,15 @@ from typing import Any, ClassVar
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.driver.attempt import Attempt, Outcome
+from pipeline.driver.progress import Progress
 from pipeline.errors import BudgetExceeded, Bug, NotReachable, RunMismatch, ShardChanged, UsageError
 from pipeline.model.prepare import prepare
-from pipeline.products.verify import verify
-from pipeline.run.options import network_request
-from pipeline.run.plan import Plan
-from pipeline.run.progress import Progress
-from pipeline.run.segment import Attempt, Outcome
-from pipeline.run.span import Receipt, Span
+from pipeline.output.span import Receipt, Span
+from pipeline.plan.options import network_request
+from pipeline.plan.plan import Plan
 from pipeline.schema import masks_schema
+from pipeline.verify.verify import verify
 from tests.support.runs import part_files, parts_in, read_rows, segment, write_tars
 from tests.support.tars import photos, tar_bytes
 
@@ -172,7 +172,7 @@ def test_redo_labels_again_the_parts_with_such_failures(tmp_path: Path) -> None:
 
 
 def test_few_big_tars_are_cut_for_many_workers(whole: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.run import flow
+    from pipeline.driver import ray_data as flow
 
     source, out = whole
     marked: list[int] = []
@@ -182,7 +182,7 @@ def test_few_big_tars_are_cut_for_many_workers(whole: tuple[Path, Path], tmp_pat
         marked.append(sum(span.piece_bytes is not None for span in spans))
         yield from real(spans, *arguments)
 
-    monkeypatch.setattr("pipeline.run.cutting.SHORT_SHARD_BYTES", 0)
+    monkeypatch.setattr("pipeline.worker.cutting.SHORT_SHARD_BYTES", 0)
     monkeypatch.setattr(flow, "label", watched)
     segment(source, tmp_path / "out")
     assert marked == [2]  # the pieces of two keep two workers busy while one labels the third
@@ -191,7 +191,7 @@ def test_few_big_tars_are_cut_for_many_workers(whole: tuple[Path, Path], tmp_pat
 
 def test_a_limit_is_shared_out_among_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One tar of 12 parts, of which 8 are wanted: a piece a part, and no part more."""
-    monkeypatch.setattr("pipeline.run.cutting.SHORT_SHARD_BYTES", 0)
+    monkeypatch.setattr("pipeline.worker.cutting.SHORT_SHARD_BYTES", 0)
     outcome = segment(write_tars(tmp_path / "in", 1, 48), tmp_path / "out", limit=32)
     assert outcome.error is None
     assert outcome.run["counts"]["images"] == 32
@@ -199,7 +199,7 @@ def test_a_limit_is_shared_out_among_the_workers(tmp_path: Path, monkeypatch: py
 
 
 def test_a_bug_ends_the_wave_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.run import flow
+    from pipeline.driver import ray_data as flow
 
     real, ended = flow.label, list[int]()
 
@@ -257,7 +257,7 @@ class _Holding(BaseHTTPRequestHandler):
 
 def test_behind_a_straggler_waits_one_other_span(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve tars; the longest, which goes first, does not come before all of the others but one are committed."""
-    from pipeline.run import flow
+    from pipeline.driver import ray_data as flow
 
     source, out = write_tars(tmp_path / "in", 11, 4), tmp_path / "out"
     _Holding.data, _Holding.out, _Holding.parts = tar_bytes(photos(9, first=900)), out, 10
@@ -277,7 +277,7 @@ def test_behind_a_straggler_waits_one_other_span(tmp_path: Path, monkeypatch: py
 
 
 def test_a_run_in_waves_labels_the_same(whole: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.run import flow
+    from pipeline.driver import ray_data as flow
 
     source, out = whole
     waves: list[int] = []
@@ -287,8 +287,8 @@ def test_a_run_in_waves_labels_the_same(whole: tuple[Path, Path], tmp_path: Path
         waves.append(len(spans))
         yield from real(spans, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("pipeline.run.left.WAVE_SPANS", 2)
-    monkeypatch.setattr("pipeline.run.left.WAVE_SPANS_A_WORKER", 1)
+    monkeypatch.setattr("pipeline.output.remaining.WAVE_SPANS", 2)
+    monkeypatch.setattr("pipeline.output.remaining.WAVE_SPANS_A_WORKER", 1)
     monkeypatch.setattr(flow, "label", watched)
     assert segment(source, tmp_path / "out").error is None
     assert waves == [2, 1]
@@ -359,7 +359,7 @@ def test_the_budget_decides_the_exit_and_keeps_the_labels(tmp_path: Path) -> Non
 
 
 def test_a_bug_in_a_worker_is_exit_1_and_the_rest_is_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.run import flow
+    from pipeline.driver import ray_data as flow
 
     real = flow.label
 
@@ -402,7 +402,7 @@ def test_failures_are_made_again_where_a_worker_died_before_writing_them(tmp_pat
 
 
 def test_a_pass_that_fails_is_planned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.run import flow
+    from pipeline.driver import ray_data as flow
 
     source, out = write_tars(tmp_path / "in", 2, 150), tmp_path / "out"
     real = flow.label

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from pipeline.config import SegmentConfig
+from pipeline.driver.attempt import Attempt
+from pipeline.driver.progress import Progress
+from pipeline.driver.stopped import Stopped
 from pipeline.errors import RunMismatch
-from pipeline.products.verify import verify
-from pipeline.run.progress import Progress
-from pipeline.run.segment import Attempt
-from pipeline.run.stopped import Stopped
+from pipeline.verify.verify import verify
 from tests.support.runs import SHORT_SIDE, segment, write_tars
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -56,7 +56,7 @@ def _said(out: Path) -> dict[str, Any]:
 
 def _after_the_first_receipt(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     """Of the next pass only; what `act` starts itself is left alone."""
-    from pipeline.run import flow
+    from pipeline.driver import ray_data as flow
 
     real = flow.label
 

@@ -10,16 +10,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from pipeline.api.opened import open_run
 from pipeline.config import SegmentConfig
 from pipeline.errors import UsageError
 from pipeline.model.prepare import prepare
-from pipeline.opened import open_run
-from pipeline.products.verify import verify
-from pipeline.run.identity import settings
-from pipeline.run.options import network_request
-from pipeline.run.plan import extend_plan, read_plan
+from pipeline.plan.fingerprint import settings
+from pipeline.plan.options import network_request
+from pipeline.plan.plan import extend_plan, read_plan
 from pipeline.shards.base import Shard
 from pipeline.storage import writable_store_for
+from pipeline.verify.verify import verify
 from tests.support.runs import SHORT_SIDE, read_rows, segment
 from tests.support.tars import photos, tar_bytes
 

@@ -15,15 +15,15 @@ from pipeline.config import SegmentConfig
 from pipeline.errors import MAX_MESSAGE_CHARS, BadImage, UsageError
 from pipeline.labels.labeller import Labeller
 from pipeline.model.prepare import prepare
-from pipeline.run.footer import read_footer
-from pipeline.run.left import shard_digest
-from pipeline.run.options import check_head, label_options, network_request, read_options
-from pipeline.run.parts import list_parts
-from pipeline.run.span import Span
-from pipeline.run.worker import SegmentSpan, WorkerConfig
+from pipeline.output.footer import read_footer
+from pipeline.output.parts import list_parts
+from pipeline.output.remaining import shard_digest
+from pipeline.output.span import Span
+from pipeline.plan.options import check_head, label_options, network_request, read_options
 from pipeline.shards.base import Shard
 from pipeline.shards.parquet import ParquetRows
 from pipeline.storage import writable_store_for
+from pipeline.worker.span_worker import SegmentSpan, WorkerConfig
 from tests.fuzz.mutations import Input
 from tests.support.images import refused_by_pillow
 

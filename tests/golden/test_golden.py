@@ -11,11 +11,11 @@ import pytest
 from pipeline import open_run
 from pipeline.errors import RunMismatch
 from pipeline.labels.png import decode_png
-from pipeline.products.verify import verify
-from pipeline.run.checkpoint import Checkpoint
-from pipeline.run.identity import engine_release
-from pipeline.run.parts import list_parts
+from pipeline.output.parts import list_parts
+from pipeline.plan.fingerprint import engine_release
 from pipeline.storage import writable_store_for
+from pipeline.sums.checkpoint import Checkpoint
+from pipeline.verify.verify import verify
 from tests.golden.make import BUCKET, HERE, MODEL, OUTPUTS, lay
 from tests.support.runs import Rows, read_rows, segment
 

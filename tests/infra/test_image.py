@@ -186,7 +186,7 @@ def test_context_leaves_out(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["pyproject.toml", "constraints.txt", "LICENSE", "pipeline/run/flow.py", "jobs/configs/nightly.toml"]
+    "path", ["pyproject.toml", "constraints.txt", "LICENSE", "pipeline/driver/ray_data.py", "jobs/configs/nightly.toml"]
 )
 def test_context_holds(path: str) -> None:
     assert is_sent(path)

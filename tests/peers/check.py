@@ -78,7 +78,7 @@ def check_ours(task: Task, masks: Masks) -> float:
     from torch.nn import functional as F
     from torchvision.transforms._presets import SemanticSegmentation
 
-    from pipeline.decode import decode
+    from pipeline.image.decode import decode
     from tests.peers.torch_recipe import torchvision_model
 
     model, transforms, expected = torchvision_model(), SemanticSegmentation(resize_size=task.short_side), {}

@@ -15,7 +15,7 @@ import psutil
 
 from jobs.benchmarks.whole_job import read_trace
 from pipeline.errors import MaskfleetError
-from pipeline.run.worker import TRACE
+from pipeline.worker.span_worker import TRACE
 from tests.peers.task import Event, Task, read_events, to_json
 
 Kind = Literal["recipe of the documentation", "our worker, another scheduler", "maskfleet"]

@@ -1,4 +1,4 @@
-"""The decision behind `run/flow.py`, measured: spans into actors, or a custom Datasource fused into the pool.
+"""The decision behind `driver/ray_data.py`, measured: spans into actors, or a custom Datasource fused into the pool.
 
 `python -m tests.peers.datasource_or_spans FOLDER [--pairs 3]`: FOLDER holds tars. Both label with the same
 engine and commit the same parts (a block of the Datasource is a part); passes are interleaved in one Ray.
@@ -20,17 +20,17 @@ from ray.data import ActorPoolStrategy, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from pipeline.config import Workers
+from pipeline.driver import ray_data as flow
 from pipeline.labels.labeller import Labeller, LabelOptions
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
 from pipeline.model.prepare import NetworkRequest, prepare
-from pipeline.run import flow
-from pipeline.run.left import shard_digest
-from pipeline.run.span import Span
-from pipeline.run.worker import WorkerConfig
+from pipeline.output.remaining import shard_digest
+from pipeline.output.span import Span
 from pipeline.shards.base import Cursor, ReadOptions, Shard
 from pipeline.shards.tar import read_tar
 from pipeline.storage import store_for
+from pipeline.worker.span_worker import WorkerConfig
 
 PART_IMAGES = 32
 Pass = Callable[[list[Shard], Path], int]

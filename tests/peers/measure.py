@@ -11,7 +11,7 @@ import click
 
 from jobs.benchmarks.pairs import interleaved
 from jobs.benchmarks.photographs import spread
-from pipeline.model.preprocess import resized_size
+from pipeline.image.resize import resized_size
 from tests.peers.check import LEAST_AGREEMENT_OF_ENGINES, Masks, agreement, check_ours, check_recipe, read_masks
 from tests.peers.contenders import MASKFLEET, Contender, PeerFailed, run_tasks
 from tests.peers.task import Task, image_id, rough_rate, steady_rate

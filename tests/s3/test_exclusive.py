@@ -9,7 +9,7 @@ import pytest
 import s3fs
 
 from pipeline.errors import NotExclusive, StorageError, UsageError
-from pipeline.run.plan import extend_plan, read_plan
+from pipeline.plan.plan import extend_plan, read_plan
 from pipeline.shards.base import Shard
 from pipeline.storage import _store, retry
 from pipeline.storage.s3 import S3Store

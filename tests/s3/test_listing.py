@@ -6,7 +6,7 @@ import pytest
 import s3fs
 
 from pipeline.errors import NotReachable
-from pipeline.shards.listing import Listing, list_inputs
+from pipeline.listing.listing import Listing, list_inputs
 from pipeline.storage import _store
 from tests.support.faulty_s3 import FaultyS3, Request
 from tests.support.s3_server import S3Server
@@ -67,7 +67,7 @@ def test_an_absent_name_in_braces_is_named(shards: str, asked: list[Request]) ->
 def test_a_prefix_that_holds_far_more_than_the_names_is_not_listed_to_its_end(
     shards: str, asked: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.shards.lookups._PAGE", 1)  # so that four pages are four objects
+    monkeypatch.setattr("pipeline.listing.lookups._PAGE", 1)  # so that four pages are four objects
     assert len(_uris(f"{shards}/shard-{{010..109}}.tar")) == 100
     assert sum(request.method == "GET" for request in asked) == 1
     assert sum(request.method == "HEAD" for request in asked) == 100

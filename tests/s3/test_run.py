@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.api.opened import open_run
 from pipeline.errors import NotReachable, ObjectChanged, ShardChanged
-from pipeline.opened import open_run
 from pipeline.storage import store_for
 from pipeline.storage.s3 import S3Store
 from tests.conftest import Finished
@@ -77,14 +77,14 @@ def test_a_photograph_that_was_replaced_since_is_not_taken_for_it(s3: S3Server) 
 
 def test_a_resume_in_the_middle_of_a_tar_does_not_read_its_beginning(s3: S3Server) -> None:
     from pipeline.config import SegmentConfig, Workers
+    from pipeline.driver.attempt import Attempt
+    from pipeline.driver.progress import Progress
     from pipeline.model.prepare import prepare
-    from pipeline.run.left import remaining_spans
-    from pipeline.run.options import label_options, network_request, read_options
-    from pipeline.run.parts import list_parts
-    from pipeline.run.plan import read_plan
-    from pipeline.run.progress import Progress
-    from pipeline.run.segment import Attempt
-    from pipeline.run.worker import SegmentSpan, WorkerConfig
+    from pipeline.output.parts import list_parts
+    from pipeline.output.remaining import remaining_spans
+    from pipeline.plan.options import label_options, network_request, read_options
+    from pipeline.plan.plan import read_plan
+    from pipeline.worker.span_worker import SegmentSpan, WorkerConfig
 
     s3.make_bucket("resume")
     s3.filesystem().pipe_file("resume/in/a.tar", tar_bytes(photos(12)))
@@ -175,7 +175,7 @@ def test_a_bucket_that_refuses_is_exit_4_in_one_line(bucket: str, s3: S3Server, 
 
 
 def test_two_plans_at_the_same_second_on_an_empty_output(bucket: str) -> None:
-    from pipeline.run.plan import Plan, extend_plan, read_plan
+    from pipeline.plan.plan import Plan, extend_plan, read_plan
     from pipeline.shards.base import Shard
 
     plans: list[Plan] = []

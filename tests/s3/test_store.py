@@ -9,8 +9,8 @@ import pytest
 import s3fs
 
 from pipeline.errors import NotReachable, ObjectChanged, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError, StorageRefused
+from pipeline.listing.listing import Listing, list_inputs
 from pipeline.shards.base import ReadOptions, Shard
-from pipeline.shards.listing import Listing, list_inputs
 from pipeline.shards.single import read_images
 from pipeline.storage import _store, retry
 from pipeline.storage import s3 as s3_module

@@ -13,7 +13,7 @@ from typing import Final, Literal
 import numpy as np
 from PIL import Image
 
-from pipeline.decode import FORMATS
+from pipeline.image.decode import FORMATS
 
 SIZE: Final = (64, 48)  # width, height of the upright scene
 SEED: Final = 20261125

@@ -12,18 +12,18 @@ import pyarrow.parquet as pq
 from pipeline.config import SegmentConfig
 from pipeline.labels.png import decode_png
 from pipeline.labels.statistics import LEVELS, least_confidence
+from pipeline.listing.listing import Listing, list_inputs
 from pipeline.model.prepare import prepare
-from pipeline.run.footer import PartFooter, footer_of, part_bytes
-from pipeline.run.identity import settings
-from pipeline.run.left import planned_sources, remaining_spans
-from pipeline.run.options import label_options, network_request, read_options
-from pipeline.run.parts import add_digests, row_digest
-from pipeline.run.plan import extend_plan, read_plan
-from pipeline.run.summary import write_derived, write_run_json
-from pipeline.run.totals import Totals
-from pipeline.run.worker import SegmentSpan, WorkerConfig
-from pipeline.shards.listing import Listing, list_inputs
+from pipeline.output.footer import PartFooter, footer_of, part_bytes
+from pipeline.output.parts import add_digests, row_digest
+from pipeline.output.remaining import planned_sources, remaining_spans
+from pipeline.plan.fingerprint import settings
+from pipeline.plan.options import label_options, network_request, read_options
+from pipeline.plan.plan import extend_plan, read_plan
 from pipeline.storage import writable_store_for
+from pipeline.sums.derived import write_derived, write_run_json
+from pipeline.sums.totals import Totals
+from pipeline.worker.span_worker import SegmentSpan, WorkerConfig
 
 Row = dict[str, Any]
 

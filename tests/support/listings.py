@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from pipeline.run.parts import PartName, PartTable, list_parts
+from pipeline.output.parts import PartName, PartTable, list_parts
 from pipeline.storage.base import ObjectInfo
 from pipeline.storage.local import LocalStore
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.run.footer import Failure, PartFooter, failures_bytes, footer_length, part_bytes
-from pipeline.run.parts import PartName
+from pipeline.output.footer import Failure, PartFooter, failures_bytes, footer_length, part_bytes
+from pipeline.output.parts import PartName
 from pipeline.shards.base import Cursor
 from pipeline.storage import WritableStore, join
 

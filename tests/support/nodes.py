@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.run.worker import TRACE
+from pipeline.worker.span_worker import TRACE
 from tests.chaos.cluster import is_worker
 
 _STORE_BYTES = 80 << 20

@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline.config import SegmentConfig
-from pipeline.run.parts import PartName, list_parts
-from pipeline.run.progress import Progress
-from pipeline.run.segment import Attempt, Outcome
+from pipeline.driver.attempt import Attempt, Outcome
+from pipeline.driver.progress import Progress
+from pipeline.output.parts import PartName, list_parts
 from pipeline.storage.local import LocalStore
 from tests.support.tars import photos, tar_bytes
 

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.api.segmenter import Segmenter
 from pipeline.config import PILLOW_MAX_PIXELS, load_config
-from pipeline.decode import decode
 from pipeline.errors import CorruptImage, ImageTooLarge, RunMismatch
+from pipeline.image.decode import decode
+from pipeline.image.resize import resize
 from pipeline.labels.labeller import Labeller, LabelOptions
 from pipeline.labels.png import decode_png
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
 from pipeline.model.prepare import NetworkRequest, prepare
-from pipeline.model.preprocess import resize
-from pipeline.run.identity import check_same, settings
-from pipeline.run.options import label_options
-from pipeline.segmenter import Segmenter
+from pipeline.plan.fingerprint import check_same, settings
+from pipeline.plan.options import label_options
 from tests.support.corpus import images
 from tests.support.images import encode, scene
 

@@ -17,9 +17,9 @@ from jobs.command import run_job
 from jobs.report import Report
 from jobs.segment import main as segment
 from jobs.verify import main as verify
+from pipeline.driver.attempt import Outcome
+from pipeline.driver.stopped import Stopped
 from pipeline.errors import BudgetExceeded, Incomplete, NotReachable, RunMismatch, UsageError
-from pipeline.run.segment import Outcome
-from pipeline.run.stopped import Stopped
 
 
 @pytest.fixture
@@ -234,8 +234,8 @@ def test_stalls_and_signals_are_told_with_the_counts_so_far(
     def run(_: object) -> Outcome:
         raise error
 
-    monkeypatch.setattr("pipeline.run.segment.Attempt.run", run)
-    monkeypatch.setattr("pipeline.run.segment.Attempt.interrupt", lambda _: known)
+    monkeypatch.setattr("pipeline.driver.attempt.Attempt.run", run)
+    monkeypatch.setattr("pipeline.driver.attempt.Attempt.interrupt", lambda _: known)
     out = tmp_path_factory.mktemp("x")
     result = CliRunner().invoke(segment, ["--input", "x", "--output", str(out), "--json", str(file)])
     assert result.exit_code == error.exit_code  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ import pytest
 
 from jobs import show
 from jobs.show import describe, duration, print_outcome, shown
-from pipeline.run.progress import Progress
+from pipeline.driver.progress import Progress
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")])

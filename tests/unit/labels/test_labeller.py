@@ -8,11 +8,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import InferenceFailed
+from pipeline.image.resize import Preset
 from pipeline.labels.labeller import Labeller, LabelOptions, Resized
 from pipeline.labels.statistics import MaskStatistics
 from pipeline.model.loading import load_engine
 from pipeline.model.prepare import NetworkRequest, prepare
-from pipeline.model.preprocess import Preset
 from tests.conftest import ROOT
 from tests.support.images import jpeg
 
@@ -22,11 +22,11 @@ _WARM = """
 from numba.core.dispatcher import Dispatcher
 import numpy as np
 from PIL import Image
-from pipeline.labels import fast
+from pipeline.labels import kernel as fast
 from pipeline.labels.labeller import load_machine_code
 from pipeline.labels.upsample import upsample_labels
-from pipeline.model import resample
-from pipeline.model.preprocess import resize
+from pipeline.image import resample
+from pipeline.image.resize import resize
 def loaded():
     found = (vars(module).items() for module in (fast, resample))
     return {name: len(each.signatures) for items in found for name, each in items if isinstance(each, Dispatcher)}

@@ -152,7 +152,7 @@ def test_logits_that_are_no_numbers_are_as_every_pixel_by_itself(bad: float) -> 
 
 def test_a_saturated_photograph_is_filled_not_computed() -> None:
     """Twenty times as fast would be a timing; that cells are found full is not."""
-    from pipeline.labels import fast
+    from pipeline.labels import kernel as fast
 
     logits = np.zeros((3, 4, 5), np.float32)
     logits[2] = 20

@@ -23,14 +23,14 @@ from jobs.benchmarks.agreement import agreement, label_map
 from jobs.benchmarks.networks import CLASSES, Tensors, prepared, weights_of
 from jobs.benchmarks.photographs import photographs as bundled_photographs
 from pipeline import Segmenter
-from pipeline.decode import decode
 from pipeline.errors import UsageError
+from pipeline.image.decode import decode
+from pipeline.image.resize import resize
 from pipeline.model import openvino_engine
 from pipeline.model.cpu import PRECISIONS, cpu_name, has_bf16
 from pipeline.model.engine import Engine, Prepared
 from pipeline.model.loading import load_engine
 from pipeline.model.openvino_engine import compile_at
-from pipeline.model.preprocess import resize
 from pipeline.model.torch_engine import forward
 from pipeline.model.zoo import DEFAULT_MODEL, build
 from tests.conftest import SHARED

@@ -8,9 +8,9 @@ from pipeline.errors import Incomplete
 from pipeline.labels.labeller import LabelOptions
 from pipeline.model.prepare import NetworkRequest, prepare
 from pipeline.model.zoo import DEFAULT_MODEL
-from pipeline.run.identity import LABELS_VERSION, engine_release
-from pipeline.run.worker import SegmentSpan, WorkerConfig
+from pipeline.plan.fingerprint import LABELS_VERSION, engine_release
 from pipeline.shards.base import ReadOptions
+from pipeline.worker.span_worker import SegmentSpan, WorkerConfig
 
 MINE = engine_release("openvino")
 
@@ -41,6 +41,6 @@ def test_a_worker_of_the_same_versions_starts(engine: str | None, tmp_path: Path
 
 def test_a_worker_that_cannot_note_what_it_has_in_hand_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "begun").write_text("a file")
-    monkeypatch.setattr("pipeline.run.worker.scratch_folder", lambda: tmp_path)
+    monkeypatch.setattr("pipeline.worker.span_worker.scratch_folder", lambda: tmp_path)
     with pytest.raises(NotADirectoryError):
         _start(tmp_path / "out", None, LABELS_VERSION)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pipeline.shards import tar as tar_module
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.range_file import RangeFile
 from pipeline.shards.tar import part_starts, read_tar
-from pipeline.storage.stream import RangeFile
 from tests.support.corpus import photos, tar_bytes
 from tests.support.memory import MemoryStore
 

@@ -18,8 +18,8 @@ from pipeline.errors import MissingImage, StorageError, UsageError
 from pipeline.shards import parquet as parquet_module
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
 from pipeline.shards.parquet import ParquetRows, image_column, is_image_type, read_parquet, row_group_starts
+from pipeline.shards.range_file import RangeFile
 from pipeline.storage.base import ObjectInfo
-from pipeline.storage.stream import RangeFile
 from tests.conftest import ROOT
 from tests.support.corpus import damaged_pages, parquet_bytes, parquets
 from tests.support.images import SEED, jpeg

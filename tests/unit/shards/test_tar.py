@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pipeline.errors import ObjectChanged, StorageError
 from pipeline.shards import tar as tar_module
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.range_file import RangeFile
 from pipeline.shards.tar import part_starts, read_tar
 from pipeline.storage.local import LocalStore
-from pipeline.storage.stream import RangeFile
 from tests.support.corpus import Entry, cut_in_body, photos, spans, tar_bytes, tar_of, tars, zeroed_region
 from tests.support.images import jpeg
 from tests.support.memory import MemoryStore

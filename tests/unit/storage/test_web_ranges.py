@@ -12,10 +12,10 @@ import pytest
 
 from pipeline.errors import ObjectChanged, StorageError, StorageRefused
 from pipeline.shards.base import Cursor, ReadOptions, Shard
+from pipeline.shards.range_file import CHUNK_BYTES
 from pipeline.shards.tar import read_tar
 from pipeline.storage import retry
 from pipeline.storage.remote import RemoteStore
-from pipeline.storage.stream import CHUNK_BYTES
 from tests.support.tars import photos, tar_bytes
 
 BODY = bytes(range(256)) * 8

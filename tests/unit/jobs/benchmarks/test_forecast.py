@@ -10,10 +10,10 @@ from PIL import Image
 
 from jobs.benchmarks import forecast, metered_s3
 from jobs.benchmarks.unlike_inputs import BIG, Input, damaged, enlarged, mixture, parquets, varied, write_inputs
-from pipeline.decode import decode
 from pipeline.errors import BadImage
+from pipeline.image.decode import decode
+from pipeline.listing.listing import Listing, list_inputs
 from pipeline.shards.base import Cursor, ReadOptions
-from pipeline.shards.listing import Listing, list_inputs
 from pipeline.shards.tar import read_tar
 from pipeline.storage import store_for
 from tests.support.corpus import jpeg

@@ -13,9 +13,9 @@ from jobs.benchmarks.models import main
 from jobs.benchmarks.networks import prepared, torch_as_written, weights_of
 from jobs.benchmarks.photographs import photographs
 from jobs.benchmarks.truth import confusion, mean_iou, pixel_accuracy, truth_of
-from pipeline.decode import decode
+from pipeline.image.decode import decode
+from pipeline.image.resize import resize
 from pipeline.model.loading import load_engine
-from pipeline.model.preprocess import resize
 from pipeline.model.zoo import DEFAULT_MODEL
 
 SMALL = "lraspp_mobilenet_v3_small"

@@ -17,11 +17,11 @@ from jobs.benchmarks.million import million
 from jobs.benchmarks.steady import Stamp
 from jobs.benchmarks.watched_run import Watched
 from pipeline.errors import ObjectChanged, ObjectMissing
-from pipeline.run.footer import read_footer
-from pipeline.run.parts import list_parts
-from pipeline.run.summary import read_totals
-from pipeline.run.totals import Totals
+from pipeline.output.footer import read_footer
+from pipeline.output.parts import list_parts
 from pipeline.storage.s3 import S3Store
+from pipeline.sums.derived import read_totals
+from pipeline.sums.totals import Totals
 from tests.support.runs import parts_in
 
 

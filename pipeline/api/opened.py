@@ -1,0 +1,126 @@
+"""`open_run`: a run as its readers see it, local or on S3."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipeline.api.photographs import Photographs
+from pipeline.errors import NotReachable, ObjectMissing, StorageError, UsageError
+from pipeline.image.decode import decode
+from pipeline.labels.png import decode_mask, decode_png, index_image
+from pipeline.labels.statistics import IGNORE, least_confidence
+from pipeline.output.parts import list_parts
+from pipeline.schema import FAILURES, masks_schema
+from pipeline.storage import Store, arrow_filesystem, join, normalise, store_for
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished, running or broken run; only whole parts are seen.
+
+    Attributes:
+        uri: where it lies.
+        info: `run.json`.
+        photographs: what reads those that its rows name.
+    """
+
+    uri: str
+    info: dict[str, Any]
+    photographs: Photographs
+
+    @property
+    def masks(self) -> ds.Dataset:
+        """One row an image that was labelled (`pipeline.schema.masks_schema`); listed anew at each access."""
+        names = sorted(str(name) for names in list_parts(self._store, self.uri).values() for name in names)
+        return self._dataset("masks", names, masks_schema(confidence_map=bool(self.info["shape"]["confidence_map"])))
+
+    @property
+    def failures(self) -> ds.Dataset:
+        """One row an image that was not, and why (`pipeline.schema.FAILURES`)."""
+        return self._dataset("failures", list(self._store.names(join(self.uri, "failures") + "/")), FAILURES)
+
+    @property
+    def class_stats(self) -> pa.Table:
+        """One row a class (`pipeline.schema.CLASS_STATS`)."""
+        return pq.read_table(pa.BufferReader(self._store.read(join(self.uri, "class_stats.parquet"))))
+
+    def image(self, row: Mapping[str, Any]) -> Image.Image:
+        """The photograph of a row of `masks`, upright RGB: by one range read, or by its Parquet row group.
+
+        A row group is unpacked once for rows in the order of `masks`, and from its beginning for each that lies before the last.
+        It is read only if it lies in the run's inputs and has the size and ETag or mtime that were planned (see `open_run`).
+        Raises `OutsideInputs`, `ObjectChanged`, `ObjectMissing` if it is gone, and `BadImage` if its bytes are none of an image.
+        """
+        return decode(self.photographs.read(row), max_source_pixels=self.info["shape"]["max_source_pixels"]).image
+
+    def pairs(self, *, min_confidence: float | None = None) -> Iterator[tuple[Image.Image, Image.Image]]:
+        """(photograph, mask) of every row: upright RGB, and an index image of the same size in the colours of VOC.
+
+        min_confidence: 0 to 1; pixels of which the stored confidence (uint8) is below ceil(255 * min_confidence) become 255.
+        Raises `UsageError` if the run stored none, or if its masks have lost what this threshold keeps.
+        """
+        least = None if min_confidence is None else self._least(min_confidence)
+        return self._pairs(least)
+
+    def _pairs(self, least: int | None) -> Iterator[tuple[Image.Image, Image.Image]]:
+        columns = ["shard", "index", "offset", "length", "mask", *([] if least is None else ["confidence"])]
+        for batch in self.masks.to_batches(columns=columns, batch_size=64):
+            for row in batch.to_pylist():
+                mask = decode_mask(row["mask"]["bytes"])
+                if least is not None:
+                    kept = decode_png(row["confidence"]["bytes"]) >= least
+                    mask = index_image(np.where(kept, np.asarray(mask), np.uint8(IGNORE)))
+                yield self.image(row), mask
+
+    def _least(self, min_confidence: float) -> int:
+        if not 0 <= min_confidence <= 1:
+            raise UsageError(f"min_confidence {min_confidence}: not between 0 and 1")
+        if not self.info["shape"]["confidence_map"]:
+            raise UsageError(
+                f"{self.uri} stored no confidence: label with --confidence-map, and any threshold can be chosen later"
+            )
+        made_with, least = self.info["labels"]["min_confidence"], least_confidence(min_confidence)
+        if least < least_confidence(made_with):  # an older version stored both
+            raise UsageError(f"{self.uri} was labelled with --min-confidence {made_with:g}: what is below is lost")
+        return least
+
+    @property
+    def _store(self) -> Any:
+        return store_for(self.uri)
+
+    def _dataset(self, folder: str, names: list[str], schema: pa.Schema) -> ds.Dataset:
+        if not names:
+            return ds.dataset(schema.empty_table())
+        filesystem, path = arrow_filesystem(self.uri)
+        return ds.dataset([f"{path}/{folder}/{name}" for name in names], schema=schema, format="parquet", filesystem=filesystem)
+
+
+def open_run(uri: str, *, allow_root: str | Sequence[str] = (), check_version: bool = True) -> Run:
+    """The run that `segment --output URI` left. Raises `NotReachable` where there is none.
+
+    allow_root: photographs are read below these paths or URIs, and nowhere else. Without it they are read if the plan has them,
+    an input of `run.json` may have named them, and, on a local disk, their names are those of images or shards: so rows that
+    somebody slipped into a run lead to no other file. Whoever can write a whole run names its inputs, too.
+    check_version: False reads photographs that have another size, ETag or mtime than when they were planned.
+
+    >>> open_run("out/no-such-run")
+    Traceback (most recent call last):
+    pipeline.errors.NotReachable: no run at ...
+    """
+    uri = normalise(uri).rstrip("/")
+    store: Store = store_for(uri)
+    try:
+        info = json.loads(store.read(join(uri, "run.json")))
+    except ObjectMissing as error:
+        raise NotReachable(f"no run at {uri} (no run.json)") from error
+    except StorageError as error:
+        raise NotReachable(str(error)) from error
+    roots = (allow_root,) if isinstance(allow_root, str) else allow_root
+    return Run(uri, info, Photographs(uri, info, roots, check_version=check_version))

@@ -1,0 +1,168 @@
+"""The photographs of a run: which of them may be read, and whether they are still what was planned."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.config import PILLOW_MAX_PIXELS, most_encoded_bytes
+from pipeline.errors import ObjectChanged, ObjectTooLarge, OutsideInputs, UsageError
+from pipeline.listing.allowed import allowed_schemes, is_below
+from pipeline.plan.plan import Plan, read_plan, read_plan_rows
+from pipeline.shards.base import Shard
+from pipeline.shards.names import file_kind
+from pipeline.shards.parquet import ParquetRows
+from pipeline.storage import ObjectInfo, Store, normalise, scheme_of, store_for, without_query
+from pipeline.storage.base import same_version
+
+_MAGIC = re.compile(r"[*?\[{]")
+_UPWARDS = re.compile(r"^(?:~[^/]*/?|(?:\.\./?)+)")
+_CHUNK = 1_024  # rows of a plan file that are kept: those of a run's masks lie in the same order
+
+
+class Photographs:
+    """Reads the encoded photographs that rows of a run name.
+
+    Rows are what somebody wrote into a file. So one is followed only if the plan has its shard and an input of `run.json` may
+    have named it, or if it lies below one of `allow_root`; local files only if they are images or shards by their names, too.
+    """
+
+    def __init__(self, out: str, info: Mapping[str, Any], allow_root: Sequence[str] = (), *, check_version: bool = True) -> None:
+        self._out, self._check_version = out, check_version
+        self._roots = [normalise(root) for root in allow_root]
+        shape = info.get("shape", {})
+        self._column: str | None = shape.get("image_column")
+        self._format: str = shape.get("input_format", "auto")
+        self._most = most_encoded_bytes(shape.get("max_source_pixels", PILLOW_MAX_PIXELS))
+        self._inputs: list[str] = info.get("input", [])
+        self._plan: Plan | None = None
+        self._plan_is_read = False
+        self._chunk: dict[int, Shard] = {}
+        self._chunk_of = ""
+        self._open: list[ParquetRows] = []  # of the Parquet shard that was read last
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Open files stay in their process."""
+        return self.__dict__ | {"_open": []}
+
+    def read(self, row: Mapping[str, Any]) -> bytes:
+        """The encoded image of a row of `masks`. Raises as `Run.image` does."""
+        uri, offset, length = row["shard"], row["offset"], row["length"]
+        planned = self._allowed(uri)
+        expected = planned if planned is not None and self._check_version else Shard(uri=uri, kind="tar", size=None, version=None)
+        store = store_for(uri)
+        if offset is None:
+            if row["index"] < 0:
+                raise ObjectChanged(f"it has no image {row['index']}: {uri}")
+            return self._of_parquet(store, self._seen(store, expected), row["index"])
+        if offset < 0 or not 0 <= length <= self._most:
+            raise ObjectChanged(f"no photograph lies there, at {offset} with {length} bytes: {uri}")
+        if planned is not None and planned.kind == "image":
+            return self._whole(store, expected, length)
+        unchecked = expected.size is None and scheme_of(uri) != "file"  # where a short answer is an error
+        seen = expected if unchecked else self._seen(store, expected)
+        if seen.size is not None and offset + length > seen.size:
+            raise ObjectChanged(f"shorter than it was when it was labelled: {uri}")
+        return store.read(uri, offset, length, seen.version)
+
+    def _of_parquet(self, store: Store, info: ObjectInfo, index: int) -> bytes:
+        """One row. Where the last one was read goes on: each would be unpacked from the beginning of its row group."""
+        try:
+            rows = self._open.pop()  # out of the sight of other threads, and gone if it fails
+        except IndexError:
+            rows = None
+        if rows is None or rows.info != info or info.version is None:  # without a version, it may be another object by now
+            rows = ParquetRows(store, info, self._column)
+        data = rows.read(index)
+        self._open[:] = [rows]
+        return data
+
+    def _whole(self, store: Store, image: Shard, length: int) -> bytes:
+        """A single image."""
+        if scheme_of(image.uri) not in ("file", "s3") and image.version is not None:
+            self._seen(store, image)
+        try:
+            data = store.read(image.uri, 0, None, image.version, length)
+        except ObjectTooLarge as error:
+            raise ObjectChanged(f"longer than it was when it was labelled: {image.uri}") from error
+        if len(data) != length:
+            raise ObjectChanged(f"shorter than it was when it was labelled: {image.uri}")
+        return data
+
+    def _seen(self, store: Store, expected: Shard) -> ObjectInfo:
+        """What is there now, which must be what was planned. S3 says so with the bytes, others are asked for the size, too."""
+        uri = expected.uri
+        if scheme_of(uri) == "s3" and expected.size is not None:
+            return ObjectInfo(uri, expected.size, expected.version)
+        found = store.stat(uri)
+        if (expected.size is not None and found.size is not None and found.size != expected.size) or (
+            expected.version is not None and found.version is not None and not same_version(found.version, expected.version)
+        ):
+            raise ObjectChanged(f"changed since it was labelled (check_version=False reads it all the same): {uri}")
+        return found
+
+    def _allowed(self, uri: str) -> Shard | None:
+        """The planned shard or image of this URI; None: it is allowed without a plan. Raises `OutsideInputs`."""
+        if uri != _normalised(uri):
+            raise OutsideInputs(f"not read, as it is no URI that a run writes: {uri!a:.200}")
+        planned = self._planned(uri)
+        if self._roots:
+            if any(is_below(uri, root) for root in self._roots):
+                return planned
+            raise OutsideInputs(f"not read, as it lies below no allow_root: {uri}")
+        if scheme_of(uri) == "file" and file_kind(uri) not in ("tar", "parquet", "image"):
+            raise OutsideInputs(
+                f"not read, as its name is no photograph's or shard's (open_run(…, allow_root=…) allows it): {uri}"
+            )
+        if (self._plan is not None and planned is None) or not any(self._may_name(text, uri) for text in self._inputs):
+            raise OutsideInputs(f"not read, as it is no input of this run (open_run(…, allow_root=…) allows it): {uri}")
+        return planned
+
+    def _planned(self, uri: str) -> Shard | None:
+        if not self._plan_is_read:
+            self._plan, self._plan_is_read = read_plan(store_for(self._out), self._out), True
+        if self._plan is None:
+            return None
+        if (shard := self._plan.shards.get(uri)) is not None:
+            return shard
+        (found,) = self._plan.known.find([uri])
+        if found is None:
+            return None
+        name, row = self._plan.files[found[0]].name, found[1]
+        if self._chunk_of != name or row not in self._chunk:
+            self._chunk_of, self._chunk = name, dict(read_plan_rows(self._out, name, row, row + _CHUNK))
+        image = self._chunk[row]
+        return image if image.uri == uri else None
+
+    def _may_name(self, text: str, uri: str) -> bool:
+        """May this input, as `run.json` has it, have named this URI?
+
+        A list may have named what any list may, and local files only if it is local: which of them it did name says the plan.
+        Runs of before have relative paths as they were given: where from is not known any more, so they must lie on the way.
+        """
+        if (given := _normalised(text)) is None:
+            return False
+        given = without_query(given)  # outputs of before have none
+        kind = file_kind(given)
+        if (kind == "list" and self._format in ("auto", "list")) or (kind == "other" and self._format == "list"):
+            return scheme_of(uri) in allowed_schemes(given)
+        if is_below(uri, _root(given)):
+            return True
+        if scheme_of(uri) != "file" or "://" in text or text.startswith("/"):
+            return False
+        way = _UPWARDS.sub("", os.path.normpath(_root(text)))
+        return way in ("", ".") or f"/{way}/" in f"{uri}/"
+
+
+def _normalised(uri: str) -> str | None:
+    """None for what names no one place."""
+    try:
+        return normalise(uri)
+    except UsageError:
+        return None
+
+
+def _root(text: str) -> str:
+    """Below which all lies that an input may name."""
+    magic = _MAGIC.search(text)
+    return text if magic is None else "".join(text[: magic.start()].rpartition("/")[:2])

@@ -1,0 +1,100 @@
+"""Parts that have to go before a run goes on: of shards that changed, of replaced rows, and what `--redo` names."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
+
+from pipeline.errors import ObjectChanged, ObjectMissing
+from pipeline.output.footer import PartFooter, read_footer
+from pipeline.output.parts import Bools, PartName, PartTable
+from pipeline.output.remaining import plan_file_digest, planned_sources, shard_digest
+from pipeline.plan.plan import Plan, catch_up
+from pipeline.storage import Store, WritableStore, join
+from pipeline.storage.parallel import in_order
+from pipeline.sums.derived import FOOTER_READERS, settle_failures
+from pipeline.sums.sums import Sums
+
+
+def remove_stale(
+    store: WritableStore,
+    out: str,
+    plan: Plan,
+    listed: PartTable,
+    sums: Sums,
+    redo: str | None = None,
+    announce: Callable[[], object] = lambda: None,
+) -> PartTable:
+    """Remove the parts that the plan no longer means, and those with failures of the class `redo`; -> the others it names.
+
+    The plan is caught up with, so that it names the source of every part of `listed`, which was listed before. What it does not
+    name is left: only parts of sources that a later row replaces are stale. sums: of some of these parts; what goes, and what the
+    plan does not name, is not in them any more. `announce` is called before the first is removed.
+    """
+    catch_up(store, out, plan)  # the object of an older row may be planned again
+    planned = listed.of(planned_sources(plan))
+    stale = (listed.of(set(map(shard_digest, plan.replaced))) & ~planned) | _with_superseded_rows(store, out, plan, listed, sums)
+    if redo is not None:
+        may_be = planned & ~stale
+        stale[may_be] = _failed_with(store, out, listed.only(may_be), sums, redo)
+    sums.forget(listed.only(stale | ~planned))
+    if stale.any():
+        announce()
+        for _ in in_order(listed.parts(stale), lambda name: _remove(store, out, name), FOOTER_READERS):
+            pass
+    return listed.only(planned & ~stale)
+
+
+def _remove(store: WritableStore, out: str, name: PartName) -> None:
+    """The part and its failures, unless another attempt has removed it, and made it anew, since it was listed."""
+    part = join(out, "masks", str(name))
+    with suppress(ObjectMissing):
+        if store.stat(part).version == name.version:
+            store.delete(join(out, "failures", str(name)))  # first: those of a part that is gone are removed by nobody
+            store.delete(part)
+            settle_failures(store, out, name, None)  # who has read its footer may have made them again
+
+
+def _with_superseded_rows(store: Store, out: str, plan: Plan, listed: PartTable, sums: Sums) -> Bools:
+    """Parts made before a later plan file replaced one of their rows: they hold as many rows as they cover."""
+    stale = np.zeros(listed.part_count, np.bool_)
+    for file in plan.files:
+        rows = np.sort(np.array(plan.superseded.get(file.number, []) if file.images else [], np.int64))
+        if rows.size:
+            of_file = listed.of({plan_file_digest(file)})
+            found = zip(listed.parts(of_file), sums.totals.counts_of(listed.part_keys[of_file]).sum(axis=1).tolist(), strict=True)
+            wanted = ((name, images, int(np.diff(np.searchsorted(rows, [name.first, name.stop]))[0])) for name, images in found)
+            stale[of_file] = list(in_order(wanted, lambda part: _is_stale(store, out, *part), FOOTER_READERS))
+    return stale
+
+
+def _is_stale(store: Store, out: str, name: PartName, images: int, replaced: int) -> bool:
+    """images: that the part has; below 0 where only its footer says so."""
+    if replaced and images < 0:
+        footer = _footer(store, out, name)
+        images = 0 if footer is None else footer.masks + len(footer.failures)
+    return bool(replaced) and images > name.rows - replaced
+
+
+def _failed_with(store: Store, out: str, listed: PartTable, sums: Sums, error: str) -> Bools:
+    """Which of these parts have such a failure? Only footers are read that are in no sums yet, or that have failures."""
+
+    def failed(name: PartName) -> bool:
+        footer = _footer(store, out, name)
+        return footer is not None and any(failure.error == error for failure in footer.failures)
+
+    with suppress(ObjectMissing, ObjectChanged):
+        sums.read(listed)
+    failures = sums.totals.counts_of(listed.part_keys)[:, 1]
+    asked = (failures < 0) | ((failures > 0) & (error in sums.totals.errors))
+    found = np.zeros(listed.part_count, np.bool_)
+    found[asked] = list(in_order(listed.parts(asked), failed, FOOTER_READERS))
+    return found
+
+
+def _footer(store: Store, out: str, name: PartName) -> PartFooter | None:
+    """None if another attempt has removed it, or made it anew."""
+    try:
+        return read_footer(store, out, name)
+    except (ObjectMissing, ObjectChanged):
+        return None

@@ -1,0 +1,280 @@
+"""What is left of a plan, counted or estimated from some of its shards, and a sample of its images."""
+
+import math
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from itertools import accumulate, chain, islice, pairwise, zip_longest
+from typing import TypeVar
+
+import pyarrow as pa
+
+from pipeline.config import SegmentConfig
+from pipeline.errors import BrokenShard, HostUnreachable, ObjectDenied, ObjectMissing, StorageError
+from pipeline.listing.listing import Listing
+from pipeline.output.parts import PART_BYTES
+from pipeline.output.span import Span
+from pipeline.plan.options import read_options
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard, seen
+from pipeline.shards.headers import FAR_BYTES
+from pipeline.shards.parquet import open_parquet, read_parquet
+from pipeline.shards.range_file import CHUNK_BYTES, RangeFile
+from pipeline.shards.single import read_images
+from pipeline.shards.tar import part_starts, read_tar
+from pipeline.storage import ObjectInfo, scheme_of, store_for
+from pipeline.worker.cutting import in_order
+
+T = TypeVar("T")
+SAMPLE_IMAGES = 64
+SAMPLED_SHARDS = 8  # of a kind, whose first images are read; of Parquet, as many row groups
+SAMPLED_FOOTERS = 16
+EXACT_TAR_BYTES = 64 << 20  # up to here a tar is counted to its end ...
+EXACT_TARS = 64  # ... while there are no more than this: the headers of a local tar are walked in milliseconds
+EXACT_TARS_REMOTE = 8  # these are read whole, as a request for each header would take longer
+HEAD_BYTES = CHUNK_BYTES  # of a sampled tar: what its first request brings anyway
+_SEED = 0
+_GONE = (ObjectMissing, ObjectDenied, HostUnreachable)
+_BEGINNING = Cursor()
+
+
+def with_secret(shard: Shard, listing: Listing) -> Shard:
+    """As it is fetched: with the query or password that its URI was given with."""
+    return replace(shard, secret=listing.secrets.get(shard.uri))
+
+
+class Seen:
+    """What passed by in a listing: counts, and a reservoir of single images (Vitter's algorithm R)."""
+
+    def __init__(self) -> None:
+        self._random = random.Random(_SEED)  # noqa: S311 - a sample that repeats
+        self.entries = self._images = self._sized = self._bytes = 0
+        self.reservoir: list[Shard] = []
+
+    def watch(self, entries: Iterable[Shard]) -> Iterator[Shard]:
+        """The same entries."""
+        for entry in entries:
+            self.entries += 1
+            if entry.kind == "image":
+                self._take(entry)
+            yield entry
+
+    def _take(self, entry: Shard) -> None:
+        self._images += 1
+        if entry.size is not None:
+            self._sized, self._bytes = self._sized + 1, self._bytes + entry.size
+        if len(self.reservoir) < SAMPLE_IMAGES:
+            self.reservoir.append(entry)
+        elif (at := self._random.randrange(self._images)) < SAMPLE_IMAGES:
+            self.reservoir[at] = entry
+
+    @property
+    def image_bytes(self) -> float | None:
+        """The mean of the single images whose size the listing says."""
+        return self._bytes / self._sized if self._sized else None
+
+
+class Left:
+    """What is left of the plan: images, bytes, parts and GETs, counted or estimated, and some of the images.
+
+    tasks: the images of each span, as they go to the workers. read_s: CPU seconds that reading takes, all workers together.
+    """
+
+    def __init__(self, config: SegmentConfig, listing: Listing) -> None:
+        self._config, self._listing, self._read = config, listing, read_options(config)
+        self._random = random.Random(_SEED)  # noqa: S311 - a sample that repeats
+        self._shards: dict[str, tuple[float, float]] = {}  # images and parts of each
+        self._heads: dict[str, list[list[EncodedImage]]] = {"tar": [], "parquet": [], "image": []}
+        self._by_kind: Counter[str] = Counter()
+        self.images = self.bytes = self.parts = self.gets = self.read_s = 0.0
+        self.tasks: list[float] = []
+        self._cpu_s: dict[str, float] = defaultdict(float)  # of reading the heads, by kind; and their bytes
+        self._cpu_bytes = Counter[str]()
+        self.exact = True
+        self.notes: list[str] = []
+
+    def count(self, spans: Sequence[Span], seen: Seen, workers: int) -> None:
+        """Look into the shards of these spans, and add the spans up."""
+        shards = {span.source.uri: with_secret(span.source, self._listing) for span in spans if span.source.kind != "image"}
+        self._tars([shard for shard in shards.values() if shard.kind == "tar"])
+        self._parquets([shard for shard in shards.values() if shard.kind == "parquet"])
+        if any(span.source.kind == "image" for span in spans):
+            chosen = ((row, with_secret(image, self._listing)) for row, image in enumerate(seen.reservoir))
+            with self._reading("image"):
+                self._heads["image"] = [[image] for image in read_images(chosen, self._read)]
+        lengths = [image.bytes_length or 0 for image in chain(*self._heads["image"])]
+        image_bytes = seen.image_bytes or sum(lengths) / max(1, len(lengths))
+        self._cpu_bytes["image"] = round(image_bytes * len(self._heads["image"]))
+        for span in in_order(spans, workers):
+            if span.source.kind == "image":
+                self._add_images(span, image_bytes)
+            else:
+                self._add_shard(span)
+
+    def sample(self) -> list[EncodedImage]:
+        """64 images: of each kind as many as its share, of each of its sampled shards alike."""
+        chosen: list[EncodedImage] = []
+        for kind, images in self._by_kind.items():
+            in_turn = (image for turn in zip_longest(*self._heads[kind]) for image in turn if image is not None)
+            chosen += islice(in_turn, max(1, round(SAMPLE_IMAGES * images / max(1, self.images))))
+        return chosen[:SAMPLE_IMAGES]
+
+    def spare(self, sample: Sequence[EncodedImage]) -> list[EncodedImage]:
+        """What was read and is not in the sample, in no order."""
+        taken = set(map(id, sample))
+        found = [image for image in chain(*chain(*self._heads.values())) if id(image) not in taken]
+        spare = [image for image in found if image.data is not None or image.error is not None]
+        self._random.shuffle(spare)
+        return spare
+
+    def _add_images(self, span: Span, image_bytes: float) -> None:
+        assert span.stop is not None
+        rows = span.stop - span.first
+        images = rows - len(span.superseded)
+        gets = images + 3  # the rows of the plan file: HEAD, footer, row group
+        self._add("image", images, images * image_bytes, math.ceil(rows / self._config.part_images), gets)
+        self.tasks.append(images)
+
+    def _add_shard(self, span: Span) -> None:
+        shard, (whole, parts) = span.source, self._shards[span.source.uri]
+        images = max(0.0, (whole if span.stop is None else span.stop) - span.first)
+        share = images / whole if whole else 1.0
+        size = (shard.size or 0) * share
+        parts = parts if share == 1 else max(1, math.ceil(parts * share))
+        wanted = 1 if span.piece_bytes is None else math.ceil(size / span.piece_bytes)
+        pieces = max(1, min(wanted, math.ceil(parts)))
+        gets = pieces * (max(1, math.ceil(size / pieces / CHUNK_BYTES)) + (2 if shard.kind == "parquet" else 0))
+        if span.piece_bytes is not None:  # where to cut it is looked for: in whole chunks, or at each header
+            looks = math.ceil(size / CHUNK_BYTES if size <= FAR_BYTES * images else images)
+            gets += 2 if shard.kind == "parquet" else looks
+        self._add(shard.kind, images, size, parts, gets)
+        edges = [number * math.ceil(parts) // pieces for number in range(pieces + 1)]
+        self.tasks += [images * (stop - first) / math.ceil(parts) for first, stop in pairwise(edges)]
+
+    def _add(self, kind: str, images: float, size: float, parts: float, gets: float) -> None:
+        self._by_kind[kind] += round(images)
+        self.read_s += size * self._cpu_s[kind] / max(1, self._cpu_bytes[kind])
+        self.images, self.bytes, self.parts, self.gets = (
+            self.images + images, self.bytes + size, self.parts + parts, self.gets + gets,
+        )  # fmt: skip
+
+    @contextmanager
+    def _reading(self, kind: str) -> Iterator[None]:
+        """Workers share their core with the thread that reads ahead: what it takes there is no network."""
+        started = time.process_time()
+        yield
+        self._cpu_s[kind] += time.process_time() - started
+
+    def _spread(self, found: Sequence[T], count: int) -> list[T]:
+        """`count` of them, one of each stretch of the listing."""
+        edges = [len(found) * number // count for number in range(count + 1)]
+        return [found[self._random.randrange(first, stop)] for first, stop in pairwise(edges) if first < stop]
+
+    def _rows_a_part(self, image_bytes: float) -> int:
+        return min(self._config.part_images, max(1, math.ceil(PART_BYTES / image_bytes)))
+
+    def _tars(self, tars: Sequence[Shard]) -> None:
+        """Small tars to their end while they are few; the others by the bytes that the first images of some take."""
+        sampled = self._spread(tars, SAMPLED_SHARDS)
+        known: dict[str, int] = {}
+        rows = size = 0
+        for tar in sampled:
+            with self._reading("tar"):
+                images, offset, whole = self._head(tar, math.ceil(SAMPLE_IMAGES / len(sampled)))
+            self._cpu_bytes["tar"] += offset
+            rows, size = rows + len(images), size + offset
+            self._heads["tar"].append(images)
+            if whole:
+                known[tar.uri] = len(images)
+        image_bytes = size / rows if rows and size else math.inf
+        few = len(tars) <= (EXACT_TARS if all(scheme_of(tar.uri) == "file" for tar in tars) else EXACT_TARS_REMOTE)
+        for tar in tars:
+            if few and tar.uri not in known and (tar.size or 0) <= EXACT_TAR_BYTES:
+                known[tar.uri] = self._count_tar(tar)
+            images_of = known.get(tar.uri, (tar.size or 0) / image_bytes)
+            self._shards[tar.uri] = images_of, max(1, math.ceil(images_of / self._rows_a_part(image_bytes)))
+        if estimated := len(tars) - len(known):
+            self.exact = False
+            self.notes.append(
+                f"images of {estimated:,} of {len(tars):,} tars: by the bytes of {rows:,} images in {len(sampled)} of them"
+            )
+
+    def _head(self, tar: Shard, least: int) -> tuple[list[EncodedImage], int, bool]:
+        """The first rows of a tar, shuffled, the offset behind them, and whether that is all."""
+        found: list[EncodedImage] = []
+        offset, whole = 0, True
+        with closing(_rows(tar, self._read)) as images:
+            for image in images:
+                found.append(image)
+                offset = image.after.offset or 0
+                if len(found) >= least and offset >= HEAD_BYTES:
+                    whole = False
+                    break
+        self._random.shuffle(found)  # neighbours are alike
+        return [*found[:SAMPLE_IMAGES], *(replace(image, data=None) for image in found[SAMPLE_IMAGES:])], offset, whole
+
+    def _count_tar(self, tar: Shard) -> int:
+        """Rows of a tar, that of a break too."""
+        start = Cursor()
+        if scheme_of(tar.uri) == "file":
+            with suppress(*_GONE):
+                *_, start = part_starts(store_for(tar.fetch_uri), tar, self._read, 1, 1)  # where its last image begins
+        return start.index + sum(1 for _ in _rows(tar, self._read, start))
+
+    def _parquets(self, files: Sequence[Shard]) -> None:
+        """By their footers, or by those of some."""
+        sampled = self._spread(files, SAMPLED_FOOTERS)
+        groups = {file.uri: _row_groups(file) for file in sampled}
+        size, rows = sum(file.size or 0 for file in sampled), sum(map(sum, groups.values()))
+        a_part = self._rows_a_part(size / max(1, rows) or math.inf)
+        parts = {uri: max(1, sum(math.ceil(count / a_part) for count in counts)) for uri, counts in groups.items()}
+        for file in files:
+            share = (file.size or 0) / max(1, size)
+            estimate = share * rows, max(1.0, share * sum(parts.values()))
+            self._shards[file.uri] = (sum(groups[file.uri]), parts[file.uri]) if file.uri in groups else estimate
+        if len(groups) < len(files):
+            self.exact = False
+            self.notes.append(f"images of {len(files) - len(groups):,} of {len(files):,} Parquet files: by {len(groups)} footers")
+        begins = [
+            (file, first, count)
+            for file in sampled
+            for first, count in zip(accumulate(groups[file.uri], initial=0), groups[file.uri], strict=False)
+            if count
+        ]
+        few = math.ceil(SAMPLE_IMAGES * len(begins) / max(1, rows))  # groups that hold as many together
+        for file, first, count in (chosen := self._spread(begins, max(SAMPLED_SHARDS, few))):
+            with self._reading("parquet"), closing(_rows(file, self._read, Cursor(first))) as images:
+                self._heads["parquet"].append(list(islice(images, min(count, math.ceil(SAMPLE_IMAGES / len(chosen))))))
+            self._cpu_bytes["parquet"] += sum(image.bytes_length or 0 for image in self._heads["parquet"][-1])
+
+
+def _rows(shard: Shard, read: ReadOptions, start: Cursor = _BEGINNING) -> Generator[EncodedImage, None, None]:
+    """The rows of a shard as a worker sees them: one that is gone or closed is a failure."""
+    reader = read_tar if shard.kind == "tar" else read_parquet
+    try:
+        yield from reader(store_for(shard.fetch_uri), shard, start, read)
+    except _GONE as gone:
+        error = BrokenShard(str(gone))
+        yield EncodedImage(shard=shard.uri, index=start.index, image_id=shard.uri, after=start, error=error, breaks=True)
+
+
+def _row_groups(file: Shard) -> list[int]:
+    """Rows of the row groups; a file that is gone, or has no footer, is one failure."""
+    try:
+        file = seen(store_for(file.fetch_uri), file)
+    except _GONE:
+        return [1]
+    info = ObjectInfo(file.fetch_uri, file.size, file.version)
+    with RangeFile(store_for(file.fetch_uri), info, ahead=False) as opened:
+        try:
+            metadata = open_parquet(opened).metadata
+        except MemoryError:  # of Arrow, too: says nothing of the file
+            raise
+        except (pa.ArrowException, OSError, StorageError) as error:
+            failure = error if isinstance(error, StorageError) else opened.failure
+            if failure is None or isinstance(failure, _GONE):
+                return [1]
+            raise failure from error
+        return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]

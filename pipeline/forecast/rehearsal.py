@@ -1,0 +1,103 @@
+"""A real run of a few images into a folder that is thrown away: what a run takes on this machine besides labelling."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import SegmentConfig, Workers
+from pipeline.errors import Incomplete
+from pipeline.shards.base import EncodedImage
+from pipeline.worker.span_worker import TRACE
+
+_IMAGES_A_WORKER = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """seconds: of the process, from start to exit. images: that its busiest worker labelled. *_bytes: what it left."""
+
+    seconds: float
+    images: int
+    run_json_bytes: int
+    class_stats_bytes: int
+    checkpoint_bytes: int
+
+
+NOTHING = Rehearsal(seconds=0.0, images=0, run_json_bytes=0, class_stats_bytes=0, checkpoint_bytes=0)
+
+
+def rehearse(config: SegmentConfig, images: Sequence[EncodedImage], workers: int) -> Rehearsal:
+    """Label some of these images, a tar of them a worker. Ray is started as the run would start it here.
+
+    Raises `Incomplete` where the run does not end well.
+    """
+    with tempfile.TemporaryDirectory(prefix="maskfleet-") as scratch:
+        source, out, trace = Path(scratch) / "in", Path(scratch) / "out", Path(scratch) / "trace"
+        source.mkdir()
+        for worker in range(workers):
+            (source / f"{worker:05d}.tar").write_bytes(_tar(images[worker::workers][:_IMAGES_A_WORKER] or images[:1]))
+        rehearsed = config.model_copy(
+            update={
+                "input": (str(source),), "output": str(out), "workers": Workers(workers, workers), "limit": None, "redo": None,
+                "dry_run": False, "input_format": "auto", "image_ext": None, "image_column": None, "id_column": None,
+                "failure_budget": 1.0, "allow_broken_shards": workers, "relabel_changed": False,
+                "min_confidence": 0.0 if config.confidence_map else config.min_confidence,  # old outputs have both, new ones not
+            }
+        )  # fmt: skip
+        command = [sys.executable, "-m", "pipeline.forecast.rehearsal"]
+        environment = os.environ | {
+            "RAY_ADDRESS": "local",
+            TRACE: str(trace),
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }
+        started = time.perf_counter()
+        child = subprocess.run(  # what it is to do goes in by stdin: arguments are there for all users of the machine to see
+            command, input=rehearsed.model_dump_json(), capture_output=True, text=True, env=environment, check=False
+        )
+        seconds = time.perf_counter() - started
+        if child.returncode:
+            last = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
+            raise Incomplete(f"the rehearsal of the run failed: {last[:300]}")
+        inferred = Counter[int]()
+        for line in trace.read_text(encoding="utf-8").splitlines():
+            part = json.loads(line)
+            inferred[part["pid"]] += part["inferred"]
+        return Rehearsal(
+            seconds=seconds, images=max(inferred.values(), default=0), run_json_bytes=(out / "run.json").stat().st_size,
+            class_stats_bytes=(out / "class_stats.parquet").stat().st_size,
+            checkpoint_bytes=(out / "checkpoint.parquet").stat().st_size,
+        )  # fmt: skip
+
+
+def _tar(images: Sequence[EncodedImage]) -> bytes:
+    """What has no bytes is there too, as an image that cannot be decoded."""
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as tar:
+        for number, image in enumerate(images):
+            member = tarfile.TarInfo(f"{number:08d}.jpg")
+            member.size = len(image.data or b"")
+            tar.addfile(member, io.BytesIO(image.data or b""))
+    return sink.getvalue()
+
+
+def _main(config: str) -> None:
+    """The run itself, in a process of its own as a run is."""
+    from pipeline.driver.attempt import Attempt
+    from pipeline.driver.progress import Progress
+
+    outcome = Attempt(SegmentConfig.model_validate_json(config), Progress()).run()
+    if outcome.error is not None:
+        raise outcome.error
+
+
+if __name__ == "__main__":
+    _main(sys.stdin.read())

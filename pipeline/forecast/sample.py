@@ -1,0 +1,173 @@
+"""Label a sample in as many processes as there will be workers: seconds, failures, classes, bytes of output."""
+
+import math
+import multiprocessing
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing.synchronize import Barrier
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import BadImage, Incomplete
+from pipeline.labels.labeller import Labeller, LabelOptions, Resized
+from pipeline.labels.statistics import LEVELS
+from pipeline.model.engine import Prepared
+from pipeline.model.loading import load_engine
+from pipeline.output.footer import Failure, PartFooter, failures_bytes, part_bytes
+from pipeline.output.parts import add_digests, row_digest
+from pipeline.shards.base import Cursor, EncodedImage
+from pipeline.worker.prefetch import ReadAhead
+from pipeline.worker.span_worker import IMAGES_AHEAD
+
+_LEAST_SHARE = 8  # images a process, so that on many cores none is timed by a single image
+_BARRIER_S = 300.0
+
+
+Outcome = str | npt.NDArray[np.int64]  # of an image: the class of its error, or the pixels of each class
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What labelling the sample showed. *_bytes: of the output, for each image, part and file of failures.
+
+    cpu_s_per_image: beside `seconds_per_image` it says what other programs took.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    seconds_per_image: float = 0.0
+    cpu_s_per_image: float = 0.0
+    image_bytes: float = 0.0
+    part_bytes: float = 0.0
+    failures_bytes: float = 0.0
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """One process, some of its share of the sample."""
+
+    images: int
+    outcomes: dict[int, Outcome]
+    seconds: float
+    cpu_s: float
+    row_bytes: float
+    part_bytes: float
+    failures_bytes: int
+    milliseconds: dict[str, float]
+
+
+def measure(network: Prepared, options: LabelOptions, images: Sequence[EncodedImage], processes: int) -> Sample:
+    """Label in as many processes as there will be workers here, at the same time: they share caches, clock and hyperthreads."""
+    if not images:
+        return Sample()
+    numbered = list(enumerate(images))
+    size = max(math.ceil(len(images) / processes), min(_LEAST_SHARE, len(images)))
+    shares = [[numbered[(first + step) % len(images)] for step in range(size)] for first in range(0, processes * size, size)]
+    try:
+        if processes == 1:
+            passes = [_label_twice(network, options, shares[0])]
+        else:
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(processes, context, _begin, (context.Barrier(processes),)) as pool:
+                passes = list(pool.map(_label_twice, [network] * processes, [options] * processes, shares))
+    except BrokenProcessPool as error:
+        raise Incomplete("a process died while it labelled the sample: is there memory for --workers?") from error
+    except MemoryError as error:
+        raise Incomplete("memory ran out while the sample was labelled: is there enough for --workers?") from error
+    both = [each for pair in passes for each in pair]
+    timed = [second for _, second in passes]
+    stages = Counter[str]()
+    for each in timed:
+        stages.update(each.milliseconds)
+    outcomes = {number: outcome for each in both for number, outcome in each.outcomes.items()}
+    count = sum(each.images for each in timed)
+    return Sample(
+        outcomes=[outcomes[number] for number in sorted(outcomes)],
+        seconds_per_image=sum(each.seconds for each in timed) / count,
+        cpu_s_per_image=sum(each.cpu_s for each in timed) / count,
+        image_bytes=sum(each.row_bytes for each in both) / sum(each.images for each in both),
+        part_bytes=sum(each.part_bytes for each in both) / len(both),
+        failures_bytes=max(each.failures_bytes for each in both),
+        milliseconds={stage: round(spent / count, 2) for stage, spent in stages.items()},
+    )
+
+
+_barriers: list[Barrier] = []  # of this process; a barrier cannot be sent with a task
+
+
+def _begin(barrier: Barrier) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells
+    _barriers.append(barrier)
+
+
+def _label_twice(network: Prepared, options: LabelOptions, share: Sequence[tuple[int, EncodedImage]]) -> tuple[_Pass, _Pass]:
+    """The first half warms up, the second is timed: it meets new shapes about as often as the run will."""
+    labeller = Labeller(load_engine(network), options)
+    half = len(share) // 2 if len(share) >= 2 * _LEAST_SHARE else 0
+    first = _label(labeller, share[:half] or share)
+    for barrier in _barriers:
+        barrier.wait(_BARRIER_S)
+    labeller.milliseconds.clear()
+    return first, _label(labeller, share[half:])
+
+
+def _label(labeller: Labeller, share: Sequence[tuple[int, EncodedImage]]) -> _Pass:
+    """As a worker does it: images read ahead in a thread, rows made, a part packed."""
+    started, cpu = time.perf_counter(), time.process_time()
+    outcomes: dict[int, Outcome] = {}
+    rows: list[dict[str, object]] = []
+    failures: list[Failure] = []
+    histograms = np.zeros((len(labeller.options.classes), LEVELS), np.int64)
+    digest = 0
+    for number, image, resized in ReadAhead(_resized(labeller, share), IMAGES_AHEAD):
+        try:
+            if isinstance(resized, BadImage):
+                raise resized
+            labelled = labeller.label(resized)
+        except BadImage as error:
+            outcomes[number] = error.kind
+            failures.append(
+                Failure(image.image_id, image.shard, image.index, error.stage, error.kind, error.message, image.bytes_length)
+            )
+            continue
+        statistics = labelled.statistics
+        outcomes[number] = statistics.pixels
+        histograms += statistics.histogram
+        digest += row_digest(image.shard, image.index, statistics.mask)
+        key = {"image_id": image.image_id, "shard": image.shard, "index": image.index}
+        place = {"member": image.member, "offset": image.offset, "length": image.length}
+        rows.append(key | place | labelled.columns)
+    counts = tuple(histograms.sum(axis=1).tolist())
+    footer = PartFooter(
+        fingerprint="0" * 64, source={"uri": share[0][1].shard, "size": 1, "version": ""}, first=0, rows=len(share), last=False,
+        masks=len(rows), broken=False, failures=tuple(failures), histograms=histograms, images_by_class=counts,
+        pixels_by_class=counts, pixels=sum(counts), digest=add_digests([digest]), after=Cursor(), versions={},
+    )  # fmt: skip
+    data = part_bytes(rows, footer, confidence_map=labeller.options.confidence_map)
+    seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu
+    # A file has a fixed part and one a row: files of one row, and the file of all, say both.
+    single = [len(part_bytes([row], footer, confidence_map=labeller.options.confidence_map)) for row in rows]
+    row_bytes = (len(data) - sum(single) / len(rows)) / (len(rows) - 1) if len(rows) > 1 else 0.0
+    return _Pass(
+        images=len(share), outcomes=outcomes, seconds=seconds, cpu_s=cpu_s, row_bytes=row_bytes * len(rows),
+        part_bytes=len(data) - row_bytes * len(rows),
+        failures_bytes=len(failures_bytes(footer)) if failures else 0, milliseconds=dict(labeller.milliseconds),
+    )  # fmt: skip
+
+
+def _resized(
+    labeller: Labeller, share: Iterable[tuple[int, EncodedImage]]
+) -> Iterator[tuple[int, EncodedImage, Resized | BadImage]]:
+    for number, image in share:
+        try:
+            if image.error is not None or image.data is None:
+                raise image.error or BadImage("no data")
+            yield number, image, labeller.read(image.data, image.name)
+        except BadImage as error:
+            yield number, image, error

@@ -1,0 +1,298 @@
+"""The plan: what there is to label. Written once, only ever added to; whoever loses the put reads the winner's."""
+
+import io
+import json
+import tempfile
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import Damaged, ObjectMissing, ShardChanged, StorageError
+from pipeline.memory import rare_collections
+from pipeline.plan.fingerprint import check_same, require_known_format
+from pipeline.plan.uri_index import Found, Known, Rows, identity
+from pipeline.schema import PLAN
+from pipeline.shards.base import Shard
+from pipeline.shards.range_file import RangeFile
+from pipeline.storage import Store, WritableStore, join, store_for
+
+SETTINGS_KEY = b"maskfleet"
+ROWS_PER_FILE = 100_000
+_ROW_GROUP = 8_192
+_BATCH = 4_096  # entries of a listing that are looked up together
+_NAMED = 5  # changed shards that an error names
+_SPOOLED_BYTES = 32 << 20  # of plan files that wait to be written, in memory; more wait on disk
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFile:
+    """One file of the plan: `plan/NNNNN.parquet` holds only shards, or only single images."""
+
+    number: int
+    images: bool
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """Relative to the run; the `source` of parts of single images."""
+        return f"plan/{self.number:05d}.parquet"
+
+
+@dataclass(slots=True)
+class Plan:
+    """All plan files of a run.
+
+    settings: what is fixed for the run (of file 0). shards: by URI, the latest row counts.
+    superseded: rows of image files that a later file replaces. replaced: shards that a later row of the same URI replaces.
+    known: of every planned URI. sources: `left.planned_sources`, and of how many files and shards.
+    """
+
+    settings: dict[str, Any]
+    files: list[PlanFile] = field(default_factory=list)
+    shards: dict[str, Shard] = field(default_factory=dict)
+    superseded: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    replaced: list[Shard] = field(default_factory=list)
+    known: Known = field(default_factory=Known)
+    added: int = 0
+    sources: tuple[tuple[int, int], frozenset[str]] | None = field(default=None, repr=False, compare=False)
+
+
+def read_plan(store: Store, out: str) -> Plan | None:
+    """The plan as it stands; None for an output without one."""
+    plan = Plan(settings={})
+    catch_up(store, out, plan)
+    if not plan.files and any(True for _ in store.walk(join(out, "plan") + "/")):
+        raise Damaged(f"{out}: plan/00000.parquet is gone, but later plan files are there: restore it, or use another --output")
+    return plan if plan.files else None
+
+
+def writes_queries(plan: Plan | None) -> bool:
+    """Do the URIs of this plan hold the queries that tell images apart? Format 1 wrote none down."""
+    return plan is None or plan.settings.get("format", 1) > 1
+
+
+def catch_up(store: Store, out: str, plan: Plan) -> bool:
+    """Take the files that are there and not in the plan yet; were there some?"""
+    before = len(plan.files)
+    while (data := _read_file(store, out, len(plan.files))) is not None:
+        _include(plan, data)
+    return len(plan.files) > before
+
+
+def _read_file(store: Store, out: str, number: int) -> bytes | None:
+    try:
+        return store.read(join(out, f"plan/{number:05d}.parquet"))
+    except ObjectMissing:
+        return None
+
+
+def _settings(data: bytes) -> dict[str, Any]:
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
+        settings: dict[str, Any] = json.loads(metadata[SETTINGS_KEY])
+    except MemoryError:  # of Arrow, too: says nothing of the file
+        raise
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise Damaged(f"plan/00000.parquet cannot be read: {error}") from error
+    require_known_format(settings, "the plan")
+    return settings
+
+
+def _include(plan: Plan, data: bytes) -> None:
+    """Take the next plan file, ours or the winner's, into the plan."""
+    number = len(plan.files)
+    if number == 0:
+        plan.settings = _settings(data)  # whose format says how to read the rest
+    table = _opened(number, data)
+    images = "image" in set(table.column("kind").unique().to_pylist())
+    uris = table.column("uri").to_pylist()
+    sizes, versions = table.column("size").to_pylist(), table.column("version").to_pylist()
+    rows = Rows.of(uris, (identity(size, version) for size, version in zip(sizes, versions, strict=True)))
+    if images:
+        _take(plan, rows, None, (earlier for earlier in plan.known.find(uris) if earlier is not None))
+    else:
+        _take(plan, rows, [Shard(**row) for row in table.to_pylist()])
+
+
+def _opened(number: int, data: bytes) -> pa.Table:
+    try:
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True).cast(PLAN)
+        table.validate(full=True)  # text that is no UTF-8, for one
+    except MemoryError:  # of Arrow, too: says nothing of the file
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise Damaged(f"plan/{number:05d}.parquet cannot be read: {error}") from error
+    return table
+
+
+def _take(plan: Plan, rows: Rows, shards: Sequence[Shard] | None, superseded: Iterable[Found] = ()) -> None:
+    """The rows of the next plan file. shards: None where they are single images. superseded: rows of images that they replace."""
+    number = len(plan.files)
+    for file, row, _ in superseded:
+        plan.superseded[file].append(row)
+    plan.known.add(number, rows)
+    plan.files.append(PlanFile(number, shards is None, len(rows)))
+    plan.replaced += [plan.shards[shard.uri] for shard in shards or () if shard.uri in plan.shards]
+    plan.shards.update((shard.uri, shard) for shard in shards or ())
+
+
+def extend_plan(
+    store: WritableStore, out: str, plan: Plan | None, listing: Iterator[Shard], settings: dict[str, Any], *,
+    relabel_changed: bool = False,
+) -> Plan:  # fmt: skip
+    """Add what the listing names and the plan does not: an attempt that is refused adds nothing.
+
+    Raises `RunMismatch` for an output that was begun with other settings, `ShardChanged` for planned objects that changed, and
+    whatever the listing raises. All of the listing is looked at before the first file is written; meanwhile single images wait
+    as the bytes of their plan file, on disk where they are many, so that at most `ROWS_PER_FILE` of them are in memory, besides
+    28 bytes a planned image. Only who is overtaken between two of its own files may be refused with the first one written.
+    """
+    plan = plan or Plan(settings=settings)
+    check_same(plan.settings, settings, out)
+    with rare_collections(), tempfile.SpooledTemporaryFile(_SPOOLED_BYTES, prefix="maskfleet-plan-") as spool:
+        addition = _Addition(store, out, plan, settings, spool, relabel_changed=relabel_changed)
+        addition.look(listing)
+        addition.write()
+    return plan
+
+
+def _refuse(changed: list[str]) -> None:
+    if changed:
+        more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+        raise ShardChanged(
+            f"planned, but another object now: {', '.join(changed[:_NAMED])}{more}; --relabel-changed labels them again"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A plan file that is not written yet: where its bytes wait. shards: None where its rows are single images."""
+
+    rows: Rows
+    start: int
+    length: int
+    shards: Sequence[Shard] | None
+    superseded: Sequence[Found]
+
+
+class _Addition:
+    """What a listing adds to a plan: drafts first, then files."""
+
+    def __init__(
+        self, store: WritableStore, out: str, plan: Plan, settings: dict[str, Any], spool: IO[bytes], *, relabel_changed: bool
+    ) -> None:
+        self._store, self._out, self._plan, self._settings, self._spool = store, out, plan, settings, spool
+        self._relabel_changed = relabel_changed
+        self._drafts: deque[_Draft] = deque()
+        self._drafted = Known()
+
+    def look(self, listing: Iterator[Shard]) -> None:
+        """Draft the files that the listing adds. Raises `ShardChanged` if it names changed objects, and may not relabel them."""
+        changed: list[str] = []
+        pending: dict[bool, dict[str, tuple[Shard, Found | None]]] = {False: {}, True: {}}
+        for batch in iter(lambda: list(islice(listing, _BATCH)), []):
+            for entry, found in zip(batch, self._plan.known.find([entry.uri for entry in batch]), strict=True):
+                if found is not None and not _is_changed(entry, found):
+                    continue
+                if found is not None and not self._relabel_changed:
+                    changed.append(entry.uri)
+                    continue
+                rows = pending[entry.kind == "image"]
+                rows.setdefault(entry.uri, (entry, found))
+                if len(rows) >= ROWS_PER_FILE:
+                    if not changed:
+                        self._draft(list(rows.values()))
+                    rows.clear()
+        _refuse(changed)
+        for rows in pending.values():
+            self._draft(list(rows.values()))
+
+    def _draft(self, rows: list[tuple[Shard, Found | None]]) -> None:
+        drafted = self._drafted.find([entry.uri for entry, _ in rows])
+        rows = [row for row, twice in zip(rows, drafted, strict=True) if twice is None]  # a URI named twice is one row
+        entries = [entry for entry, _ in rows]
+        if not entries:
+            return
+        images = entries[0].kind == "image"
+        hashes = Rows.of((entry.uri for entry in entries), (identity(entry.size, entry.version) for entry in entries))
+        data = _plan_bytes(entries, self._plan.settings)
+        try:
+            start = self._spool.seek(0, io.SEEK_END)
+            self._spool.write(data)
+        except OSError as error:
+            raise StorageError(f"{error.strerror}: the plan waits in {tempfile.gettempdir()} until it is whole") from error
+        superseded = [found for _, found in rows if found is not None] if images else []
+        # Shards as they were listed: half the time and memory of reading a million of them back.
+        self._drafts.append(_Draft(hashes, start, len(data), None if images else entries, superseded))
+        self._drafted.add(len(self._drafts), hashes)
+
+    def write(self) -> None:
+        """Write the drafts as the next plan files; where another attempt was first, take its files and look again."""
+        plan = self._plan
+        while self._drafts:
+            draft, number = self._drafts[0], len(plan.files)
+            if number == 0:
+                self._store.require_exclusive_create(self._out)
+            if not self._store.create(join(self._out, f"plan/{number:05d}.parquet"), self._bytes(draft)):
+                self._look_again(number)
+                continue
+            plan.added += len(draft.rows)
+            _take(plan, draft.rows, draft.shards, draft.superseded)
+            self._drafts.popleft()
+        self._catch_up()  # what another attempt has added meanwhile
+
+    def _catch_up(self) -> bool:
+        found = catch_up(self._store, self._out, self._plan)
+        check_same(self._plan.settings, self._settings, self._out)
+        return found
+
+    def _look_again(self, number: int) -> None:
+        """With what another attempt has added, which may have seen another object under the same name."""
+        if not self._catch_up():
+            raise StorageError(f"plan/{number:05d}.parquet cannot be created in {self._out}, and is not there")
+        drafts, self._drafts, self._drafted = self._drafts, deque(), Known()
+        self.look(entry for draft in drafts for entry in draft.shards or self._images(draft))
+
+    def _bytes(self, draft: _Draft) -> bytes:
+        self._spool.seek(draft.start)
+        return self._spool.read(draft.length)
+
+    def _images(self, draft: _Draft) -> Iterator[Shard]:
+        return (Shard(**row) for row in pq.read_table(pa.BufferReader(self._bytes(draft))).to_pylist())
+
+
+def _is_changed(entry: Shard, found: Found) -> bool:
+    mine, planned = identity(entry.size, entry.version), found[2]
+    return bool(mine and planned and mine != planned)
+
+
+def _plan_bytes(rows: list[Shard], settings: dict[str, Any]) -> bytes:
+    columns = {name: [getattr(row, name) for row in rows] for name in PLAN.names}
+    schema = PLAN.with_metadata({SETTINGS_KEY: json.dumps(settings, sort_keys=True)})
+    sink = io.BytesIO()
+    pq.write_table(
+        pa.table(columns, schema=schema), sink, compression="zstd", row_group_size=_ROW_GROUP, write_page_checksum=True
+    )
+    return sink.getvalue()
+
+
+def read_plan_rows(out: str, name: str, first: int, stop: int | None) -> Iterator[tuple[int, Shard]]:
+    """Rows `first` to `stop` of one plan file, by the row groups that hold them."""
+    uri = join(out, name)
+    store = store_for(uri)
+    with RangeFile(store, store.stat(uri), 1 << 20, ahead=False) as file:
+        parquet = pq.ParquetFile(pa.PythonFile(file, mode="r"), page_checksum_verification=True)
+        row = first - first % _ROW_GROUP
+        groups = range(first // _ROW_GROUP, parquet.num_row_groups)
+        for batch in parquet.iter_batches(1024, row_groups=list(groups)):
+            for values in batch.to_pylist():
+                if stop is not None and row >= stop:
+                    return
+                if row >= first:
+                    yield row, Shard(**values)
+                row += 1

@@ -1,1 +1,0 @@
-"""The distributed run: plan -> spans -> actor pool -> parts -> receipts."""

@@ -1,0 +1,192 @@
+"""Parts -> run.json, failures/ and class_stats.parquet: derived, and can be made again at any time."""
+
+import threading
+from collections.abc import Callable, Container, Mapping
+from contextlib import suppress
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from pipeline.errors import Damaged, ObjectChanged, ObjectMissing
+from pipeline.output.footer import PartFooter, failures_bytes, read_footer
+from pipeline.output.parts import PartName, PartTable, list_parts
+from pipeline.output.run_json import parsed_run_json, run_json_bytes
+from pipeline.plan.fingerprint import require_known_format
+from pipeline.storage import Store, WritableStore, join
+from pipeline.storage.parallel import in_order
+from pipeline.sums.checkpoint import Checkpoint
+from pipeline.sums.totals import Totals, is_among
+
+FOOTER_READERS = 64
+_ROUNDS = 20  # of writing derived files while other attempts still commit
+_MANY = 5_000  # footers to read, before it is asked whether another attempt has counted them: 12 s of one core
+
+
+class FailureFiles:
+    """`failures/` as far as an attempt has to know it: listed once, and only if a part that was read has failures."""
+
+    def __init__(self, store: WritableStore, out: str) -> None:
+        self._store, self._out = store, out
+        self._there: npt.NDArray[np.uint64] | None = None
+        self._lock = threading.Lock()  # of who lists
+
+    def fill(self, name: PartName, footer: PartFooter) -> None:
+        """Make `failures/<part>` again if a worker died between its part and that. Safe in threads."""
+        if not footer.failures:
+            return
+        with self._lock:
+            if self._there is None:
+                names = self._store.names(join(self._out, "failures") + "/")
+                self._there = np.sort(np.fromiter((_hash(file_name) for file_name in names), np.uint64))
+        if not is_among(np.array([_hash(str(name))], np.uint64), self._there)[0]:
+            settle_failures(self._store, self._out, name, footer)
+
+
+def settle_failures(store: WritableStore, out: str, name: PartName, footer: PartFooter | None) -> None:
+    """Make `failures/<part>` what its part says, which another attempt may remove, or make anew, meanwhile.
+
+    footer: of this very part; None if it has just been removed. Raises as `read_footer` of one that was made anew.
+    """
+    part, uri, write = join(out, "masks", str(name)), join(out, "failures", str(name)), store.create
+    version = None if footer is None else name.version
+    for _ in range(_ROUNDS):
+        if footer is None or not footer.failures:
+            store.delete(uri)
+        else:
+            write(uri, failures_bytes(footer))
+        there = None
+        with suppress(ObjectMissing):
+            there = store.stat(part)
+        if (there and there.version) == version:  # what was written is of the part that is there after that
+            return
+        version, footer, write = None, None, store.replace
+        if there is not None and (anew := PartName.parse(str(name), there.size or 0, there.version or "")):
+            with suppress(ObjectMissing, ObjectChanged):
+                version, footer = anew.version, read_footer(store, out, anew)
+
+
+def _hash(file_name: str) -> int:
+    return xxhash.xxh3_64_intdigest(file_name.encode("utf-8", "surrogatepass"))
+
+
+def read_totals(
+    store: Store,
+    out: str,
+    listed: PartTable,
+    totals: Totals,
+    fingerprint: str,
+    seen: Callable[[PartName, PartFooter], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Totals:
+    """Add the parts of a listing that are not in `totals` yet, by one range read each, 64 at a time.
+
+    seen: is called for each before it is added, in many threads. stop: read no more once it is set. Raises as `read_footer`, and
+    `Damaged` for a part of another run; what was read before that stays in.
+    """
+    missing = listed.parts(~totals.has(listed.part_keys))
+    if stop is not None:
+        missing = takewhile(lambda _: not stop.is_set(), missing)
+
+    def read(name: PartName) -> tuple[PartName, PartFooter]:
+        footer = read_footer(store, out, name)
+        if footer.fingerprint != fingerprint:
+            raise Damaged(f"masks/{name}: part of a run with other settings, copied here")
+        if seen is not None:
+            seen(name, footer)
+        return name, footer
+
+    for name, footer in in_order(missing, read, FOOTER_READERS):
+        totals.add(name, footer)
+    return totals
+
+
+def list_planned(store: Store, out: str, sources: Container[str]) -> PartTable:
+    """The committed parts of these sources: one listing. Parts of sources that a plan no longer names count nowhere."""
+    listed = list_parts(store, out)
+    return listed.only(listed.of(sources))
+
+
+def write_derived(
+    store: WritableStore,
+    out: str,
+    sources: Container[str],
+    totals: Totals,
+    fingerprint: str,
+    least: int,
+    listed: PartTable | None = None,
+    checkpoint: Checkpoint | None = None,
+    is_left: Callable[[PartTable], bool] | None = None,
+) -> PartTable:
+    """Missing `failures/` and `class_stats.parquet`, until no part came in between; -> the parts that are in them.
+
+    listed: parts of these sources, listed just now; only what has come since is listed again. checkpoint: where to begin if
+    another attempt has removed parts, or made some anew, that are in `totals`, or has counted many that are not. is_left: is
+    anything to be labelled yet? Then parts that came in between are for whoever makes the last one.
+    """
+    failures, written = FailureFiles(store, out), b""
+
+    def list_again() -> PartTable:
+        return list_planned(store, out, sources)
+
+    for number in range(_ROUNDS):
+        listed = list_again() if listed is None else listed
+        if checkpoint is not None:
+            listed = _begin_again(totals, checkpoint, listed, list_again)
+        if totals.is_torn or not totals.is_within(listed.part_keys):
+            totals.clear()
+        try:
+            read_totals(store, out, listed, totals, fingerprint, failures.fill)
+        except (ObjectMissing, ObjectChanged):  # removed or made anew since it was listed
+            if number == _ROUNDS - 1:
+                raise
+            listed = None
+            continue
+        data = class_stats_bytes(totals.class_stats(least))
+        if data != written:
+            store.replace(join(out, "class_stats.parquet"), data)
+            written = data
+        listed = list_again()
+        if totals.is_exactly(listed.part_keys):
+            break
+        if is_left is not None and totals.is_within(listed.part_keys) and is_left(listed):
+            break
+    assert listed is not None
+    return listed.only(totals.has(listed.part_keys))
+
+
+def _begin_again(totals: Totals, checkpoint: Checkpoint, listed: PartTable, list_again: Callable[[], PartTable]) -> PartTable:
+    """Be the sums of the checkpoint if that costs less than to go on; -> the newest listing."""
+    false = totals.is_torn or not totals.is_within(listed.part_keys)
+    if false or listed.part_count - len(totals.parts) > _MANY:
+        found, listed = checkpoint.load(listed, list_again)
+        if found is not None and (false or len(found.parts) > len(totals.parts)):
+            totals.become(found)
+    return listed
+
+
+def class_stats_bytes(table: pa.Table) -> bytes:
+    """The file `class_stats.parquet`."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return bytes(sink.getvalue())
+
+
+def read_run_json(store: Store, out: str) -> dict[str, Any] | None:
+    """What `run.json` says, or None if there is none, or half of one. Raises `NewerFormat`."""
+    try:
+        found = parsed_run_json(store.read(join(out, "run.json")))
+    except ObjectMissing:
+        return None
+    if found is not None:
+        require_known_format(found, "run.json")
+    return found
+
+
+def write_run_json(store: WritableStore, out: str, values: Mapping[str, Any]) -> None:
+    """Write `run.json`, whole, over whatever is there."""
+    store.replace(join(out, "run.json"), run_json_bytes(values))

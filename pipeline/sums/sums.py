@@ -1,0 +1,135 @@
+"""The sums of a run as one attempt knows them: from the checkpoint, from footers that are not in it, from receipts."""
+
+import logging
+import threading
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, suppress
+
+from pipeline.errors import Damaged, MaskfleetError, ObjectChanged, ObjectMissing
+from pipeline.output.footer import read_footer
+from pipeline.output.parts import PartTable, list_parts
+from pipeline.storage import WritableStore, join
+from pipeline.storage.parallel import in_order
+from pipeline.sums.checkpoint import Checkpoint
+from pipeline.sums.derived import FOOTER_READERS, FailureFiles, class_stats_bytes, list_planned, read_totals, write_derived
+from pipeline.sums.totals import Totals
+
+SAVE_S = 300.0  # between two checkpoints: what was committed since then is read again after a kill, a few seconds of requests
+
+log = logging.getLogger(__name__)
+
+
+class Sums:
+    """`totals`, and the checkpoint that they begin with and end in."""
+
+    def __init__(self, store: WritableStore, out: str, fingerprint: str, classes: tuple[str, ...]) -> None:
+        self.totals = Totals(classes)
+        self._store, self._out, self._fingerprint = store, out, fingerprint
+        self._checkpoint = Checkpoint(store, out, fingerprint, classes)
+        self._threads: list[threading.Thread] = []
+
+    def begin(self) -> PartTable:
+        """List the parts, those of no planned source too; begin with the sums of the checkpoint, if it is provable."""
+        found, listed = self._checkpoint.load(self._list(), self._list)
+        self.totals.become(found or Totals(self.totals.classes))
+        return listed
+
+    def _list(self) -> PartTable:
+        return list_parts(self._store, self._out)
+
+    def read(self, listed: PartTable, stop: threading.Event | None = None) -> None:
+        """Read the footers that are not in the sums, until `stop` is set. Raises as `read_totals`."""
+        read_totals(
+            self._store, self._out, listed, self.totals, self._fingerprint, FailureFiles(self._store, self._out).fill, stop
+        )
+
+    def forget(self, gone: PartTable) -> None:
+        """Take out parts that are about to be removed, by their footers, and say so in the checkpoint before they are."""
+        counted = gone.parts(self.totals.has(gone.part_keys))
+        forgotten = 0
+        try:
+            for name, footer in in_order(counted, lambda name: (name, read_footer(self._store, self._out, name)), FOOTER_READERS):
+                forgotten += self.totals.remove(name, footer)
+        except (Damaged, ObjectMissing, ObjectChanged):  # it cannot be said what they were
+            self.totals.clear()
+        if forgotten and len(self.totals.parts):
+            self._checkpoint.save(self._store, self.totals, smaller=True)
+
+    def are_written(self, listed: PartTable, least: int) -> bool:
+        """Do the checkpoint, from which they are, and `class_stats.parquet` hold all of these parts?"""
+        if not self.totals.is_exactly(listed.part_keys):
+            return False
+        with suppress(ObjectMissing):
+            wanted = class_stats_bytes(self.totals.class_stats(least))
+            return self._store.read(join(self._out, "class_stats.parquet")) == wanted
+        return False
+
+    @contextmanager
+    def kept(self, listed: PartTable, sources: Container[str]) -> Iterator[None]:
+        """While the body labels, in the background: read what is not in the sums yet, and save them now and then.
+
+        listed: parts of these sources, listed just now.
+        """
+        stop = threading.Event()
+
+        def count() -> None:
+            try:
+                self.read(listed, stop)
+            except Exception as error:  # noqa: BLE001 - what cannot be read now is read at the end, and reported there
+                log.info("what is there is counted at the end: %s", error)
+            if not stop.is_set():
+                self._checkpoint.save(self._store, self.totals)
+
+        def save() -> None:
+            removal = ""
+            while not stop.wait(SAVE_S):
+                self._checkpoint.save(self._store, self.totals)
+                before, removal = removal, self._checkpoint.newer_removal
+                if self.totals.is_torn or (removal and removal == before):  # whose parts are gone by now
+                    with suppress(MaskfleetError):
+                        self._follow(removal, sources, stop)
+
+        self._threads = [threading.Thread(target=count, name="count", daemon=True)]
+        self._threads.append(threading.Thread(target=save, name="checkpoint", daemon=True))
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+
+    def _follow(self, removal: str, sources: Container[str], stop: threading.Event) -> None:
+        """Another attempt has removed parts, or the sums are torn: be sums of parts that are there, and save these."""
+
+        def list_again() -> PartTable:
+            return list_planned(self._store, self._out, sources)
+
+        before = self.totals.sums()  # what is added from here on is newer than the removal, and the listing may not have it
+        listed = list_again()
+        if before.is_within(listed.part_keys) and not before.torn:
+            self._checkpoint.follow(removal)
+        else:
+            found, listed = self._checkpoint.load(listed, list_again)
+            self.totals.become(found or Totals(self.totals.classes))
+            self.read(listed, stop)
+        self._checkpoint.save(self._store, self.totals)
+
+    def save(self) -> None:
+        """Before an early end."""
+        self._checkpoint.save(self._store, self.totals)
+
+    def close(
+        self,
+        sources: Container[str],
+        least: int,
+        listed: PartTable | None = None,
+        is_left: Callable[[PartTable], bool] | None = None,
+    ) -> PartTable:
+        """Write the derived files and the checkpoint; -> the parts that are in them. listed, is_left: as in `write_derived`."""
+        for thread in self._threads:
+            thread.join()
+        listed = write_derived(
+            self._store, self._out, sources, self.totals, self._fingerprint, least, listed, self._checkpoint, is_left
+        )
+        self._checkpoint.save(self._store, self.totals, last=True)
+        return listed

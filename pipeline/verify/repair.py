@@ -1,0 +1,135 @@
+"""`verify --repair`: remove the broken parts, so that the next run fills them, and make the derived files again."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import Damaged, NotReachable, ObjectMissing, StorageError
+from pipeline.output.footer import PartFooter, failures_bytes
+from pipeline.output.parts import PartName, is_part_name
+from pipeline.output.remaining import is_left, planned_sources
+from pipeline.plan.plan import Plan, read_plan
+from pipeline.storage import WritableStore, join, normalise, writable_store_for
+from pipeline.sums.checkpoint import NAME as CHECKPOINT
+from pipeline.sums.checkpoint import Checkpoint
+from pipeline.sums.derived import class_stats_bytes, list_planned, read_run_json, read_totals, write_run_json
+from pipeline.sums.totals import Totals
+from pipeline.verify.checks import Rules, open_file, same_file
+from pipeline.verify.findings import Finding
+from pipeline.verify.verify import Verification, verify
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """removed: parts, and why. made: derived files that were written again or were too many. after: what `verify` says now."""
+
+    removed: tuple[Finding, ...]
+    made: tuple[str, ...]
+    after: Verification
+
+
+def repair(out: str, *, deep: bool = False) -> Repair:
+    """Verify the run at `out`, remove exactly the parts that are broken, and make the derived files again.
+
+    Nothing is removed before all is read, and nothing where the plan is damaged. Files in `masks/` that no maskfleet named
+    are left, and stay damage. Parts that are missing are for the next `segment`.
+    Raises as `verify`, and `UsageError` where `out` cannot be written by design.
+    """
+    out = normalise(out).rstrip("/") or "/"
+    store = writable_store_for(out)
+    before = verify(out, deep=deep)
+    if before.state == "whole" or before.plan_is_damaged:
+        return Repair((), (), before)
+    try:
+        removed = tuple(finding for finding in before.findings if finding.is_broken_part and _is_there(store, out, finding))
+        for name in dict.fromkeys(finding.object for finding in removed):
+            store.delete(join(out, name))
+        plan = read_plan(store, out)
+        made = tuple(_make_derived(store, out, plan)) if plan is not None else ()
+    except StorageError as error:
+        raise NotReachable(str(error)) from error
+    return Repair(removed, made, verify(out, deep=deep))
+
+
+def _is_there(store: WritableStore, out: str, finding: Finding) -> bool:
+    """Is it what was verified, hours ago perhaps? Another run may have made it anew since."""
+    with suppress(ObjectMissing):
+        return store.stat(join(out, finding.object)).version == finding.version
+    return False
+
+
+def _make_derived(store: WritableStore, out: str, plan: Plan) -> Iterator[str]:
+    """`failures/` as the parts that are there have them; the sums too, once no part is missing."""
+    rules, failing = Rules.of(plan.settings), dict[str, bytes]()
+    there = set(store.names(join(out, "failures") + "/"))  # before the parts are listed, each of which is there before its file
+    committed = list_planned(store, out, planned_sources(plan))
+    totals = Totals(rules.classes)
+
+    def keep(name: PartName, footer: PartFooter) -> None:
+        if footer.failures:
+            failing[str(name)] = failures_bytes(footer)
+
+    with suppress(Damaged):  # of a part that has been damaged since: no sum is whole
+        read_totals(store, out, committed, totals, rules.fingerprint, keep)
+    if not totals.is_exactly(committed.part_keys):
+        return
+    if _replaces_checkpoint(store, out, rules, totals):
+        yield CHECKPOINT
+    yield from _make_failures(store, out, there, failing)
+    left = is_left(plan, committed)
+    if not left:
+        table = totals.class_stats(rules.least)
+        if not _holds(store, join(out, "class_stats.parquet"), table):
+            store.replace(join(out, "class_stats.parquet"), class_stats_bytes(table))
+            yield "class_stats.parquet"
+    said = read_run_json(store, out)
+    if said is None or not left or said.get("state") == "complete":
+        values = _run_json(said or {}, plan, totals, "incomplete" if left else "complete")
+        if values != said:
+            write_run_json(store, out, values | {"updated": datetime.now(UTC).isoformat(timespec="seconds")})
+            yield "run.json"
+
+
+def _replaces_checkpoint(store: WritableStore, out: str, rules: Rules, totals: Totals) -> bool:
+    """If there is one of this run that is damaged, or not of these parts, as none is left of which a part has been removed."""
+    checkpoint = Checkpoint(store, out, rules.fingerprint, rules.classes)
+    with suppress(Damaged):
+        kept = checkpoint.read(2 * len(totals.parts) + 1000)
+        if kept is None or kept.is_same(totals):
+            return False
+    return checkpoint.save(store, totals, smaller=True)
+
+
+def _make_failures(store: WritableStore, out: str, there: set[str], failing: dict[str, bytes]) -> Iterator[str]:
+    for name in sorted(there - failing.keys()):
+        if is_part_name(name):
+            store.delete(join(out, "failures", name))
+            yield f"failures/{name}"
+    for name, data in sorted(failing.items()):
+        uri = join(out, "failures", name)
+        if not _holds(store, uri, open_file(data).table):
+            store.replace(uri, data)
+            yield f"failures/{name}"
+
+
+def _holds(store: WritableStore, uri: str, table: pa.Table) -> bool:
+    try:
+        return same_file(store.read(uri), table)
+    except (ObjectMissing, Damaged):
+        return False
+
+
+def _run_json(said: dict[str, Any], plan: Plan, totals: Totals, state: str) -> dict[str, Any]:
+    """What it said, with all that the plan and the parts say put right; of attempts they know nothing."""
+    counts = said.get("counts")
+    mine = {name: getattr(totals, name) for name in ("images", "masks", "failures", "broken_shards")}
+    kept = {name: counts.get(name, 0) if isinstance(counts, dict) else 0 for name in ("inferred", "skipped")}
+    return {
+        **(said or {"maskfleet": version("maskfleet")}), "state": state, "counts": mine | kept,
+        "labels_digest": totals.labels_digest, "errors": dict(totals.errors.most_common()), **plan.settings,
+    }  # fmt: skip
