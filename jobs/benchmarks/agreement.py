@@ -9,6 +9,7 @@ from PIL import Image
 
 from jobs.benchmarks.truth import confusion, mean_iou, pixel_accuracy
 from pipeline.image.resize import resize
+from pipeline.labels.upsample import labels_of
 from pipeline.model.engine import Engine
 
 
@@ -39,7 +40,7 @@ class Judged:
 def label_map(engine: Engine, image: Image.Image, short_side: int) -> npt.NDArray[np.uint8]:
     """Labels uint8 (H, W) of an upright RGB image, as a run stores them."""
     logits = engine.logits(resize(image, short_side, max_pixels=1 << 30))
-    return engine.labels(logits, image.height, image.width).mask
+    return labels_of(engine, logits, image.height, image.width).mask
 
 
 def agreement(engine: Engine, reference: Engine, images: Sequence[Image.Image], short_side: int) -> Agreement:

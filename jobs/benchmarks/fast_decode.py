@@ -15,8 +15,9 @@ from jobs.benchmarks.truth import confusion, mean_iou, truth_of
 from pipeline.errors import UsageError
 from pipeline.image.decode import decode
 from pipeline.labels.labeller import Labeller, LabelOptions
+from pipeline.labels.prepare import prepare
 from pipeline.model.loading import load_engine
-from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.model.prepare import NetworkRequest
 from pipeline.model.zoo import DEFAULT_MODEL
 
 SCALES = (2, 1)  # times the short side of the network: what the scaled DCT has to leave

@@ -45,7 +45,8 @@ started = time.perf_counter()
 from jobs.benchmarks.photographs import photographs
 from pipeline.labels.labeller import Labeller, LabelOptions
 from pipeline.model.loading import load_engine
-from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.labels.prepare import prepare
+from pipeline.model.prepare import NetworkRequest
 from pipeline.model.zoo import DEFAULT_MODEL
 short_side = int(sys.argv[1])
 network = prepare(NetworkRequest(model=DEFAULT_MODEL, weights="bundled", engine="openvino", short_side=short_side))

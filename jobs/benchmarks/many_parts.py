@@ -26,7 +26,7 @@ from pipeline.config import SegmentConfig
 from pipeline.driver.attempt import Attempt
 from pipeline.driver.progress import Progress
 from pipeline.errors import Incomplete
-from pipeline.model.prepare import prepare
+from pipeline.labels.prepare import prepare
 from pipeline.plan.fingerprint import settings
 from pipeline.plan.options import network_request
 from pipeline.sums.checkpoint import NAME, checkpoint_bytes

@@ -27,6 +27,7 @@ from jobs.command import run_job
 from pipeline.errors import UsageError
 from pipeline.image.decode import decode
 from pipeline.image.resize import resize
+from pipeline.labels.upsample import labels_of
 from pipeline.model.cpu import PRECISIONS, has_bf16
 from pipeline.model.engine import Engine
 from pipeline.model.loading import load_engine
@@ -107,7 +108,7 @@ def _prepare(name: str, pixels_HWC: npt.NDArray[np.uint8], photographs: Sequence
         run = _calls(lambda engine=engine: engine.logits(pixels_HWC), 1, options.stretch_s)  # type: ignore[misc]
         ways[f"openvino {precision}"] = Way(run, 1)
         labelled = _calls(
-            lambda engine=engine: engine.labels(engine.logits(pixels_HWC), height, width),  # type: ignore[misc]
+            lambda engine=engine: labels_of(engine, engine.logits(pixels_HWC), height, width),  # type: ignore[misc]
             1, options.stretch_s,
         )  # fmt: skip
         ways[f"openvino {precision}{LABELS}"] = Way(labelled, 1)

@@ -24,7 +24,8 @@ from jobs.benchmarks.stages import Milliseconds, breakdown, core_ms, mean_of, pr
 from jobs.command import run_job
 from pipeline.config import Precision
 from pipeline.labels.labeller import LabelOptions
-from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.labels.prepare import prepare
+from pipeline.model.prepare import NetworkRequest
 
 IMAGES_A_CORE = 192
 MOST_PART_IMAGES = 256  # the job's default; fewer where a worker would have fewer parts than this:

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from pipeline.compiled import jit
 from pipeline.image.resize import resized_size
-from pipeline.labels.compiled import jit
 from pipeline.labels.labeller import Resized
 from pipeline.labels.png import voc_palette
 from pipeline.model.engine import Engine

@@ -16,8 +16,9 @@ from pipeline.errors import BadImage
 from pipeline.image.decode import Photograph, photograph_of
 from pipeline.labels.labeller import Labeller, LabelOptions
 from pipeline.labels.png import overlay
+from pipeline.labels.prepare import prepare
 from pipeline.model.loading import load_engine
-from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.model.prepare import NetworkRequest
 from pipeline.model.zoo import DEFAULT_MODEL
 from pipeline.schema import masks_schema
 

@@ -29,11 +29,11 @@ from pipeline.errors import (
     StorageError,
     UsageError,
 )  # fmt: skip
+from pipeline.labels.prepare import prepare
 from pipeline.labels.statistics import least_confidence
 from pipeline.listing.listing import Listing, list_inputs
 from pipeline.model.cpu import require_precision
 from pipeline.model.engine import Prepared
-from pipeline.model.prepare import prepare
 from pipeline.output.footer import PartFooter
 from pipeline.output.parts import PartTable
 from pipeline.output.presigned import Secrets

@@ -19,11 +19,11 @@ from pipeline.output.parts import PART_BYTES
 from pipeline.output.span import Span
 from pipeline.plan.options import read_options
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard, seen
-from pipeline.shards.headers import FAR_BYTES
 from pipeline.shards.parquet import open_parquet, read_parquet
 from pipeline.shards.range_file import CHUNK_BYTES, RangeFile
 from pipeline.shards.single import read_images
 from pipeline.shards.tar import part_starts, read_tar
+from pipeline.shards.tar_headers import FAR_BYTES
 from pipeline.storage import ObjectInfo, scheme_of, store_for
 from pipeline.worker.cutting import in_order
 

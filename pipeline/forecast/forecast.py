@@ -22,8 +22,8 @@ from pipeline.forecast.noted import Noted
 from pipeline.forecast.rehearsal import NOTHING, rehearse
 from pipeline.forecast.sample import Outcome, measure
 from pipeline.image.decode import decode
+from pipeline.labels.prepare import prepare
 from pipeline.listing.listing import Listing, list_inputs
-from pipeline.model.prepare import prepare
 from pipeline.output.remaining import SPANS_AHEAD, image_count, remaining_spans
 from pipeline.output.span import Span
 from pipeline.plan.fingerprint import check_same, settings

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.labels.compiled import jit
+from pipeline.compiled import jit
 
 _BITS = 22
 # EXIF orientations by what they ask of the stored image. From 5 on, its axes change places too.

@@ -11,7 +11,7 @@
 
 import numpy as np
 
-from pipeline.labels.compiled import bits_of_float, float_of_bits, jit
+from pipeline.compiled import bits_of_float, float_of_bits, jit
 from pipeline.labels.reference import plain_pixel
 from pipeline.labels.statistics import see_run
 

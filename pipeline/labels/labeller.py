@@ -14,7 +14,7 @@ from pipeline.image.decode import Photograph, decode
 from pipeline.image.resize import Preset, resize
 from pipeline.labels.png import encode_gray, encode_mask
 from pipeline.labels.statistics import MaskStatistics
-from pipeline.labels.upsample import upsample_labels
+from pipeline.labels.upsample import labels_of, upsample_labels
 from pipeline.model.engine import Engine
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class Labeller:
             if not np.isfinite(logits).all():  # 15 microseconds; argmax would say class 0
                 raise InferenceFailed("the logits of the network are not finite")
             statistics = self._timed(
-                "labels", lambda: self.engine.labels(logits, resized.height, resized.width, options.min_confidence)
+                "labels", lambda: labels_of(self.engine, logits, resized.height, resized.width, options.min_confidence)
             )
         except RuntimeError as error:
             if _is_of_memory(error):

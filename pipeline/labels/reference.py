@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from pipeline.labels.compiled import jit
+from pipeline.compiled import jit
 from pipeline.labels.statistics import see_run
 
 

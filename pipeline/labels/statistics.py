@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.labels.compiled import jit
+from pipeline.compiled import jit
 
 IGNORE = 255
 LEVELS = 256

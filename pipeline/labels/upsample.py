@@ -5,7 +5,19 @@ import numpy.typing as npt
 
 from pipeline.labels.kernel import LARGEST, fast_pixels
 from pipeline.labels.reference import plain_pixels
-from pipeline.labels.statistics import LEVELS, MaskStatistics, least_confidence, no_extents, statistics_of
+from pipeline.labels.statistics import LEVELS, MaskStatistics, least_confidence, mask_statistics, no_extents, statistics_of
+from pipeline.model.engine import Engine
+
+
+def labels_of(
+    engine: Engine, logits_CHW: npt.NDArray[np.float32], height: int, width: int, threshold: float = 0.0
+) -> MaskStatistics:
+    """What an engine's logits mean at height x width, by machine code, or as the framework of the engine defines it."""
+    if not engine.own_labels:
+        return upsample_labels(logits_CHW, height, width, threshold)
+    from pipeline.model.torch_engine import label_map_of
+
+    return mask_statistics(*label_map_of(logits_CHW, height, width), len(logits_CHW), threshold)
 
 
 def upsample_labels(

@@ -1,1 +1,4 @@
-"""The networks, their weights, what goes in, and the engines that run them."""
+"""The networks: weights, and the engines that take an image and give logits, no more. The only room that imports torch.
+
+No label is made here.
+"""

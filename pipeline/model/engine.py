@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.image.resize import Preset
-from pipeline.labels.statistics import MaskStatistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,15 +28,15 @@ class Prepared:
 
 
 class Engine(Protocol):
-    """Runs a network on one thread. `version` and `instruction_set` are recorded in every part."""
+    """Runs a network on one thread. `version` and `instruction_set` are recorded in every part.
 
+    own_labels: whether labels follow from its logits by its own framework, as a reference, and not by our machine code.
+    """
+
+    own_labels: bool
     version: str
     instruction_set: str
 
     def logits(self, image_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Resized RGB image -> logits (C, h, w) at the stride of the network, 8 or 16. May raise `MemoryError`."""
-        ...
-
-    def labels(self, logits_CHW: npt.NDArray[np.float32], height: int, width: int, threshold: float = 0.0) -> MaskStatistics:
-        """Logits, bilinearly at height x width -> mask (255 below the threshold, 0..1), confidence and what they hold."""
         ...

@@ -8,8 +8,6 @@ import openvino as ov
 from openvino.preprocess import PrePostProcessor
 
 from pipeline.errors import UsageError
-from pipeline.labels.statistics import MaskStatistics
-from pipeline.labels.upsample import upsample_labels
 from pipeline.model.cpu import cpu_name, instruction_set, require_precision
 from pipeline.model.engine import Prepared
 
@@ -31,6 +29,8 @@ def _core() -> ov.Core:
 
 class OpenVINOEngine:
     """A compiled IR with dynamic height and width; normalisation is part of the graph."""
+
+    own_labels = False
 
     def __init__(self, prepared: Prepared) -> None:
         require_precision(prepared.precision)
@@ -61,10 +61,6 @@ class OpenVINOEngine:
         if not logits.size or logits.flat[0] == _UNTOUCHED:
             raise MemoryError("OpenVINO made no logits")
         return logits
-
-    def labels(self, logits_CHW: npt.NDArray[np.float32], height: int, width: int, threshold: float = 0.0) -> MaskStatistics:
-        """See `Engine.labels`: one pass of machine code."""
-        return upsample_labels(logits_CHW, height, width, threshold)
 
 
 def compile_at(core: ov.Core, model: ov.Model, precision: str) -> ov.CompiledModel:

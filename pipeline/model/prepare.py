@@ -1,13 +1,7 @@
-"""Weights -> a network that workers can load, made once and cached by digest.
-
-torch is imported in a child process only (`python -m pipeline.model.prepare`), so that neither the
-driver nor a worker on OpenVINO carries its 700 MB.
-"""
+"""Weights -> a network that workers can load, cached by digest. `labels/prepare.py` has it made in a process of its own."""
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -15,9 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import errors
 from pipeline.cache import cache_folder
-from pipeline.errors import MaskfleetError, UsageError
+from pipeline.errors import UsageError
 from pipeline.image.resize import Preset
 from pipeline.model.engine import Prepared
 from pipeline.model.weights import BUNDLED, class_names, load_weights
@@ -42,14 +35,25 @@ class NetworkRequest:
     short_side: int | None = None
 
 
-def prepare(request: NetworkRequest) -> Prepared:
-    """The network, from the cache or made now. Raises `UsageError` or `NotReachable` with the ways out."""
+def folder_of_networks() -> Path:
+    """Where converted networks are kept."""
+    return cache_folder() / "networks"
+
+
+def cached_stem(request: NetworkRequest) -> str | None:
+    """The name of the converted network in that folder, if it is there and its digest can be told without torch.
+
+    Raises `UsageError` or `NotReachable` with the ways out.
+    """
     if request.model not in ZOO:
         raise UsageError(f"--model {request.model}: not one of {', '.join(ZOO)}")
-    folder = cache_folder() / "networks"
-    stem = _known_stem(request, folder)
-    if stem is None or not (folder / f"{stem}.json").exists():
-        stem = _make_in_child(request, folder)
+    stem = _known_stem(request, folder_of_networks())
+    return stem if stem is not None and (folder_of_networks() / f"{stem}.json").exists() else None
+
+
+def read_prepared(request: NetworkRequest, stem: str) -> Prepared:
+    """A network from the cache."""
+    folder = folder_of_networks()
     described = json.loads((folder / f"{stem}.json").read_text())
     preset = Preset(request.short_side or described["short_side"], tuple(described["mean"]), tuple(described["std"]))
     default = None if described["classes"] is None else tuple(described["classes"])
@@ -74,33 +78,12 @@ def _known_stem(request: NetworkRequest, folder: Path) -> str | None:
     return _stem(request, alias.read_text()) if alias.exists() else None
 
 
-def _make_in_child(request: NetworkRequest, folder: Path) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    arguments = json.dumps([request.model, request.weights, request.engine, request.precision, str(folder)])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    child = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "pipeline.model.prepare"],
-        input=arguments,  # not as an argument, which all users of the machine can see
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    answers = [line for line in child.stdout.splitlines() if line.startswith('{"maskfleet"')]
-    if not answers:
-        raise RuntimeError(f"the network could not be prepared (exit code {child.returncode}):\n{child.stderr[-3000:]}")
-    answer = json.loads(answers[-1])["maskfleet"]
-    if "error" in answer:
-        kind: type[MaskfleetError] = getattr(errors, answer["error"])
-        raise kind(answer["message"])
-    return str(answer["stem"])
-
-
-def _make(request: NetworkRequest, folder: Path) -> str:
-    """In the child: convert, and write .json last, as its presence says that the rest is whole."""
+def convert(request: NetworkRequest) -> str:
+    """Convert, into the cache -> the name there; its .json comes last, and says that the rest is whole. Imports torch."""
     from pipeline.model.weights import default_classes, misfit, state_dict
     from pipeline.model.zoo import count_classes
 
+    folder = folder_of_networks()
     weights = load_weights(request.weights, request.model)
     tensors = state_dict(weights, request.model)
     stem = _stem(request, weights.sha256)
@@ -145,20 +128,3 @@ def write_network(model: str, engine: str, tensors: "dict[str, Tensor]", folder:
         warnings.simplefilter("ignore", FutureWarning)  # the converter traces with torch.jit, which torch means to give up
         converted = ov.convert_model(network, example_input=torch.zeros(1, 3, 256, 320), input=[(1, 3, -1, -1)])
     ov.save_model(converted, folder / "network.xml", compress_to_fp16=False)
-
-
-def _main(arguments: str) -> None:
-    from pipeline.labels.labeller import load_machine_code
-
-    model, weights, engine, precision, folder = json.loads(arguments)
-    request = NetworkRequest(model=model, weights=weights, engine=engine, precision=precision)
-    try:
-        answer = {"stem": _make(request, Path(folder))}
-        load_machine_code()  # fills numba's cache, here and once, before every worker of this machine would
-    except MaskfleetError as error:
-        answer = {"error": type(error).__name__, "message": str(error)}
-    print(json.dumps({"maskfleet": answer}))
-
-
-if __name__ == "__main__":
-    _main(sys.stdin.read())

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load
 from torch.nn import functional as F
 
-from pipeline.labels.statistics import MaskStatistics, mask_statistics
 from pipeline.model.cpu import require_precision
 from pipeline.model.engine import Prepared
 from pipeline.model.zoo import build
@@ -19,6 +18,8 @@ class TorchEngine:
 
     bf16 is torch's autocast: convolutions in bfloat16, weights kept in float32.
     """
+
+    own_labels = True
 
     def __init__(self, prepared: Prepared) -> None:
         require_precision(prepared.precision)
@@ -37,15 +38,20 @@ class TorchEngine:
         logits: npt.NDArray[np.float32] = forward(self._network, x_CHW.unsqueeze(0), self._precision)[0].numpy()
         return logits
 
-    @torch.inference_mode()
-    def labels(self, logits_CHW: npt.NDArray[np.float32], height: int, width: int, threshold: float = 0.0) -> MaskStatistics:
-        """See `Engine.labels`; takes C x H x W floats of memory, as torchvision does."""
-        full_CHW = F.interpolate(
-            torch.from_numpy(logits_CHW).unsqueeze(0), size=(height, width), mode="bilinear", align_corners=False
-        )[0]
-        label_map = full_CHW.argmax(0).to(torch.uint8).numpy()
-        confidence = full_CHW.softmax(0).amax(0).mul_(255).round_().to(torch.uint8).numpy()
-        return mask_statistics(label_map, confidence, len(logits_CHW), threshold)
+
+@torch.inference_mode()
+def label_map_of(
+    logits_CHW: npt.NDArray[np.float32], height: int, width: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Logits, bilinearly at height x width -> label map and confidence, 255 times the largest softmax; both uint8 (H, W).
+
+    Takes C x H x W floats of memory, as torchvision does.
+    """
+    full_CHW = F.interpolate(
+        torch.from_numpy(logits_CHW).unsqueeze(0), size=(height, width), mode="bilinear", align_corners=False
+    )[0]
+    label_map = full_CHW.argmax(0).to(torch.uint8).numpy()
+    return label_map, full_CHW.softmax(0).amax(0).mul_(255).round_().to(torch.uint8).numpy()
 
 
 def forward(network: torch.nn.Module, x_NCHW: torch.Tensor, precision: str) -> torch.Tensor:

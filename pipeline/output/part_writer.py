@@ -1,6 +1,6 @@
 """A part while it grows: rows and failures come in, footer and bytes go out."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,16 +12,24 @@ from pipeline.output.parts import PART_BYTES, add_digests, row_digest
 from pipeline.output.span import Span
 from pipeline.shards.base import Cursor, EncodedImage
 
-if TYPE_CHECKING:
-    from pipeline.worker.span_worker import WorkerConfig
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartOptions:
+    """What all parts of a run have in common. max_encoded_bytes: of an image that counts for the size of a part."""
+
+    fingerprint: str
+    classes: tuple[str, ...]
+    part_images: int
+    confidence_map: bool
+    max_encoded_bytes: int
 
 
 class Draft:
     """Of one span, from index `first`, which lies at `start`."""
 
-    def __init__(self, config: "WorkerConfig", versions: dict[str, str], span: Span, first: int, start: Cursor) -> None:
-        self._config, self._versions, self._span, self._first = config, versions, span, first
-        classes = len(config.labels.classes)
+    def __init__(self, options: PartOptions, versions: dict[str, str], span: Span, first: int, start: Cursor) -> None:
+        self._options, self._versions, self._span, self._first = options, versions, span, first
+        classes = len(options.classes)
         self._rows: list[dict[str, object]] = []
         self._failures: list[Failure] = []
         self._histograms = np.zeros((classes, LEVELS), np.int64)
@@ -37,12 +45,12 @@ class Draft:
         """Must the part end here?"""
         if self._span.source.kind == "image":
             return False
-        return self._ended or self._count() >= self._config.part_images or self.bytes >= PART_BYTES
+        return self._ended or self._count() >= self._options.part_images or self.bytes >= PART_BYTES
 
     @property
     def limit(self) -> int:
         """The index behind the last row that this part may hold; single images form parts of plan rows."""
-        limit = self._first + self._config.part_images
+        limit = self._first + self._options.part_images
         return limit if self._span.stop is None else min(limit, self._span.stop)
 
     def _count(self) -> int:
@@ -51,7 +59,7 @@ class Draft:
     def _take(self, image: EncodedImage) -> None:
         self._after = image.after
         size = image.bytes_length or 0
-        self.bytes += size if size <= self._config.read.max_encoded_bytes else 0
+        self.bytes += size if size <= self._options.max_encoded_bytes else 0
         self._ended = image.ends_part or image.breaks
         self._broken = image.breaks
 
@@ -82,12 +90,12 @@ class Draft:
         if source.kind == "image":  # rows of the plan file, those that a later plan file replaces too
             rows, last, after = self.limit - self._first, self._span.ends and self.limit == self._span.stop, Cursor(self.limit)
         footer = PartFooter(
-            fingerprint=self._config.fingerprint,
+            fingerprint=self._options.fingerprint,
             source={"uri": source.uri, "size": source.size, "version": source.version},
             first=self._first, rows=rows, last=last, masks=len(self._rows), broken=self._broken,
             failures=tuple(self._failures), histograms=self._histograms,
             images_by_class=tuple(self._images_by_class.tolist()), pixels_by_class=tuple(self._pixels_by_class.tolist()),
             pixels=self._pixels, digest=add_digests([self._digest]), after=after, versions=self._versions,
-            part_images=self._config.part_images,
+            part_images=self._options.part_images,
         )  # fmt: skip
-        return footer, part_bytes(self._rows, footer, confidence_map=self._config.labels.confidence_map)
+        return footer, part_bytes(self._rows, footer, confidence_map=self._options.confidence_map)

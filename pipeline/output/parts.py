@@ -14,9 +14,9 @@ import numpy.typing as npt
 import xxhash
 
 from pipeline.errors import Damaged
+from pipeline.parallel import in_order
 from pipeline.storage import ObjectInfo, Store, join
 from pipeline.storage.base import PAGE
-from pipeline.storage.parallel import in_order
 
 PART_BYTES = 64 << 20  # of encoded images; a part ends where it is reached
 _NAME = re.compile(r"^([0-9a-f]{24})-(\d{10})-(?:max(\d{1,5})|(\d{5})(-last)?)\.parquet\Z")

@@ -1,7 +1,7 @@
 """One image in a throwaway process of its own: only what kills that process is poison.
 
-`python -m pipeline.quarantine.isolated_child` is that process: a pickled `Task` on stdin; on stdout b"L" when the network is loaded, b"D" when
-the image is decoded, and then what was found, pickled.
+`python -m pipeline.quarantine.isolated_child` is that process: a pickled `Task` on stdin; on stdout b"L" when the network is
+loaded, b"D" when the image is decoded, and then what was found, pickled.
 """
 
 import os
@@ -59,8 +59,8 @@ def _in_child(task: Task) -> Labelled | BadImage | Incomplete:
     limit_s = _START_S + 2 * task.timeout_s
     try:
         child = subprocess.run(
-            command("pipeline.quarantine.isolated_child"), input=pickle.dumps(task), capture_output=True, env=environment(), check=False,
-            timeout=limit_s,
+            command("pipeline.quarantine.isolated_child"), input=pickle.dumps(task), capture_output=True, env=environment(),
+            check=False, timeout=limit_s,
         )  # fmt: skip
     except subprocess.TimeoutExpired as expired:  # that an image takes too long its own timer says, once the network is loaded
         raise never_ready(_WHAT, f"it gave no answer for {limit_s:.0f} s") from expired

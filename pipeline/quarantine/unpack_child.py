@@ -1,7 +1,7 @@
 """A Parquet shard read in a process of its own: a row group that ends whoever unpacks it ends nothing else.
 
-`python -m pipeline.quarantine.unpack_child` is that process: a pickled `Reading` on stdin; on stdout a pickle of `READY`, then one for each
-image, and a last one: None at the end of the shard, or the error of the store.
+`python -m pipeline.quarantine.unpack_child` is that process: a pickled `Reading` on stdin; on stdout a pickle of `READY`, then
+one for each image, and a last one: None at the end of the shard, or the error of the store.
 """
 
 import os

@@ -1,1 +1,4 @@
-"""Where images come from: shards and single images -> (shard, index, image_id, bytes)."""
+"""Sources of encoded images: tars, Parquet, single files, from any place in them on.
+
+It gives bytes and says what is broken; nothing is decoded here.
+"""

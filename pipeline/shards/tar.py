@@ -9,10 +9,9 @@ from tarfile import EmptyHeaderError, EOFHeaderError, TruncatedHeaderError  # ty
 
 from pipeline.errors import AmbiguousImage, BrokenShard, ImageTooLarge, LinkMember
 from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard, seen
-from pipeline.shards.extensions import MemberHeaders
-from pipeline.shards.headers import HeaderFile
 from pipeline.shards.names import is_image_member, key_and_extension
 from pipeline.shards.range_file import RangeFile
+from pipeline.shards.tar_headers import HeaderFile, MemberHeaders
 from pipeline.storage import scheme_of
 from pipeline.storage.base import ObjectInfo, Store
 

@@ -19,8 +19,7 @@ from pipeline.errors import (
     StorageError,
 )  # fmt: skip
 from pipeline.storage import scheme_of, store_for
-from pipeline.storage.signatures import expires_at, signer_of
-from pipeline.storage.uris import WEB, without_secrets
+from pipeline.storage.uris import WEB, expires_at, signer_of, without_secrets
 
 FINAL = (ObjectMissing, ObjectDenied, HostUnreachable)  # what may be an object's own fault
 DEAD_S = 60.0  # for so long a host that was unreachable while others answered is not asked

@@ -14,8 +14,7 @@ from pathlib import Path
 from stat import S_ISREG
 
 from pipeline.errors import NotExclusive, ObjectChanged, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError, UsageError
-from pipeline.storage.base import SCRATCH, ObjectInfo
-from pipeline.storage.probe import require_exclusive_create
+from pipeline.storage.base import SCRATCH, ObjectInfo, require_exclusive_create
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}  # what `link` says where there are none
 _ADVICE = "gcsfuse, exFAT and some SMB shares have none: take a disk or NFS, or s3:// for a bucket, and copy from there"

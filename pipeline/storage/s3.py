@@ -23,8 +23,7 @@ from pipeline.errors import (
     StorageError,
     StorageRefused,
 )  # fmt: skip
-from pipeline.storage.base import ObjectInfo
-from pipeline.storage.probe import require_exclusive_create
+from pipeline.storage.base import ObjectInfo, require_exclusive_create
 from pipeline.storage.retry import with_retries
 
 T = TypeVar("T")

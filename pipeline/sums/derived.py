@@ -16,9 +16,9 @@ from pipeline.errors import Damaged, ObjectChanged, ObjectMissing
 from pipeline.output.footer import PartFooter, failures_bytes, read_footer
 from pipeline.output.parts import PartName, PartTable, list_parts
 from pipeline.output.run_json import parsed_run_json, run_json_bytes
+from pipeline.parallel import in_order
 from pipeline.plan.fingerprint import require_known_format
 from pipeline.storage import Store, WritableStore, join
-from pipeline.storage.parallel import in_order
 from pipeline.sums.checkpoint import Checkpoint
 from pipeline.sums.totals import Totals, is_among
 

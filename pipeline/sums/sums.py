@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from pipeline.errors import Damaged, MaskfleetError, ObjectChanged, ObjectMissing
 from pipeline.output.footer import read_footer
 from pipeline.output.parts import PartTable, list_parts
+from pipeline.parallel import in_order
 from pipeline.storage import WritableStore, join
-from pipeline.storage.parallel import in_order
 from pipeline.sums.checkpoint import Checkpoint
 from pipeline.sums.derived import FOOTER_READERS, FailureFiles, class_stats_bytes, list_planned, read_totals, write_derived
 from pipeline.sums.totals import Totals

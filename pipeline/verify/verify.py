@@ -16,9 +16,9 @@ from pipeline.errors import Damaged, NotReachable, ObjectChanged, ObjectMissing,
 from pipeline.output.footer import PartFooter, failures_bytes
 from pipeline.output.parts import PartName
 from pipeline.output.remaining import plan_file_digest, planned_sources, shard_digest
+from pipeline.parallel import in_order
 from pipeline.plan.plan import Plan, PlanFile, read_plan
 from pipeline.storage import Store, WritableStore, join, normalise, store_for
-from pipeline.storage.parallel import in_order
 from pipeline.sums.checkpoint import NAME as CHECKPOINT
 from pipeline.sums.derived import read_run_json
 from pipeline.sums.totals import Totals

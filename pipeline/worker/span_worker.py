@@ -19,7 +19,7 @@ from pipeline.labels.labeller import Labelled, Labeller, LabelOptions, NetworkGo
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
 from pipeline.output.footer import PartFooter, failures_bytes, read_footer
-from pipeline.output.part_writer import Draft
+from pipeline.output.part_writer import Draft, PartOptions
 from pipeline.output.parts import PartName, part_key
 from pipeline.output.presigned import without_secrets_of
 from pipeline.output.span import Receipt, Span
@@ -68,6 +68,14 @@ class WorkerConfig:
     heartbeat_rows: int = 128
     engine: str | None = None
     labels_version: int = LABELS_VERSION
+
+    @property
+    def part(self) -> PartOptions:
+        """What its parts have in common."""
+        return PartOptions(
+            fingerprint=self.fingerprint, classes=self.labels.classes, part_images=self.part_images,
+            confidence_map=self.labels.confidence_map, max_encoded_bytes=self.read.max_encoded_bytes,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +266,7 @@ class SegmentSpan:
         self, span: Span, first: int, start: Cursor, item: _Item | None, images: Iterator[_Item], watch: Watch
     ) -> Generator[Receipt, None, tuple[Receipt, PartName, _Item | None, Cursor]]:
         """Label one part and commit it -> its receipt and name, the first image of the next part, and where that lies."""
-        draft = Draft(self._config, self._versions, span, first, start)
+        draft = Draft(self._config.part, self._versions, span, first, start)
         before, began, done = self._spent(), time.perf_counter(), 0
         while item is not None and not draft.full and item.encoded.after.index <= draft.limit:
             self._add(draft, item, watch)

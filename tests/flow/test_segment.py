@@ -16,7 +16,7 @@ import pytest
 from pipeline.driver.attempt import Attempt, Outcome
 from pipeline.driver.progress import Progress
 from pipeline.errors import BudgetExceeded, Bug, NotReachable, RunMismatch, ShardChanged, UsageError
-from pipeline.model.prepare import prepare
+from pipeline.labels.prepare import prepare
 from pipeline.output.span import Receipt, Span
 from pipeline.plan.options import network_request
 from pipeline.plan.plan import Plan

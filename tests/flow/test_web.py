@@ -13,7 +13,7 @@ import pytest
 from pipeline.api.opened import open_run
 from pipeline.config import SegmentConfig
 from pipeline.errors import UsageError
-from pipeline.model.prepare import prepare
+from pipeline.labels.prepare import prepare
 from pipeline.plan.fingerprint import settings
 from pipeline.plan.options import network_request
 from pipeline.plan.plan import extend_plan, read_plan

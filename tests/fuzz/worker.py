@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.config import SegmentConfig
 from pipeline.errors import MAX_MESSAGE_CHARS, BadImage, UsageError
 from pipeline.labels.labeller import Labeller
-from pipeline.model.prepare import prepare
+from pipeline.labels.prepare import prepare
 from pipeline.output.footer import read_footer
 from pipeline.output.parts import list_parts
 from pipeline.output.remaining import shard_digest

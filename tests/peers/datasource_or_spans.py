@@ -22,9 +22,10 @@ from ray.data.block import BlockMetadata
 from pipeline.config import Workers
 from pipeline.driver import ray_data as flow
 from pipeline.labels.labeller import Labeller, LabelOptions
+from pipeline.labels.prepare import prepare
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
-from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.model.prepare import NetworkRequest
 from pipeline.output.remaining import shard_digest
 from pipeline.output.span import Span
 from pipeline.shards.base import Cursor, ReadOptions, Shard

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.labels.labeller import Labeller, LabelOptions
+from pipeline.labels.prepare import prepare
 from pipeline.memory import bound_malloc
 from pipeline.model.loading import load_engine
-from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.model.prepare import NetworkRequest
 from pipeline.schema import masks_schema
 from tests.peers.task import Task, image_id
 

@@ -11,7 +11,7 @@ import altair as alt
 
 from jobs.benchmarks.pairs import Ratio, ratio
 from jobs.benchmarks.report import Grid, Report
-from pipeline.model.prepare import prepare
+from pipeline.labels.prepare import prepare
 from tests.peers.contenders import CONTENDERS, MASKFLEET, Contender, Kind
 from tests.peers.measure import FASTER, Race, describe, race
 from tests.peers.our_worker import network_request

@@ -79,7 +79,7 @@ def test_a_resume_in_the_middle_of_a_tar_does_not_read_its_beginning(s3: S3Serve
     from pipeline.config import SegmentConfig, Workers
     from pipeline.driver.attempt import Attempt
     from pipeline.driver.progress import Progress
-    from pipeline.model.prepare import prepare
+    from pipeline.labels.prepare import prepare
     from pipeline.output.parts import list_parts
     from pipeline.output.remaining import remaining_spans
     from pipeline.plan.options import label_options, network_request, read_options

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from pipeline.config import SegmentConfig
 from pipeline.labels.png import decode_png
+from pipeline.labels.prepare import prepare
 from pipeline.labels.statistics import LEVELS, least_confidence
 from pipeline.listing.listing import Listing, list_inputs
-from pipeline.model.prepare import prepare
 from pipeline.output.footer import PartFooter, footer_of, part_bytes
 from pipeline.output.parts import add_digests, row_digest
 from pipeline.output.remaining import planned_sources, remaining_spans

@@ -20,8 +20,8 @@ from pipeline.forecast import forecast as story
 from pipeline.forecast.forecast import Forecast, forecast
 from pipeline.forecast.rehearsal import Rehearsal, rehearse
 from pipeline.forecast.sample import measure
+from pipeline.labels.prepare import prepare
 from pipeline.listing.listing import Listing, list_inputs
-from pipeline.model.prepare import prepare
 from pipeline.output.parts import list_parts
 from pipeline.output.remaining import remaining_spans
 from pipeline.plan.fingerprint import settings

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from pipeline.errors import InferenceFailed
 from pipeline.image.resize import Preset
 from pipeline.labels.labeller import Labeller, LabelOptions, Resized
-from pipeline.labels.statistics import MaskStatistics
+from pipeline.labels.prepare import prepare
 from pipeline.model.loading import load_engine
-from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.model.prepare import NetworkRequest
 from tests.conftest import ROOT
 from tests.support.images import jpeg
 
@@ -61,6 +61,7 @@ def test_logits_that_are_no_numbers_are_no_labels(tmp_path: Path, engine: str, v
 class _Failing:
     """An engine that raises."""
 
+    own_labels = False
     version = instruction_set = ""
 
     def __init__(self, error: Exception) -> None:
@@ -69,9 +70,6 @@ class _Failing:
     def logits(self, image_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         del image_HWC
         raise self.error
-
-    def labels(self, logits_CHW: npt.NDArray[np.float32], height: int, width: int, threshold: float = 0.0) -> MaskStatistics:
-        raise AssertionError(logits_CHW, height, width, threshold)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ _SHORT_OF_MEMORY = """
 import json, resource
 import numpy as np
 from pipeline.model.loading import load_engine
-from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.labels.prepare import prepare
+from pipeline.model.prepare import NetworkRequest
 from tests.support.memory import data_bytes
 network = prepare(NetworkRequest(model="lraspp_mobilenet_v3_large", weights="bundled", engine="openvino"))
 random = np.random.default_rng(0)
@@ -50,7 +51,8 @@ def test_no_image_gets_the_logits_of_another() -> None:
 _TWO_ENGINES = """
 import signal
 from pipeline.model.loading import load_engine
-from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.labels.prepare import prepare
+from pipeline.model.prepare import NetworkRequest
 network = prepare(NetworkRequest(model="lraspp_mobilenet_v3_large", weights="bundled", engine="openvino"))
 older, newer = load_engine(network), load_engine(network)
 del older

@@ -26,6 +26,7 @@ from pipeline import Segmenter
 from pipeline.errors import UsageError
 from pipeline.image.decode import decode
 from pipeline.image.resize import resize
+from pipeline.labels.upsample import labels_of
 from pipeline.model import openvino_engine
 from pipeline.model.cpu import PRECISIONS, cpu_name, has_bf16
 from pipeline.model.engine import Engine, Prepared
@@ -93,7 +94,7 @@ def test_the_torch_engine_is_torchvision_to_the_last_pixel(photographs: list[Ima
             batch = transforms(image).unsqueeze(0)
             expected = model(batch)["out"][0].argmax(0).numpy()
         logits = network.torch.logits(resize(image, SHORT_SIDE, max_pixels=10**8))
-        assert np.array_equal(network.torch.labels(logits, *batch.shape[2:]).mask, expected)
+        assert np.array_equal(labels_of(network.torch, logits, *batch.shape[2:]).mask, expected)
         classes.update(np.unique(expected).tolist())
     assert len(classes) > 1  # else equality says nothing
 
@@ -107,7 +108,7 @@ def test_openvino_agrees_with_torch_at_the_original_size(photographs: list[Image
 def test_openvinos_confidence_is_torchs(photographs: list[Image.Image], network: Loaded) -> None:
     small = resize(photographs[0], SHORT_SIDE, max_pixels=10**8)
     mine, theirs = (
-        engine.labels(engine.logits(small), *photographs[0].size[::-1]).confidence.astype(int)
+        labels_of(engine, engine.logits(small), *photographs[0].size[::-1]).confidence.astype(int)
         for engine in (network.openvino, network.torch)
     )
     assert np.abs(mine - theirs).max() <= 2
@@ -118,8 +119,8 @@ def test_logits_are_a_copy_for_nobody(network: Loaded) -> None:
     first = np.asarray(Image.new("RGB", (64, 64), "red"))
     second = np.asarray(Image.new("RGB", (96, 64), "blue"))
     engine = network.openvino
-    wanted = [engine.labels(engine.logits(array), 64, 64).mask for array in (first, second)]
-    again = [engine.labels(engine.logits(array), 64, 64).mask for array in (second, first)][::-1]
+    wanted = [labels_of(engine, engine.logits(array), 64, 64).mask for array in (first, second)]
+    again = [labels_of(engine, engine.logits(array), 64, 64).mask for array in (second, first)][::-1]
     assert all(np.array_equal(one, other) for one, other in zip(wanted, again, strict=True))
 
 

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import NotReachable, UsageError
-from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.labels.prepare import prepare
+from pipeline.model.prepare import NetworkRequest
 from pipeline.model.weights import load_weights, read_classes
 from tests.conftest import ROOT
 
@@ -185,7 +186,7 @@ def test_class_lists(tmp_path: Path) -> None:
 
 def test_a_network_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepare(_request("bundled"))
-    monkeypatch.setattr("pipeline.model.prepare._make_in_child", None)  # would raise if it were made again
+    monkeypatch.setattr("pipeline.labels.prepare._make_in_child", None)  # would raise if it were made again
     assert prepare(_request("bundled")) == first
 
 

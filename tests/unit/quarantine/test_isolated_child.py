@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.errors import ImageTimeout, Incomplete, KillsItsProcess
 from pipeline.labels.labeller import Labelled, LabelOptions
-from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.labels.prepare import prepare
+from pipeline.model.prepare import NetworkRequest
 from pipeline.quarantine import isolated_child as alone
 from pipeline.quarantine.isolated_child import Task, label_alone
 from tests.conftest import ROOT

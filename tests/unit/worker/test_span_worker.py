@@ -22,9 +22,10 @@ from PIL import Image
 from pipeline.config import SegmentConfig
 from pipeline.errors import ImageTooLarge
 from pipeline.labels.labeller import Labeller, Resized
+from pipeline.labels.prepare import prepare
 from pipeline.listing.listing import Listing, list_inputs
 from pipeline.model.engine import Prepared
-from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.model.prepare import NetworkRequest
 from pipeline.model.zoo import DEFAULT_MODEL
 from pipeline.output.footer import PartFooter
 from pipeline.output.parts import PartName

@@ -15,6 +15,7 @@ from jobs.benchmarks.photographs import photographs
 from jobs.benchmarks.truth import confusion, mean_iou, pixel_accuracy, truth_of
 from pipeline.image.decode import decode
 from pipeline.image.resize import resize
+from pipeline.labels.upsample import labels_of
 from pipeline.model.loading import load_engine
 from pipeline.model.zoo import DEFAULT_MODEL
 
@@ -68,7 +69,7 @@ def test_torch_as_written_finds_the_labels_that_the_engines_find() -> None:
     tensors = weights_of(SMALL)
     written = torch_as_written(SMALL, tensors, pixels_HWC, channels_last=True)(2).numpy()
     reference = load_engine(prepared(SMALL, "torch", tensors))
-    found = reference.labels(reference.logits(pixels_HWC), *pixels_HWC.shape[:2]).mask
+    found = labels_of(reference, reference.logits(pixels_HWC), *pixels_HWC.shape[:2]).mask
     assert written.shape == (2, *pixels_HWC.shape[:2])
     assert len(np.unique(found)) > 1
     assert (written == found).mean() > 0.9999

@@ -6,7 +6,8 @@ import pytest
 
 from pipeline.errors import Incomplete
 from pipeline.labels.labeller import LabelOptions
-from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.labels.prepare import prepare
+from pipeline.model.prepare import NetworkRequest
 from pipeline.model.zoo import DEFAULT_MODEL
 from pipeline.plan.fingerprint import LABELS_VERSION, engine_release
 from pipeline.shards.base import ReadOptions

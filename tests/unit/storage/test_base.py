@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import NotExclusive, ObjectDenied, UsageError
-from pipeline.storage.base import SCRATCH
+from pipeline.storage.base import SCRATCH, require_exclusive_create
 from pipeline.storage.local import LocalStore
-from pipeline.storage.probe import require_exclusive_create
 from tests.support.overtaken import Overtaken, files_below
 
 NO_LINKS = sorted({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS})

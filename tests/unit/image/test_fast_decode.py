@@ -13,9 +13,10 @@ from pipeline.image.decode import decode
 from pipeline.image.resize import resize
 from pipeline.labels.labeller import Labeller, LabelOptions
 from pipeline.labels.png import decode_png
+from pipeline.labels.prepare import prepare
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
-from pipeline.model.prepare import NetworkRequest, prepare
+from pipeline.model.prepare import NetworkRequest
 from pipeline.plan.fingerprint import check_same, settings
 from pipeline.plan.options import label_options
 from tests.support.corpus import images

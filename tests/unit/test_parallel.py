@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pipeline.storage.parallel import in_order
+from pipeline.parallel import in_order
 
 
 def test_results_come_in_order_and_items_are_taken_as_they_are_needed() -> None:

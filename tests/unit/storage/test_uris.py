@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pipeline.storage.signatures import expires_at, signer_of
+from pipeline.storage.uris import expires_at, signer_of
 
 _POLICY = base64.b64encode(
     json.dumps({"Statement": [{"Resource": "*", "Condition": {"DateLessThan": {"AWS:EpochTime": 1795478400}}}]}).encode()

@@ -8,9 +8,9 @@ import pytest
 
 from pipeline.errors import StorageError
 from pipeline.shards.base import Cursor, ReadOptions, Shard
-from pipeline.shards.headers import FAR_BYTES, HEADER_BYTES, HeaderFile
 from pipeline.shards.range_file import CHUNK_BYTES
 from pipeline.shards.tar import part_starts
+from pipeline.shards.tar_headers import FAR_BYTES, HEADER_BYTES, HeaderFile
 from pipeline.storage import ObjectInfo
 from tests.support.memory import MemoryStore
 
