@@ -4,17 +4,15 @@ import logging
 import os
 import random
 import time
-import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from functools import cache, partial
-from importlib.metadata import version
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import SegmentConfig
+from pipeline.driver.account import Account
 from pipeline.driver.idle_timeout import gives_up_after
 from pipeline.driver.obsolete import remove_stale
 from pipeline.driver.progress import Progress
@@ -51,8 +49,7 @@ from pipeline.plan.options import (
     read_options,
 )  # fmt: skip
 from pipeline.plan.plan import Plan, catch_up, extend_plan, read_plan, writes_queries
-from pipeline.storage import WritableStore, normalise, without_secrets, writable_store_for
-from pipeline.storage.retry import retries
+from pipeline.storage import WritableStore, writable_store_for
 from pipeline.sums.derived import list_planned
 from pipeline.sums.sums import Sums
 from pipeline.worker.cutting import in_order, limited
@@ -64,7 +61,6 @@ if TYPE_CHECKING:
 _ROUNDS = 5  # of summing up, while other attempts end
 IDLE_PASSES = 3  # that commit nothing, before the run gives up
 REFRESH_S, _LONGEST_REFRESH_S = 10.0, 600.0
-_RECORDED = ("ray", "openvino", "torch", "torchvision", "pyarrow", "pillow", "numba", "numpy")
 _PAUSE_S = 3.0
 _SAID = ("state", "format", "labels_digest", "errors", "plan_files", "fingerprint", "labels", "shape")
 _COUNTED = ("images", "masks", "failures", "broken_shards")
@@ -88,14 +84,12 @@ class Attempt:
         self.config, self.progress, self._debug = config, progress, debug
         self.store: WritableStore = writable_store_for(config.output)
         self.listing = Listing()
-        self._started, self._began = time.time(), time.monotonic()  # the first to tell, the second to measure by
-        self._retries = retries()  # before this attempt
-        self._id = uuid.uuid4().hex[:12]
+        self._account = Account(config, progress)
         self._network: Prepared | None = None
         self._settings: dict[str, Any] = {}
         self._sums: Sums | None = None
         self._committed: PartTable | None = None  # as listed last
-        self._run_json = RunJson(self.store, config.output, self._id)
+        self._run_json = RunJson(self.store, config.output, self._account.id)
         self._plan: Plan | None = None
         self._refreshed, self._refresh_s = 0.0, REFRESH_S
         self._fatal: MaskfleetError | None = None
@@ -206,7 +200,7 @@ class Attempt:
     def _where_to_begin(self, plan: Plan) -> float:
         """Where in the plan to begin: at its start, or, where another attempt wrote it and may be at work, anywhere."""
         alone = plan.added or self.config.limit is not None  # whose images are the first ones
-        return 0.0 if alone else random.Random(self._id).random()  # noqa: S311 - not a secret
+        return 0.0 if alone else random.Random(self._account.id).random()  # noqa: S311 - not a secret
 
     def _limited(self) -> bool:
         return self.config.limit is not None and self.progress.done >= self.config.limit
@@ -371,35 +365,6 @@ class Attempt:
         assert self._sums is not None
         assert self._network is not None
         assert self._plan is not None
-        totals, progress = self._sums.totals, self.progress
-        images = max(totals.images, progress.done) if state == "running" else totals.images
-        seconds = round(time.monotonic() - self._began, 1)
-        mine = {
-            "id": self._id, "started": _utc(self._started), "seconds": seconds, "state": state, "inferred": progress.inferred,
-            "skipped": progress.skipped, "images_per_s": round(progress.images_per_s, 2), "pid": os.getpid(),
-            "milliseconds": dict(progress.milliseconds), "retries": dict(progress.retries + (retries() - self._retries)),
-        }  # fmt: skip
-        return {
-            "format": self._settings.get("format", 1),
-            "maskfleet": version("maskfleet"), "state": state, "updated": _utc(time.time()),
-            "counts": {
-                "images": images, "masks": totals.masks, "failures": totals.failures, "broken_shards": totals.broken_shards,
-                "inferred": progress.inferred, "skipped": progress.skipped,
-            },
-            "labels_digest": totals.labels_digest, "errors": dict(totals.errors.most_common()),
-            "fingerprint": self._settings["fingerprint"], "labels": self._settings["labels"], "shape": self._settings["shape"],
-            "weights": {"name": without_secrets(self._network.weights), "sha256": self._network.weights_sha256},
-            "input": [without_secrets(normalise(text)) for text in self.config.input], "output": self.config.output,
-            "plan_files": len(self._plan.files), "ignored_objects": self.listing.ignored,
-            "versions": _versions(),
-            "attempts": [mine],
-        }  # fmt: skip
-
-
-@cache
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in _RECORDED}
-
-
-def _utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+        return self._account.values(
+            state, self._settings, self._network, self._plan, self._sums.totals, ignored=self.listing.ignored
+        )
