@@ -357,7 +357,7 @@ from pathlib import Path
 from pipeline.quarantine import unpack_child as apart
 from pipeline.worker import span_worker as worker
 from tests.support.memory import data_bytes
-from tests.unit.run.test_worker import _worker
+from tests.unit.worker.test_span_worker import _worker
 apart.PAGES_BYTES = 512 << 20
 worker.PAUSE_S = 0.0
 segment, whole = _worker(Path(sys.argv[1]), Path(sys.argv[2]), max_source_pixels=1 << 20)
@@ -394,7 +394,7 @@ from pathlib import Path
 from pipeline.worker import span_worker as worker
 from tests.support.images import SEED, jpeg
 from tests.support.memory import data_bytes
-from tests.unit.run.test_worker import _worker
+from tests.unit.worker.test_span_worker import _worker
 worker.PAUSE_S = 0.0
 segment, whole = _worker(Path(sys.argv[1]), Path(sys.argv[2]), part_images=8)
 segment._labeller.label(segment._labeller.read(jpeg(SEED)))  # the network has its memory, and the images that come next have not
@@ -446,7 +446,7 @@ def test_images_that_never_fit_into_memory_fail_together(tmp_path: Path) -> None
 _GETS_NO_MEMORY = """
 import sys
 from pathlib import Path
-from tests.unit.run.test_worker import _worker
+from tests.unit.worker.test_span_worker import _worker
 segment, whole = _worker(Path(sys.argv[1]), Path(sys.argv[2]))
 def short(image):
     raise MemoryError("OpenVINO made no logits")
@@ -485,7 +485,7 @@ import json, resource, sys, threading
 from pathlib import Path
 from pipeline.worker import span_worker as worker
 from tests.support.memory import data_bytes
-from tests.unit.run.test_worker import _worker
+from tests.unit.worker.test_span_worker import _worker
 worker.PAUSE_S = 0.0
 segment, whole = _worker(Path(sys.argv[1]), Path(sys.argv[2]))
 threading.stack_size(1 << 30)
