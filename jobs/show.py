@@ -25,8 +25,8 @@ def describe(progress: Progress) -> str:
     expected = progress.expected_images
     text = f"{progress.phase}: {progress.done:,}" + (f" of about {expected:,}" if expected else "") + " images"
     text += f", {progress.images_per_s:.1f} images/s, {progress.failures} failures"
-    if progress.seconds_left is not None and progress.phase == "labelling":
-        text += f", {duration(progress.seconds_left)} left"
+    if progress.seconds_remaining is not None and progress.phase == "labelling":
+        text += f", {duration(progress.seconds_remaining)} left"
     return text
 
 

@@ -43,7 +43,7 @@ class Workers:
         return max(self.min, min(self.max, count))
 
 
-def most_encoded_bytes(max_source_pixels: int) -> int:
+def encoded_bytes_limit(max_source_pixels: int) -> int:
     """An encoded image of more bytes than an uncompressed RGBA one of the largest size is not read."""
     return 4 * max_source_pixels + (1 << 20)
 
@@ -138,7 +138,7 @@ class SegmentConfig(BaseModel):
     @property
     def max_encoded_bytes(self) -> int:
         """Bytes of the longest encoded image that is read."""
-        return most_encoded_bytes(self.max_source_pixels)
+        return encoded_bytes_limit(self.max_source_pixels)
 
     def shape(self) -> dict[str, Any]:
         """What, besides the fingerprint, shapes the output, and is fixed for an OUT."""

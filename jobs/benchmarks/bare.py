@@ -19,7 +19,7 @@ from pipeline.errors import BadImage
 from pipeline.labels.labeller import Labeller, LabelOptions, Resized
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, SourceObject
 from pipeline.shards.tar import read_tar
 from pipeline.storage import base_name, store_for
 from pipeline.worker.prefetch import ReadAhead
@@ -66,7 +66,7 @@ class Work:
     kind: LoopKind
     network: Prepared
     options: LabelOptions
-    shards: tuple[Shard, ...]
+    shards: tuple[SourceObject, ...]
     every: int
 
 
@@ -93,7 +93,7 @@ def make_loop(kind: LoopKind, network: Prepared, options: LabelOptions) -> Loop:
 
 
 def run_bare(
-    kind: LoopKind, network: Prepared, options: LabelOptions, shards: Sequence[Shard], processes: int, every: int
+    kind: LoopKind, network: Prepared, options: LabelOptions, shards: Sequence[SourceObject], processes: int, every: int
 ) -> list[Done]:
     """Label these tars in so many processes, each every N-th of them."""
     work = [
@@ -120,7 +120,7 @@ def _label_all(work: Work) -> Done:
     return done
 
 
-def _read(loop: Loop, shards: Sequence[Shard], read_ms: list[float]) -> Iterator[tuple[EncodedImage, Resized]]:
+def _read(loop: Loop, shards: Sequence[SourceObject], read_ms: list[float]) -> Iterator[tuple[EncodedImage, Resized]]:
     for shard in shards:
         images = read_tar(store_for(shard.fetch_uri), shard, Cursor(), ReadOptions())
         while True:

@@ -18,7 +18,7 @@ from pipeline.labels.png import decode_png
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
 
-LEAST_AGREEMENT = 0.9999  # of pixels, between the loop of the field notes and the bare loop
+MIN_AGREEMENT = 0.9999  # of pixels, between the loop of the field notes and the bare loop
 PARTS_A_TAR = 2
 
 
@@ -91,7 +91,7 @@ def check_labels(task: Task) -> Expected:
         pngs["plain"].append(plain.label(plain.read(data)))
         mine, theirs = decode_png(pngs["bare"][-1]), decode_png(pngs["plain"][-1])
         equal, pixels = equal + int(np.count_nonzero(mine == theirs)), pixels + mine.size
-    if equal < LEAST_AGREEMENT * pixels:
+    if equal < MIN_AGREEMENT * pixels:
         raise Bug(f"the loop of the field notes labels {pixels - equal} of {pixels} pixels differently")
     return Expected(digests={kind: _digest(task, made) for kind, made in pngs.items()}, agreement=equal / pixels, pixels=pixels)
 

@@ -74,8 +74,8 @@ def _turned_when_small(photograph: Photograph, short_side: int) -> Pixels:
     return np.asarray(replace(photograph, stored=small).image)
 
 
-def _ours(least_side: int | None) -> Callable[[bytes], Photograph]:
-    return lambda data: decode(data, max_source_pixels=NO_LIMIT, least_side=least_side)
+def _ours(min_side: int | None) -> Callable[[bytes], Photograph]:
+    return lambda data: decode(data, max_source_pixels=NO_LIMIT, min_side=min_side)
 
 
 def _our_resize(photograph: Photograph, short_side: int) -> Pixels:

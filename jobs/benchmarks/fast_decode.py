@@ -76,9 +76,9 @@ def agreement_grid(rows: Sequence[dict[str, Any]]) -> Grid:
     )  # fmt: skip
 
 
-def _labelled(labeller: Labeller, encoded: bytes, least_side: int | None) -> tuple[Mask, bool]:
+def _labelled(labeller: Labeller, encoded: bytes, min_side: int | None) -> tuple[Mask, bool]:
     """The label map, and whether the photograph was decoded smaller."""
-    photograph = decode(encoded, max_source_pixels=NO_LIMIT, least_side=least_side)
+    photograph = decode(encoded, max_source_pixels=NO_LIMIT, min_side=min_side)
     smaller = photograph.stored.size != photograph.stored_size
     return labeller.label(labeller.resize(photograph)).statistics.mask, smaller
 

@@ -25,7 +25,7 @@ from pipeline.driver.progress import Progress
 from pipeline.driver.stopped import Stopped, stop_on_signals
 from pipeline.errors import Incomplete
 from pipeline.listing.listing import list_inputs
-from pipeline.shards.base import Shard
+from pipeline.shards.base import SourceObject
 
 _POLL_S = 0.01
 _LIMIT_S = 900.0
@@ -90,7 +90,7 @@ class _Stopwatch:
     def __init__(self) -> None:
         self.seconds = self.head_s = 0.0
 
-    def list_inputs(self, *arguments: Any, **options: Any) -> Iterator[Shard]:
+    def list_inputs(self, *arguments: Any, **options: Any) -> Iterator[SourceObject]:
         entries = list_inputs(*arguments, **options)
         while True:
             started = time.perf_counter()

@@ -49,11 +49,11 @@ def _one_tar(gigabytes: float, workers: int, short_side: int, photos: tuple[str,
     return 0
 
 
-def write_tar(file: Path, images: list[bytes], least_bytes: float) -> int:
+def write_tar(file: Path, images: list[bytes], min_bytes: float) -> int:
     """A tar of at least so many bytes; -> its size."""
     with tarfile.open(file, "w") as tar:
         for index in itertools.count():
-            if tar.offset >= least_bytes:
+            if tar.offset >= min_bytes:
                 break
             add_member(tar, images, index)
     return file.stat().st_size

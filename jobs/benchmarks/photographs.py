@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.errors import UsageError
-from pipeline.shards.base import Cursor, ReadOptions, Shard
+from pipeline.shards.base import Cursor, ReadOptions, SourceObject
 from pipeline.shards.tar import read_tar
 from pipeline.storage import store_for
 
@@ -35,7 +35,7 @@ def _bundled() -> list[tuple[str, bytes]]:
     found: list[tuple[str, bytes]] = []
     for path in sorted(SAMPLE.glob("*.tar")):
         info = store_for(str(path.absolute())).stat(str(path.absolute()))
-        shard = Shard(uri=info.uri, kind="tar", size=info.size, version=info.version)
+        shard = SourceObject(uri=info.uri, kind="tar", size=info.size, version=info.version)
         images = read_tar(store_for(info.uri), shard, Cursor(), ReadOptions())
         found += [(image.image_id, image.data) for image in images if image.data]
     return found

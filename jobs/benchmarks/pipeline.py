@@ -28,8 +28,8 @@ from pipeline.labels.prepare import prepare
 from pipeline.model.prepare import NetworkRequest
 
 IMAGES_A_CORE = 192
-MOST_PART_IMAGES = 256  # the job's default; fewer where a worker would have fewer parts than this:
-LEAST_PARTS_A_CORE = 6
+MAX_PART_IMAGES = 256  # the job's default; fewer where a worker would have fewer parts than this:
+MIN_PARTS_A_CORE = 6
 MODEL = "lraspp_mobilenet_v3_large"
 JOB, BARE, PLAIN = "the job", "bare loop", "loop of the field notes"
 
@@ -87,7 +87,7 @@ def _pipeline(pairs: int, source: str, usd: float | None, out: str, **asked: Any
 def make_task(*, photos: Sequence[str], images: int | None, workers: int, short_side: int, precision: str) -> Task:
     """As many images as were asked for, rounded up so that every worker has the same number of whole tars."""
     wanted = images or IMAGES_A_CORE * workers
-    part_images = min(MOST_PART_IMAGES, max(1, wanted // (LEAST_PARTS_A_CORE * workers)))
+    part_images = min(MAX_PART_IMAGES, max(1, wanted // (MIN_PARTS_A_CORE * workers)))
     found = spread(photographs(photos), part_images)
     step = PARTS_A_TAR * part_images * workers
     network = prepare(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UsageError
-from pipeline.shards.base import Shard
+from pipeline.shards.base import SourceObject
 from pipeline.storage import store_for
 
 LOCAL, S3 = "local", "S3"
@@ -24,10 +24,10 @@ class Place:
     output: str
     beside: tuple[int, ...] = ()
 
-    def shards(self) -> tuple[Shard, ...]:
+    def shards(self) -> tuple[SourceObject, ...]:
         """The tars, as the job's listing finds them."""
         found = store_for(self.source).walk(self.source.rstrip("/") + "/")
-        return tuple(Shard(uri=info.uri, kind="tar", size=info.size, version=info.version) for info in found)
+        return tuple(SourceObject(uri=info.uri, kind="tar", size=info.size, version=info.version) for info in found)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import click
 from jobs.benchmarks.metered_s3 import metered_s3
 from jobs.command import run_job
 from pipeline.output.parts import PART_BYTES
-from pipeline.shards.base import ReadOptions, Shard
+from pipeline.shards.base import ReadOptions, SourceObject
 from pipeline.shards.tar import part_starts
 from pipeline.storage import store_for, writable_store_for
 
@@ -37,7 +37,7 @@ def _walk(members: int, member_bytes: int) -> int:
         os.environ.update(server.environment)
         writable_store_for(uri).create(uri, _tar(members, member_bytes))
         info = store_for(uri).stat(uri)
-        shard = Shard(uri=uri, kind="tar", size=info.size, version=info.version)
+        shard = SourceObject(uri=uri, kind="tar", size=info.size, version=info.version)
         before, started = server.requests()["GET"], time.perf_counter()
         parts = sum(1 for _ in part_starts(store_for(uri), shard, ReadOptions(), _PART_IMAGES, PART_BYTES))
         seconds, gets = time.perf_counter() - started, server.requests()["GET"] - before

@@ -15,7 +15,7 @@ from pipeline.api.photographs import Photographs
 from pipeline.errors import NotReachable, ObjectMissing, StorageError, UsageError
 from pipeline.image.decode import decode
 from pipeline.labels.png import decode_mask, decode_png, index_image
-from pipeline.labels.statistics import IGNORE, least_confidence
+from pipeline.labels.statistics import IGNORE, min_confidence_level
 from pipeline.output.parts import list_parts
 from pipeline.schema import FAILURES, masks_schema
 from pipeline.storage import Store, arrow_filesystem, join, normalise, store_for
@@ -66,30 +66,30 @@ class Run:
         min_confidence: 0 to 1; pixels of which the stored confidence (uint8) is below ceil(255 * min_confidence) become 255.
         Raises `UsageError` if the run stored none, or if its masks have lost what this threshold keeps.
         """
-        least = None if min_confidence is None else self._least(min_confidence)
-        return self._pairs(least)
+        min_level = None if min_confidence is None else self._min_level(min_confidence)
+        return self._pairs(min_level)
 
-    def _pairs(self, least: int | None) -> Iterator[tuple[Image.Image, Image.Image]]:
-        columns = ["shard", "index", "offset", "length", "mask", *([] if least is None else ["confidence"])]
+    def _pairs(self, min_level: int | None) -> Iterator[tuple[Image.Image, Image.Image]]:
+        columns = ["shard", "index", "offset", "length", "mask", *([] if min_level is None else ["confidence"])]
         for batch in self.masks.to_batches(columns=columns, batch_size=64):
             for row in batch.to_pylist():
                 mask = decode_mask(row["mask"]["bytes"])
-                if least is not None:
-                    kept = decode_png(row["confidence"]["bytes"]) >= least
+                if min_level is not None:
+                    kept = decode_png(row["confidence"]["bytes"]) >= min_level
                     mask = index_image(np.where(kept, np.asarray(mask), np.uint8(IGNORE)))
                 yield self.image(row), mask
 
-    def _least(self, min_confidence: float) -> int:
+    def _min_level(self, min_confidence: float) -> int:
         if not 0 <= min_confidence <= 1:
             raise UsageError(f"min_confidence {min_confidence}: not between 0 and 1")
         if not self.info["shape"]["confidence_map"]:
             raise UsageError(
                 f"{self.uri} stored no confidence: label with --confidence-map, and any threshold can be chosen later"
             )
-        made_with, least = self.info["labels"]["min_confidence"], least_confidence(min_confidence)
-        if least < least_confidence(made_with):  # an older version stored both
+        made_with, min_level = self.info["labels"]["min_confidence"], min_confidence_level(min_confidence)
+        if min_level < min_confidence_level(made_with):  # an older version stored both
             raise UsageError(f"{self.uri} was labelled with --min-confidence {made_with:g}: what is below is lost")
-        return least
+        return min_level
 
     @property
     def _store(self) -> Any:

@@ -5,11 +5,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.config import PILLOW_MAX_PIXELS, most_encoded_bytes
+from pipeline.config import PILLOW_MAX_PIXELS, encoded_bytes_limit
 from pipeline.errors import ObjectChanged, ObjectTooLarge, OutsideInputs, UsageError
 from pipeline.listing.allowed import allowed_schemes, is_below
 from pipeline.plan.plan import Plan, read_plan, read_plan_rows
-from pipeline.shards.base import Shard
+from pipeline.shards.base import SourceObject
 from pipeline.shards.names import file_kind
 from pipeline.shards.parquet import ParquetRows
 from pipeline.storage import ObjectInfo, Store, normalise, scheme_of, store_for, without_query
@@ -33,11 +33,11 @@ class Photographs:
         shape = info.get("shape", {})
         self._column: str | None = shape.get("image_column")
         self._format: str = shape.get("input_format", "auto")
-        self._most = most_encoded_bytes(shape.get("max_source_pixels", PILLOW_MAX_PIXELS))
+        self._max_bytes = encoded_bytes_limit(shape.get("max_source_pixels", PILLOW_MAX_PIXELS))
         self._inputs: list[str] = info.get("input", [])
         self._plan: Plan | None = None
         self._plan_is_read = False
-        self._chunk: dict[int, Shard] = {}
+        self._chunk: dict[int, SourceObject] = {}
         self._chunk_of = ""
         self._open: list[ParquetRows] = []  # of the Parquet shard that was read last
 
@@ -49,13 +49,15 @@ class Photographs:
         """The encoded image of a row of `masks`. Raises as `Run.image` does."""
         uri, offset, length = row["shard"], row["offset"], row["length"]
         planned = self._allowed(uri)
-        expected = planned if planned is not None and self._check_version else Shard(uri=uri, kind="tar", size=None, version=None)
+        expected = (
+            planned if planned is not None and self._check_version else SourceObject(uri=uri, kind="tar", size=None, version=None)
+        )
         store = store_for(uri)
         if offset is None:
             if row["index"] < 0:
                 raise ObjectChanged(f"it has no image {row['index']}: {uri}")
             return self._of_parquet(store, self._seen(store, expected), row["index"])
-        if offset < 0 or not 0 <= length <= self._most:
+        if offset < 0 or not 0 <= length <= self._max_bytes:
             raise ObjectChanged(f"no photograph lies there, at {offset} with {length} bytes: {uri}")
         if planned is not None and planned.kind == "image":
             return self._whole(store, expected, length)
@@ -77,7 +79,7 @@ class Photographs:
         self._open[:] = [rows]
         return data
 
-    def _whole(self, store: Store, image: Shard, length: int) -> bytes:
+    def _whole(self, store: Store, image: SourceObject, length: int) -> bytes:
         """A single image."""
         if scheme_of(image.uri) not in ("file", "s3") and image.version is not None:
             self._seen(store, image)
@@ -89,7 +91,7 @@ class Photographs:
             raise ObjectChanged(f"shorter than it was when it was labelled: {image.uri}")
         return data
 
-    def _seen(self, store: Store, expected: Shard) -> ObjectInfo:
+    def _seen(self, store: Store, expected: SourceObject) -> ObjectInfo:
         """What is there now, which must be what was planned. S3 says so with the bytes, others are asked for the size, too."""
         uri = expected.uri
         if scheme_of(uri) == "s3" and expected.size is not None:
@@ -101,7 +103,7 @@ class Photographs:
             raise ObjectChanged(f"changed since it was labelled (check_version=False reads it all the same): {uri}")
         return found
 
-    def _allowed(self, uri: str) -> Shard | None:
+    def _allowed(self, uri: str) -> SourceObject | None:
         """The planned shard or image of this URI; None: it is allowed without a plan. Raises `OutsideInputs`."""
         if uri != _normalised(uri):
             raise OutsideInputs(f"not read, as it is no URI that a run writes: {uri!a:.200}")
@@ -118,7 +120,7 @@ class Photographs:
             raise OutsideInputs(f"not read, as it is no input of this run (open_run(…, allow_root=…) allows it): {uri}")
         return planned
 
-    def _planned(self, uri: str) -> Shard | None:
+    def _planned(self, uri: str) -> SourceObject | None:
         if not self._plan_is_read:
             self._plan, self._plan_is_read = read_plan(store_for(self._out), self._out), True
         if self._plan is None:

@@ -1,4 +1,4 @@
-"""The story of a run: list, plan, label in passes, sum up. The only room that imports Ray.
+"""The story of a run: list, plan, label in rounds, sum up. The only room that imports Ray.
 
 What is done per image, or knows a file format, does not belong here.
 """

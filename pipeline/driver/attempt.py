@@ -1,4 +1,4 @@
-"""The whole story of a run: list, plan, label in passes, sum up."""
+"""The whole story of a run: list, plan, label in rounds, sum up."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import SegmentConfig
 from pipeline.driver.account import Account
 from pipeline.driver.idle_timeout import gives_up_after
-from pipeline.driver.obsolete import remove_stale
+from pipeline.driver.obsolete import remove_obsolete
 from pipeline.driver.progress import Progress
 from pipeline.driver.stopped import stop_if_asked
 from pipeline.errors import (
@@ -28,16 +28,16 @@ from pipeline.errors import (
     UsageError,
 )  # fmt: skip
 from pipeline.labels.prepare import prepare
-from pipeline.labels.statistics import least_confidence
+from pipeline.labels.statistics import min_confidence_level
 from pipeline.listing.listing import Listing, list_inputs
 from pipeline.model.cpu import require_precision
 from pipeline.model.engine import Prepared
 from pipeline.output.footer import PartFooter
 from pipeline.output.parts import PartTable
 from pipeline.output.presigned import Secrets
-from pipeline.output.remaining import image_count, is_left, planned_sources, waves
+from pipeline.output.remaining import has_remaining, image_count, planned_sources, waves
 from pipeline.output.run_json import RunJson
-from pipeline.output.span import Receipt, Span
+from pipeline.output.span import PartReport, Span
 from pipeline.plan.fingerprint import check_same, settings
 from pipeline.plan.options import (
     check_head,
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from pipeline.driver.fleet import Fleet
 
 _ROUNDS = 5  # of summing up, while other attempts end
-IDLE_PASSES = 3  # that commit nothing, before the run gives up
+IDLE_ROUNDS = 3  # that commit nothing, before the run gives up
 REFRESH_S, _LONGEST_REFRESH_S = 10.0, 600.0
 _PAUSE_S = 3.0
 _SAID = ("state", "format", "labels_digest", "errors", "plan_files", "fingerprint", "labels", "shape")
@@ -103,7 +103,7 @@ class Attempt:
         self._network = preparing.result()
         self.progress.phase = "looking at what is there"
         self._sums = Sums(self.store, self.config.output, self._settings["fingerprint"], self._network.classes)
-        self._committed = remove_stale(
+        self._committed = remove_obsolete(
             self.store, self.config.output, plan, self._sums.begin(), self._sums, self.config.redo,
             announce=lambda: self._write("running"),
         )  # fmt: skip
@@ -163,35 +163,35 @@ class Attempt:
         counts = said.get("counts")
         same = isinstance(counts, dict) and all(counts.get(name) == now["counts"][name] for name in _COUNTED)
         same = same and all(said.get(name) == now[name] for name in _SAID)
-        written = same and self._sums.are_written(self._committed, least_confidence(self.config.min_confidence))
-        return written and not is_left(plan, self._committed)
+        written = same and self._sums.are_written(self._committed, min_confidence_level(self.config.min_confidence))
+        return written and not has_remaining(plan, self._committed)
 
     def _label(self, plan: Plan) -> str | None:
         """Passes over what is left until nothing is; why it stopped before that, or None."""
         assert self._sums is not None
         assert self._committed is not None
         with self._sums.kept(self._committed, planned_sources(plan)):
-            return self._passes(plan, self._committed)
+            return self._rounds(plan, self._committed)
 
-    def _passes(self, plan: Plan, committed: PartTable) -> str | None:
+    def _rounds(self, plan: Plan, committed: PartTable) -> str | None:
         config, progress = self.config, self.progress
         idle, reason = 0, None
-        while not self._limited() and is_left(plan, committed):
+        while not self._limited() and has_remaining(plan, committed):
             if not self._run_json.is_ours:  # a run that is whole is never said to be running
                 self._write("running")
             progress.phase = "starting workers"
             refused = self._refused
-            reason = self._pass(plan, committed, patient=idle > 0)
+            reason = self._round(plan, committed, patient=idle > 0)
             stop_if_asked()
             before, committed = committed.part_count, list_planned(self.store, config.output, planned_sources(plan))
             self._committed = committed
             if committed.part_count > before:
                 idle = 0
             elif self._refused == refused or time.monotonic() - progress.last_part > 60 * config.idle_minutes:
-                idle += 1  # nodes that refuse are known now, and the next pass keeps off them
-            if idle >= IDLE_PASSES and self._fleet is None:
-                raise NotReachable(reason or "no Ray")  # there was none in any pass
-            if idle >= IDLE_PASSES or self._fatal is not None:
+                idle += 1  # nodes that refuse are known now, and the next round keeps off them
+            if idle >= IDLE_ROUNDS and self._fleet is None:
+                raise NotReachable(reason or "no Ray")  # there was none in any round
+            if idle >= IDLE_ROUNDS or self._fatal is not None:
                 return reason or "passes that commit nothing"
             if idle:
                 time.sleep(_PAUSE_S * idle)
@@ -210,8 +210,8 @@ class Attempt:
         """Nodes on which no worker can start, as far as it is known."""
         return 0 if self._fleet is None else self._fleet.refused
 
-    def _pass(self, plan: Plan, committed: PartTable, *, patient: bool) -> str | None:
-        """Send what is left through Ray once; -> why it is not whole, or None. Faults of Ray end the pass, not the run."""
+    def _round(self, plan: Plan, committed: PartTable, *, patient: bool) -> str | None:
+        """Send what is left through Ray once; -> why it is not whole, or None. Faults of Ray end the round, not the run."""
         from pipeline.driver import ray_data as flow
 
         try:
@@ -236,22 +236,22 @@ class Attempt:
             )  # fmt: skip
             shared = flow.share(self._network)
             for spans in left:
-                receipts = flow.label(self._fitted(spans, fleet), worker, shared, fleet)
-                with gives_up_after(idle_minutes(config), self.progress), closing(receipts):
-                    for receipt in receipts:
+                reports = flow.label(self._fitted(spans, fleet), worker, shared, fleet)
+                with gives_up_after(idle_minutes(config), self.progress), closing(reports):
+                    for report in reports:
                         stop_if_asked()
-                        reason = self._take(receipt) or reason
+                        reason = self._take(report) or reason
                         if self._fatal is not None:
                             return reason
                 if self._limited():
                     break
-        except flow.NobodyLeft as nobody:
+        except flow.NoWorkerLeft as nobody:
             self._fatal = self._fatal or nobody.error
             reason = str(nobody)
-        except flow.PassFailed as error:
-            log.warning("a pass failed, what is left is planned again: %s", error)
+        except flow.RoundFailed as error:
+            log.warning("a round failed, what is left is planned again: %s", error)
             if self._debug:
-                log.exception("the pass")
+                log.exception("the round")
             reason = str(error)
         return reason
 
@@ -262,29 +262,29 @@ class Attempt:
             return limited(spans, config.limit - self.progress.done, config.part_images, fleet.there())
         return in_order(spans, fleet.soon())
 
-    def _take(self, receipt: Receipt) -> str | None:
+    def _take(self, report: PartReport) -> str | None:
         progress = self.progress
-        progress.inferred += receipt.inferred
-        progress.milliseconds.update({stage: round(spent) for stage, spent in receipt.milliseconds.items()})
-        progress.retries.update(receipt.retries)
-        if receipt.part is not None or receipt.in_hand:
+        progress.inferred += report.inferred
+        progress.milliseconds.update({stage: round(spent) for stage, spent in report.milliseconds.items()})
+        progress.retries.update(report.retries)
+        if report.part is not None or report.in_hand:
             progress.last_sign = time.monotonic()
             progress.phase = progress.phase if progress.parts else "labelling the first parts"
-        if receipt.error is not None:
+        if report.error is not None:
             for fatal in (Bug, UsageError, Damaged):
-                if receipt.error_class == fatal.__name__:
-                    self._fatal = self._fatal or fatal(receipt.error)
-            return receipt.error
-        if receipt.committed and receipt.footer is not None:
-            footer = PartFooter.from_json(receipt.footer)
+                if report.error_class == fatal.__name__:
+                    self._fatal = self._fatal or fatal(report.error)
+            return report.error
+        if report.committed and report.footer is not None:
+            footer = PartFooter.from_json(report.footer)
             assert self._sums is not None
-            self._sums.totals.add(replace(footer.name, size=receipt.size, version=receipt.version), footer)
+            self._sums.totals.add(replace(footer.name, size=report.size, version=report.version), footer)
             progress.images += footer.masks + len(footer.failures)
             progress.failures += len(footer.failures)
-            progress.read_bytes += receipt.bytes
+            progress.read_bytes += report.bytes
             progress.parts += 1
             progress.phase, progress.last_part = "labelling", time.monotonic()
-            began = progress.last_part - receipt.seconds
+            began = progress.last_part - report.seconds
             progress.labelling_since = min(began, progress.labelling_since or began)
         if time.monotonic() - self._refreshed > self._refresh_s:
             self._refresh("running")
@@ -297,7 +297,7 @@ class Attempt:
             self._refresh_s = REFRESH_S
         except StorageError as error:
             log.warning("run.json could not be refreshed: %s", error)
-            self._refresh_s = min(2 * self._refresh_s, _LONGEST_REFRESH_S)  # receipts wait while it is tried
+            self._refresh_s = min(2 * self._refresh_s, _LONGEST_REFRESH_S)  # reports wait while it is tried
         self._refreshed = time.monotonic()
 
     def _end(self, plan: Plan, reason: str | None) -> Outcome:
@@ -313,19 +313,19 @@ class Attempt:
         self.progress.phase = "summing up"
         assert self._sums is not None
         assert self._committed is not None
-        least, left, run, committed = least_confidence(self.config.min_confidence), True, None, self._committed
+        min_level, left, run, committed = min_confidence_level(self.config.min_confidence), True, None, self._committed
         for _ in range(_ROUNDS):  # else another attempt ended in between, and wrote down more than is known here
             self._run_json.look()
-            committed = self._sums.close(planned_sources(plan), least, committed, partial(is_left, plan))
-            anything_left = is_left(plan, committed)
-            left = left and anything_left
+            committed = self._sums.close(planned_sources(plan), min_level, committed, partial(has_remaining, plan))
+            anything_remains = has_remaining(plan, committed)
+            left = left and anything_remains
             if catch_up(self.store, self.config.output, plan):  # what another listed is its to label, and belongs to the sums
-                committed = self._sums.close(planned_sources(plan), least, is_left=partial(is_left, plan))
-                anything_left = is_left(plan, committed)
-            if (run := self._write("incomplete" if anything_left else "complete")) is not None:
+                committed = self._sums.close(planned_sources(plan), min_level, has_remaining=partial(has_remaining, plan))
+                anything_remains = has_remaining(plan, committed)
+            if (run := self._write("incomplete" if anything_remains else "complete")) is not None:
                 break
-        run = run or self._values("incomplete" if anything_left else "complete")
-        if not anything_left:
+        run = run or self._values("incomplete" if anything_remains else "complete")
+        if not anything_remains:
             self.store.sweep(self.config.output)
         return self._judged(run, reason, left=left)
 
@@ -334,7 +334,7 @@ class Attempt:
         assert self._sums is not None
         totals, config = self._sums.totals, self.config
         stopped = self._limited() and reason is None
-        outcome = Outcome(run, classes=totals.class_stats(least_confidence(config.min_confidence)).to_pylist())
+        outcome = Outcome(run, classes=totals.class_stats(min_confidence_level(config.min_confidence)).to_pylist())
         if self._fatal is not None:
             outcome.error = self._fatal
         elif left and not stopped:

@@ -16,19 +16,19 @@ from pipeline.errors import MaskfleetError
 from pipeline.memory import bound_malloc
 from pipeline.model.engine import Prepared
 from pipeline.output.remaining import SPANS_AHEAD
-from pipeline.output.span import Receipt, Span
-from pipeline.worker.process import leave_without_destructors
+from pipeline.output.span import PartReport, Span
+from pipeline.worker.process import exit_without_destructors
 from pipeline.worker.refusals import NODE_ID, Next, Refusal, Roster, anyone_left, elsewhere, verdict
 from pipeline.worker.span_worker import SegmentSpan, WorkerConfig
 
-_GROWTH, _LEAST_GROWTH = 4, 64  # a cluster that can grow may come to as many times its CPUs, or to as many
+_GROWTH, _MIN_GROWTH = 4, 64  # a cluster that can grow may come to as many times its CPUs, or to as many
 _ASK_S, _LONGEST_ASK_S = 1.0, 30.0  # between two questions of a worker that refused: doubled each time
 _LOOK_S = 10.0  # that an answer of the roster may take
 
 log = logging.getLogger(__name__)
 
 
-class NobodyLeft(Exception):
+class NoWorkerLeft(Exception):
     """No worker can start on any node. `error` says why, and decides the exit code."""
 
     def __init__(self, error: MaskfleetError) -> None:
@@ -36,19 +36,19 @@ class NobodyLeft(Exception):
         self.error = error
 
 
-class PassFailed(Exception):
-    """A fault of Ray or of the cluster ended a pass; what is left can be sent again."""
+class RoundFailed(Exception):
+    """A fault of Ray or of the cluster ended a round; what is left can be sent again."""
 
 
 @contextmanager
 def faults_of_ray() -> Iterator[None]:
-    """Raise whatever Ray raises in the body, of a control plane that is gone for a moment or of dead workers, as `PassFailed`."""
+    """Raise what Ray raises in the body, such as a control plane that is gone for a moment or dead workers, as `RoundFailed`."""
     try:
         yield
-    except (PassFailed, NobodyLeft, MaskfleetError):
+    except (RoundFailed, NoWorkerLeft, MaskfleetError):
         raise
     except Exception as error:
-        raise PassFailed(first_line(error)) from error
+        raise RoundFailed(first_line(error)) from error
 
 
 def first_line(error: Exception) -> str:
@@ -65,11 +65,11 @@ class Fleet:
     def __init__(self, asked: Workers | None, *, own: bool) -> None:
         self._asked = Workers(_cpus(), _cpus()) if asked is None and own else asked
         self._mine = str(ray.get_runtime_context().get_node_id())
-        self._seen = 1  # CPUs that were free, at most: those of a pass before are not at once
+        self._seen = 1  # CPUs that were free, at most: those of a round before are not at once
         here = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "label_selector": {NODE_ID: self._mine}}
         self._roster: Any = ray.remote(Roster).options(**here).remote()
         self._known: dict[str, Refusal] = {}
-        self._passes = 0
+        self._rounds = 0
 
     @property
     def refused(self) -> int:
@@ -91,21 +91,21 @@ class Fleet:
     @faults_of_ray()
     def may_be(self) -> int:
         """Workers for whom work is made small enough: as many as there can be, or as a cluster is expected to grow to."""
-        return max(_GROWTH * _cpus(), _LEAST_GROWTH) if self._asked is None else self._asked.max
+        return max(_GROWTH * _cpus(), _MIN_GROWTH) if self._asked is None else self._asked.max
 
     def pool(self, spans: int) -> ActorPoolStrategy:
         """From what was asked for at least to what the work can use; begun with what is there."""
-        least, most = (1, spans) if self._asked is None else (min(self._asked.min, spans), min(self._asked.max, spans))
-        begin = min(max(least, self.there()), most)
-        return ActorPoolStrategy(min_size=least, max_size=most, initial_size=begin, max_tasks_in_flight_per_actor=SPANS_AHEAD)
+        min_level, most = (1, spans) if self._asked is None else (min(self._asked.min, spans), min(self._asked.max, spans))
+        begin = min(max(min_level, self.there()), most)
+        return ActorPoolStrategy(min_size=min_level, max_size=most, initial_size=begin, max_tasks_in_flight_per_actor=SPANS_AHEAD)
 
     @faults_of_ray()
     def begin(self, workers: int) -> "Member":
-        """A pass that begins with so many; -> what each is given. Raises `NobodyLeft`."""
+        """A pass that begins with so many; -> what each is given. Raises `NoWorkerLeft`."""
         self.look()
-        self._passes += 1
-        self._roster.begin.remote(self._passes, workers)
-        return Member(self._roster, self._passes, self._mine)
+        self._rounds += 1
+        self._roster.begin.remote(self._rounds, workers)
+        return Member(self._roster, self._rounds, self._mine)
 
     def end(self) -> None:
         """It is over."""
@@ -113,10 +113,10 @@ class Fleet:
         self._hear()
 
     def look(self) -> None:
-        """Learn which nodes refused. Raises `NobodyLeft` if that leaves none."""
+        """Learn which nodes refused. Raises `NoWorkerLeft` if that leaves none."""
         self._hear()
         if self._known and not _hope(self._roster, list(self._known), self._mine):
-            raise NobodyLeft(verdict(list(self._known.values())))
+            raise NoWorkerLeft(verdict(list(self._known.values())))
 
     def elsewhere(self) -> dict[str, str] | None:
         """The label selector of workers that have a chance."""
@@ -124,7 +124,7 @@ class Fleet:
 
     def _hear(self) -> None:
         """Each node that refused is named in the log once."""
-        if not self._passes:
+        if not self._rounds:
             return  # an actor takes a second to start, and it has heard nothing
         try:
             told = ray.get(self._roster.refusals.remote(), timeout=_LOOK_S)
@@ -141,26 +141,26 @@ class Member:
     """What a worker is given of the fleet: whom it tells that it starts, or cannot."""
 
     def __init__(self, roster: Any, number: int, drivers_node: str) -> None:
-        self._roster, self._pass, self._drivers_node = roster, number, drivers_node
+        self._roster, self._round, self._drivers_node = roster, number, drivers_node
 
     def starts(self) -> None:
         """It is ready for spans."""
-        self._roster.starts.remote(self._pass)
+        self._roster.starts.remote(self._round)
 
     def refuses(self, error: Exception) -> Refusal:
-        """It cannot start: wait until somebody has to say so in a receipt -> what that says. Raises `error` to leave.
+        """It cannot start: wait until somebody has to say so in a report -> what that says. Raises `error` to leave.
 
-        A worker that was started again leaves at once: two spans wait for it, and go on in another pass.
+        A worker that was started again leaves at once: two spans wait for it, and go on in another round.
         """
         context = ray.get_runtime_context()
         host = f"{socket.gethostname()}, {ray.util.get_node_ip_address()}"  # type: ignore[no-untyped-call]
         refusal = Refusal.of(error, node=str(context.get_node_id()), host=host)
-        ray.get(self._roster.refuse.remote(self._pass, str(context.get_actor_id()), refusal))
+        ray.get(self._roster.refuse.remote(self._round, str(context.get_actor_id()), refusal))
         pause_s = _ASK_S
         while not context.was_current_actor_reconstructed:
             nodes = [each.node for each in ray.get(self._roster.refusals.remote())]
             hope = _hope(self._roster, nodes, self._drivers_node)
-            what = ray.get(self._roster.next.remote(self._pass, hope=hope))
+            what = ray.get(self._roster.next.remote(self._round, hope=hope))
             if what == Next.SPEAK:
                 return refusal
             if what == Next.LEAVE:
@@ -171,11 +171,11 @@ class Member:
 
 
 class Worker:
-    """`SegmentSpan` as Ray Data's actor: a batch of one span in, receipts out, as JSON both ways."""
+    """`SegmentSpan` as Ray Data's actor: a batch of one span in, reports out, as JSON both ways."""
 
     def __init__(self, config: WorkerConfig, shared: list["ray.ObjectRef[Prepared]"], member: Member) -> None:
         bound_malloc()
-        leave_without_destructors()
+        exit_without_destructors()
         network = ray.get(shared[0])
         self._refusal: Refusal | None = None
         try:
@@ -186,18 +186,18 @@ class Worker:
             member.starts()
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
-        """A batch of one span -> receipts, each a batch of one, as its part is committed."""
+        """A batch of one span -> reports, each a batch of one, as its part is committed."""
         if self._refusal is not None:
-            receipt = Receipt(error=str(self._refusal), error_class=self._refusal.error_class, refused=True)
-            yield {"receipt": [receipt.to_json()]}
+            report = PartReport(error=str(self._refusal), error_class=self._refusal.error_class, refused=True)
+            yield {"report": [report.to_json()]}
             return
         for text in batch["span"]:
-            for receipt in self._segment(Span.from_json(str(text))):
-                yield {"receipt": [receipt.to_json()]}
+            for report in self._segment(Span.from_json(str(text))):
+                yield {"report": [report.to_json()]}
 
 
 def _hope(roster: Any, refused: list[str], drivers_node: str) -> bool:
-    """Could a worker start on another node? If nobody answers yes: the pass fails then, and tells."""
+    """Could a worker start on another node? If nobody answers yes: the round fails then, and tells."""
     try:
         waiting = ray.get(roster.waiting.remote(), timeout=_LOOK_S)
     except RayError:

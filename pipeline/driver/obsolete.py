@@ -16,7 +16,7 @@ from pipeline.sums.derived import FOOTER_READERS, settle_failures
 from pipeline.sums.sums import Sums
 
 
-def remove_stale(
+def remove_obsolete(
     store: WritableStore,
     out: str,
     plan: Plan,
@@ -28,21 +28,23 @@ def remove_stale(
     """Remove the parts that the plan no longer means, and those with failures of the class `redo`; -> the others it names.
 
     The plan is caught up with, so that it names the source of every part of `listed`, which was listed before. What it does not
-    name is left: only parts of sources that a later row replaces are stale. sums: of some of these parts; what goes, and what the
-    plan does not name, is not in them any more. `announce` is called before the first is removed.
+    name is left: only parts of sources that a later row replaces are obsolete. sums: of some of these parts; what goes, and
+    what the plan does not name, is not in them any more. `announce` is called before the first is removed.
     """
     catch_up(store, out, plan)  # the object of an older row may be planned again
     planned = listed.of(planned_sources(plan))
-    stale = (listed.of(set(map(shard_digest, plan.replaced))) & ~planned) | _with_superseded_rows(store, out, plan, listed, sums)
+    obsolete = (listed.of(set(map(shard_digest, plan.replaced))) & ~planned) | _with_superseded_rows(
+        store, out, plan, listed, sums
+    )
     if redo is not None:
-        may_be = planned & ~stale
-        stale[may_be] = _failed_with(store, out, listed.only(may_be), sums, redo)
-    sums.forget(listed.only(stale | ~planned))
-    if stale.any():
+        may_be = planned & ~obsolete
+        obsolete[may_be] = _failed_with(store, out, listed.only(may_be), sums, redo)
+    sums.forget(listed.only(obsolete | ~planned))
+    if obsolete.any():
         announce()
-        for _ in in_order(listed.parts(stale), lambda name: _remove(store, out, name), FOOTER_READERS):
+        for _ in in_order(listed.parts(obsolete), lambda name: _remove(store, out, name), FOOTER_READERS):
             pass
-    return listed.only(planned & ~stale)
+    return listed.only(planned & ~obsolete)
 
 
 def _remove(store: WritableStore, out: str, name: PartName) -> None:
@@ -57,18 +59,18 @@ def _remove(store: WritableStore, out: str, name: PartName) -> None:
 
 def _with_superseded_rows(store: Store, out: str, plan: Plan, listed: PartTable, sums: Sums) -> Bools:
     """Parts made before a later plan file replaced one of their rows: they hold as many rows as they cover."""
-    stale = np.zeros(listed.part_count, np.bool_)
+    obsolete = np.zeros(listed.part_count, np.bool_)
     for file in plan.files:
         rows = np.sort(np.array(plan.superseded.get(file.number, []) if file.images else [], np.int64))
         if rows.size:
             of_file = listed.of({plan_file_digest(file)})
             found = zip(listed.parts(of_file), sums.totals.counts_of(listed.part_keys[of_file]).sum(axis=1).tolist(), strict=True)
             wanted = ((name, images, int(np.diff(np.searchsorted(rows, [name.first, name.stop]))[0])) for name, images in found)
-            stale[of_file] = list(in_order(wanted, lambda part: _is_stale(store, out, *part), FOOTER_READERS))
-    return stale
+            obsolete[of_file] = list(in_order(wanted, lambda part: _is_obsolete(store, out, *part), FOOTER_READERS))
+    return obsolete
 
 
-def _is_stale(store: Store, out: str, name: PartName, images: int, replaced: int) -> bool:
+def _is_obsolete(store: Store, out: str, name: PartName, images: int, replaced: int) -> bool:
     """images: that the part has; below 0 where only its footer says so."""
     if replaced and images < 0:
         footer = _footer(store, out, name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Progress:
-    """Counts of one attempt, updated as receipts come in. Times are `time.monotonic` seconds.
+    """Counts of one attempt, updated as reports come in. Times are `time.monotonic` seconds.
 
     expected_images: a forecast where shards have not been read to their end. phase: what happens now.
     """
@@ -49,7 +49,7 @@ class Progress:
         return max(self.done, self.planned_rows + round(self.planned_bytes / (self.read_bytes / self.images)))
 
     @property
-    def seconds_left(self) -> float | None:
+    def seconds_remaining(self) -> float | None:
         """At the speed so far."""
         if self.expected_images is None or not self.images_per_s:
             return None

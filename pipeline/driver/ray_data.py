@@ -1,4 +1,4 @@
-"""Spans -> actor pool -> receipts, on Ray Data; with `fleet.py` the only import of Ray, and of its public names."""
+"""Spans -> actor pool -> reports, on Ray Data; with `fleet.py` the only import of Ray, and of its public names."""
 
 import json
 import logging
@@ -18,16 +18,16 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions, TaskPoolStrategy
 
 from pipeline.config import Workers
-from pipeline.driver.fleet import Fleet, NobodyLeft, PassFailed, Worker, faults_of_ray, first_line
+from pipeline.driver.fleet import Fleet, NoWorkerLeft, RoundFailed, Worker, faults_of_ray, first_line
 from pipeline.errors import NotReachable
 from pipeline.memory import ONE_ARENA
 from pipeline.model.engine import Prepared
-from pipeline.output.span import Receipt, Span
+from pipeline.output.span import PartReport, Span
 from pipeline.worker.cutting import all_pieces, most_at_once
-from pipeline.worker.process import leave_without_destructors
+from pipeline.worker.process import exit_without_destructors
 from pipeline.worker.span_worker import WorkerConfig
 
-__all__ = ["NobodyLeft", "PassFailed", "fleet", "label", "share", "start_ray"]
+__all__ = ["NoWorkerLeft", "RoundFailed", "fleet", "label", "share", "start_ray"]
 
 
 BLOCKS = 1_000  # that the driver makes of spans itself, one a span: a second's work, and 10,000 take ten
@@ -35,7 +35,7 @@ CHUNK_SPANS = 500  # that a feed takes at once
 _FED_WORKERS, _MAX_FEEDS = 8, 8  # a feed gives two spans a turn of Ray Data's loop: 20 a second where workers are busy
 _QUEUED = 8  # times the bytes of the spans that workers have, waiting for them in the driver
 _INIT_DEATHS = 10  # in a row, besides one of each: a worker may die while it starts, and be started again
-_LOCAL_OBJECT_STORE_BYTES = 256 << 20  # spans and receipts are small; images never enter it
+_LOCAL_OBJECT_STORE_BYTES = 256 << 20  # spans and reports are small; images never enter it
 _KNOCK_S = 20.0  # that the head of a cluster may take to accept a connection
 _own: set[str] = set()  # the driver's nodes of the Rays that were started here
 _UNWATCHED = {  # what a Ray of this run alone need not do: nobody asks for metrics or tasks
@@ -134,7 +134,7 @@ def share(network: Prepared) -> "ray.ObjectRef[Prepared]":
 
 def _feed(row: dict[str, bytes], config: WorkerConfig) -> Iterator[dict[str, str]]:
     """A chunk of spans, each as a row of its own; those that are to be cut as pieces, while others are labelled."""
-    leave_without_destructors()
+    exit_without_destructors()
     spans = [Span.from_json(text) for text in json.loads(zlib.decompress(row["spans"]))]
     for piece in all_pieces(spans, read=config.read, part_images=config.part_images, output=config.output):
         yield {"span": piece.to_json()}
@@ -173,11 +173,13 @@ def _chunks(spans: Sequence[Span], feeds: int) -> list[dict[str, bytes]]:
     return [{"spans": zlib.compress(json.dumps([span.to_json() for span in chunk]).encode(), 1)} for chunk in dealt if chunk]
 
 
-def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Prepared]", workers: Fleet) -> Generator[Receipt]:
-    """Receipts as the parts are committed, in no order. Closed before its end, it ends the workers.
+def label(
+    spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Prepared]", workers: Fleet
+) -> Generator[PartReport]:
+    """Reports as the parts are committed, in no order. Closed before its end, it ends the workers.
 
-    Raises `PassFailed` when Ray does, and if all workers are on nodes that refuse: plan again what is left. Raises
-    `NobodyLeft` if no worker can start anywhere.
+    Raises `RoundFailed` when Ray does, and if all workers are on nodes that refuse: plan again what is left. Raises
+    `NoWorkerLeft` if no worker can start anywhere.
     """
     parallel = most_at_once(spans, config.part_images)
     pool = workers.pool(parallel)
@@ -195,24 +197,24 @@ def label(spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Pr
             )
             batches = iter(dataset.iter_batches(batch_size=None, prefetch_batches=0))
         while (batch := _next(batches)) is not None:
-            for text in batch["receipt"]:
-                receipt = Receipt.from_json(str(text))
-                if receipt.refused:
+            for text in batch["report"]:
+                report = PartReport.from_json(str(text))
+                if report.refused:
                     workers.look()
-                    raise PassFailed(receipt.error)
-                yield receipt
+                    raise RoundFailed(report.error)
+                yield report
     finally:
         workers.end()
 
 
 @faults_of_ray()
 def _next(batches: Iterator[Any]) -> Any:
-    """The next batch, or None; whatever Ray makes of lost nodes and dead workers is a `PassFailed`."""
+    """The next batch, or None; whatever Ray makes of lost nodes and dead workers is a `RoundFailed`."""
     return next(batches, None)
 
 
 def _configure(context: DataContext, pool: ActorPoolStrategy) -> None:
-    context.target_max_block_size = 1  # a span or receipt is a block at once, and not when 128 MiB of them have gathered
+    context.target_max_block_size = 1  # a span or report is a block at once, and not when 128 MiB of them have gathered
     context.downstream_capacity_backpressure_ratio = _QUEUED  # counts only without the reservation of resources
     context.max_consecutive_actor_init_deaths = _INIT_DEATHS + pool.initial_size
     context.op_resource_reservation_enabled = pool.min_size < pool.max_size  # a pool that grows asks what there is

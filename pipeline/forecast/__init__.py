@@ -1,4 +1,4 @@
 """What a run will take, without running it: `--dry-run`.
 
-It uses the steps of an attempt up to the first pass, and commits nothing.
+It uses the steps of an attempt up to the first round, and commits nothing.
 """

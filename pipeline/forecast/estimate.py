@@ -18,7 +18,7 @@ from pipeline.listing.listing import Listing
 from pipeline.output.parts import PART_BYTES
 from pipeline.output.span import Span
 from pipeline.plan.options import read_options
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard, seen
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, SourceObject, seen
 from pipeline.shards.parquet import open_parquet, read_parquet
 from pipeline.shards.range_file import CHUNK_BYTES, RangeFile
 from pipeline.shards.single import read_images
@@ -40,7 +40,7 @@ _GONE = (ObjectMissing, ObjectDenied, HostUnreachable)
 _BEGINNING = Cursor()
 
 
-def with_secret(shard: Shard, listing: Listing) -> Shard:
+def with_secret(shard: SourceObject, listing: Listing) -> SourceObject:
     """As it is fetched: with the query or password that its URI was given with."""
     return replace(shard, secret=listing.secrets.get(shard.uri))
 
@@ -51,9 +51,9 @@ class Seen:
     def __init__(self) -> None:
         self._random = random.Random(_SEED)  # noqa: S311 - a sample that repeats
         self.entries = self._images = self._sized = self._bytes = 0
-        self.reservoir: list[Shard] = []
+        self.reservoir: list[SourceObject] = []
 
-    def watch(self, entries: Iterable[Shard]) -> Iterator[Shard]:
+    def watch(self, entries: Iterable[SourceObject]) -> Iterator[SourceObject]:
         """The same entries."""
         for entry in entries:
             self.entries += 1
@@ -61,7 +61,7 @@ class Seen:
                 self._take(entry)
             yield entry
 
-    def _take(self, entry: Shard) -> None:
+    def _take(self, entry: SourceObject) -> None:
         self._images += 1
         if entry.size is not None:
             self._sized, self._bytes = self._sized + 1, self._bytes + entry.size
@@ -76,7 +76,7 @@ class Seen:
         return self._bytes / self._sized if self._sized else None
 
 
-class Left:
+class RemainingWork:
     """What is left of the plan: images, bytes, parts and GETs, counted or estimated, and some of the images.
 
     tasks: the images of each span, as they go to the workers. read_s: CPU seconds that reading takes, all workers together.
@@ -175,7 +175,7 @@ class Left:
     def _rows_a_part(self, image_bytes: float) -> int:
         return min(self._config.part_images, max(1, math.ceil(PART_BYTES / image_bytes)))
 
-    def _tars(self, tars: Sequence[Shard]) -> None:
+    def _tars(self, tars: Sequence[SourceObject]) -> None:
         """Small tars to their end while they are few; the others by the bytes that the first images of some take."""
         sampled = self._spread(tars, SAMPLED_SHARDS)
         known: dict[str, int] = {}
@@ -201,7 +201,7 @@ class Left:
                 f"images of {estimated:,} of {len(tars):,} tars: by the bytes of {rows:,} images in {len(sampled)} of them"
             )
 
-    def _head(self, tar: Shard, least: int) -> tuple[list[EncodedImage], int, bool]:
+    def _head(self, tar: SourceObject, least: int) -> tuple[list[EncodedImage], int, bool]:
         """The first rows of a tar, shuffled, the offset behind them, and whether that is all."""
         found: list[EncodedImage] = []
         offset, whole = 0, True
@@ -215,7 +215,7 @@ class Left:
         self._random.shuffle(found)  # neighbours are alike
         return [*found[:SAMPLE_IMAGES], *(replace(image, data=None) for image in found[SAMPLE_IMAGES:])], offset, whole
 
-    def _count_tar(self, tar: Shard) -> int:
+    def _count_tar(self, tar: SourceObject) -> int:
         """Rows of a tar, that of a break too."""
         start = Cursor()
         if scheme_of(tar.uri) == "file":
@@ -223,7 +223,7 @@ class Left:
                 *_, start = part_starts(store_for(tar.fetch_uri), tar, self._read, 1, 1)  # where its last image begins
         return start.index + sum(1 for _ in _rows(tar, self._read, start))
 
-    def _parquets(self, files: Sequence[Shard]) -> None:
+    def _parquets(self, files: Sequence[SourceObject]) -> None:
         """By their footers, or by those of some."""
         sampled = self._spread(files, SAMPLED_FOOTERS)
         groups = {file.uri: _row_groups(file) for file in sampled}
@@ -250,17 +250,17 @@ class Left:
             self._cpu_bytes["parquet"] += sum(image.bytes_length or 0 for image in self._heads["parquet"][-1])
 
 
-def _rows(shard: Shard, read: ReadOptions, start: Cursor = _BEGINNING) -> Generator[EncodedImage, None, None]:
+def _rows(shard: SourceObject, read: ReadOptions, start: Cursor = _BEGINNING) -> Generator[EncodedImage, None, None]:
     """The rows of a shard as a worker sees them: one that is gone or closed is a failure."""
     reader = read_tar if shard.kind == "tar" else read_parquet
     try:
         yield from reader(store_for(shard.fetch_uri), shard, start, read)
     except _GONE as gone:
         error = BrokenShard(str(gone))
-        yield EncodedImage(shard=shard.uri, index=start.index, image_id=shard.uri, after=start, error=error, breaks=True)
+        yield EncodedImage(shard=shard.uri, index=start.index, image_id=shard.uri, after=start, error=error, truncated=True)
 
 
-def _row_groups(file: Shard) -> list[int]:
+def _row_groups(file: SourceObject) -> list[int]:
     """Rows of the row groups; a file that is gone, or has no footer, is one failure."""
     try:
         file = seen(store_for(file.fetch_uri), file)

@@ -15,9 +15,9 @@ import numpy as np
 
 from pipeline.config import SegmentConfig
 from pipeline.driver.attempt import REFRESH_S
-from pipeline.driver.obsolete import remove_stale
+from pipeline.driver.obsolete import remove_obsolete
 from pipeline.errors import BadImage, NotReachable, StorageError
-from pipeline.forecast.estimate import Left, Seen, with_secret
+from pipeline.forecast.estimate import RemainingWork, Seen, with_secret
 from pipeline.forecast.noted import Noted
 from pipeline.forecast.rehearsal import NOTHING, rehearse
 from pipeline.forecast.sample import Outcome, measure
@@ -132,14 +132,14 @@ def forecast(config: SegmentConfig) -> Forecast:
     except StorageError as error:
         raise NotReachable(f"--output: {error}") from error
     sums = Sums(store, config.output, plan.settings["fingerprint"], network.classes)
-    committed = remove_stale(store, config.output, plan, sums.begin(), sums, config.redo)  # only noted
+    committed = remove_obsolete(store, config.output, plan, sums.begin(), sums, config.redo)  # only noted
     skipped, unread = image_count(plan, committed), int(np.count_nonzero(~sums.totals.has(committed.part_keys)))
     cores = _cores()
     workers = config.workers.within(cores) if config.workers else cores
     spans = remaining_spans(plan, committed, part_images=config.part_images, workers=workers)
     listing_s += time.perf_counter() - started
 
-    left = Left(config, listing)
+    left = RemainingWork(config, listing)
     try:
         left.count(spans, seen, workers)
     except StorageError as error:
@@ -171,7 +171,7 @@ def forecast(config: SegmentConfig) -> Forecast:
         # That trial, the plan, masks, failures of the parts that have some, class_stats, the checkpoint; run.json at both ends
         # and in between.
         put=4 * new + len(store.created) + parts + failing + 4 + refreshes,
-        # The input; plan/, that trial; masks/ before, behind the pass and in the summing up; failures/.
+        # The input; plan/, that trial; masks/ before, behind the round and in the summing up; failures/.
         list=len(config.input) + (seen.entries + listing.ignored) // _PAGE + 2 * new + 4 + 3 * ((done + parts) // _PAGE),
     )
     output_bytes = round(
@@ -192,7 +192,7 @@ def forecast(config: SegmentConfig) -> Forecast:
     )  # fmt: skip
 
 
-def _notes(config: SegmentConfig, cores: int, left: Left, spans: Sequence[Span], *, busy: bool) -> Iterator[str]:
+def _notes(config: SegmentConfig, cores: int, left: RemainingWork, spans: Sequence[Span], *, busy: bool) -> Iterator[str]:
     if busy:
         yield "other programs took much of the cores while the sample was labelled: labelling is forecast for when they are gone"
     fixed = config.workers is not None and config.workers.min == config.workers.max
@@ -243,7 +243,7 @@ def _busiest(tasks: Sequence[float], workers: int) -> float:
     return ended
 
 
-def _read_s(left: Left, workers: int, cores: int) -> float:
+def _read_s(left: RemainingWork, workers: int, cores: int) -> float:
     """Seconds of a worker that reading costs: where every core has its worker, the thread that reads ahead takes of it."""
     return left.read_s / workers if workers >= cores else 0.0
 

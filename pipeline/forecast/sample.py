@@ -25,7 +25,7 @@ from pipeline.shards.base import Cursor, EncodedImage
 from pipeline.worker.prefetch import ReadAhead
 from pipeline.worker.span_worker import IMAGES_AHEAD
 
-_LEAST_SHARE = 8  # images a process, so that on many cores none is timed by a single image
+_MIN_SHARE = 8  # images a process, so that on many cores none is timed by a single image
 _BARRIER_S = 300.0
 
 
@@ -67,21 +67,21 @@ def measure(network: Prepared, options: LabelOptions, images: Sequence[EncodedIm
     if not images:
         return Sample()
     numbered = list(enumerate(images))
-    size = max(math.ceil(len(images) / processes), min(_LEAST_SHARE, len(images)))
+    size = max(math.ceil(len(images) / processes), min(_MIN_SHARE, len(images)))
     shares = [[numbered[(first + step) % len(images)] for step in range(size)] for first in range(0, processes * size, size)]
     try:
         if processes == 1:
-            passes = [_label_twice(network, options, shares[0])]
+            halves = [_label_twice(network, options, shares[0])]
         else:
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(processes, context, _begin, (context.Barrier(processes),)) as pool:
-                passes = list(pool.map(_label_twice, [network] * processes, [options] * processes, shares))
+                halves = list(pool.map(_label_twice, [network] * processes, [options] * processes, shares))
     except BrokenProcessPool as error:
         raise Incomplete("a process died while it labelled the sample: is there memory for --workers?") from error
     except MemoryError as error:
         raise Incomplete("memory ran out while the sample was labelled: is there enough for --workers?") from error
-    both = [each for pair in passes for each in pair]
-    timed = [second for _, second in passes]
+    both = [each for pair in halves for each in pair]
+    timed = [second for _, second in halves]
     stages = Counter[str]()
     for each in timed:
         stages.update(each.milliseconds)
@@ -109,7 +109,7 @@ def _begin(barrier: Barrier) -> None:
 def _label_twice(network: Prepared, options: LabelOptions, share: Sequence[tuple[int, EncodedImage]]) -> tuple[_Pass, _Pass]:
     """The first half warms up, the second is timed: it meets new shapes about as often as the run will."""
     labeller = Labeller(load_engine(network), options)
-    half = len(share) // 2 if len(share) >= 2 * _LEAST_SHARE else 0
+    half = len(share) // 2 if len(share) >= 2 * _MIN_SHARE else 0
     first = _label(labeller, share[:half] or share)
     for barrier in _barriers:
         barrier.wait(_BARRIER_S)

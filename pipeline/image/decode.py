@@ -74,7 +74,7 @@ class Photograph:
         return self.stored.transpose(_TRANSPOSE[self.turn]) if self.turn in _TRANSPOSE else self.stored
 
 
-def decode(data: bytes, *, max_source_pixels: int, least_side: int | None = None, name: str = "") -> Photograph:
+def decode(data: bytes, *, max_source_pixels: int, min_side: int | None = None, name: str = "") -> Photograph:
     """The first frame of an encoded image as RGB, 8 bits a channel.
 
     Alpha is dropped as `PIL.Image.convert("RGB")` does; 16-bit gray keeps its high byte.
@@ -96,17 +96,17 @@ def decode(data: bytes, *, max_source_pixels: int, least_side: int | None = None
         width, height = image.size
         if width * height > max_source_pixels:
             raise ImageTooLarge(f"{width}x{height} pixels; --max-source-pixels is {max_source_pixels}")
-        return photograph_of(image, least_side)
+        return photograph_of(image, min_side)
 
 
-def photograph_of(image: Image.Image, least_side: int | None = None) -> Photograph:
+def photograph_of(image: Image.Image, min_side: int | None = None) -> Photograph:
     """An open image as RGB; `least_side` and errors as of `decode`.
 
     An image that cannot be loaded is closed: Pillow lets whoever loads it again have what was decoded before the damage.
     """
     width, height = image.size
     try:
-        return _photograph(image, least_side)
+        return _photograph(image, min_side)
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # decoders raise anything on damaged data; it is this image's own fault
@@ -122,14 +122,14 @@ def _fault(error: Exception, pixels: int) -> CorruptImage | MemoryError:
     return CorruptImage(f"{type(error).__name__}: {error}")
 
 
-def _photograph(image: Image.Image, least_side: int | None) -> Photograph:
+def _photograph(image: Image.Image, min_side: int | None) -> Photograph:
     size, tiff = image.size, isinstance(image, TiffImageFile)
     if isinstance(image, TiffImageFile):
         _refuse_thumbnail(image)
     # Pillow turns a TIFF while it loads it, and forgets how; what it cannot read of its EXIF it raises then, too. All others are
     # loaded first: a PNG's EXIF may lie behind its pixels, and an error in those must not pass for one in EXIF.
     turned = _orientation(image) if tiff else None
-    drafted = least_side is not None and image.draft(None, (least_side, least_side))
+    drafted = min_side is not None and image.draft(None, (min_side, min_side))
     try:
         image.load()
     except BaseException:

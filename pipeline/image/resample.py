@@ -45,12 +45,12 @@ def resample(
     upright_rows, upright_columns = (columns, rows) if sideways else (rows, columns)
     if _vertical_first(upright_rows, upright_columns, height, width) != sideways:
         between = np.empty((y_size, columns * 4), np.uint8)
-        _down(pixels_HW.view(np.uint8), y.first, y.count, y.weights, between)
-        _across(between.view(np.uint32), x.first, x.count, x.weights, out)
+        _resample_y(pixels_HW.view(np.uint8), y.first, y.count, y.weights, between)
+        _resample_x(between.view(np.uint32), x.first, x.count, x.weights, out)
     else:
         between = np.empty((rows, x_size * 3), np.uint8)
-        _across(pixels_HW, x.first, x.count, x.weights, between)
-        _down(between, y.first, y.count, y.weights, out)
+        _resample_x(pixels_HW, x.first, x.count, x.weights, between)
+        _resample_y(between, y.first, y.count, y.weights, out)
     resized = out.reshape(y_size, x_size, 3)
     return np.ascontiguousarray(resized.transpose(1, 0, 2)) if sideways else resized
 
@@ -82,7 +82,7 @@ _BYTE, _TWO_BYTES = np.uint64(0xFF), np.uint64(0xFF_0000_00FF)
 
 
 @jit
-def _across(pixels, first, count, weights, out):  # type: ignore[no-untyped-def]
+def _resample_x(pixels, first, count, weights, out):  # type: ignore[no-untyped-def]
     """Pixels (H, W) -> bytes (H, M * 3). A product serves two channels, as sums stay below 2**31; unsigned, no index wraps."""
     one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
     for y in range(pixels.shape[0]):
@@ -101,7 +101,7 @@ def _across(pixels, first, count, weights, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _down(rows, first, count, weights, out):  # type: ignore[no-untyped-def]
+def _resample_y(rows, first, count, weights, out):  # type: ignore[no-untyped-def]
     """Bytes (H, N) -> (M, N)."""
     width = rows.shape[1]
     sums = np.empty(width, np.int32)

@@ -31,7 +31,7 @@ _P0, _P1, _P2, _P3, _P4, _P5 = (  # of 2**-x in -0.5..0.5, by least squares of t
 
 @jit
 def fast_pixels(  # type: ignore[no-untyped-def]
-    logits, top, bottom, down, left, right, across, least, mask, confidence, histogram, extents
+    logits, top, bottom, weight_y, left, right, weight_x, min_level, mask, confidence, histogram, extents
 ):
     """As `plain_pixels`, for finite logits within `LARGEST`."""
     classes, rows, columns = logits.shape
@@ -39,7 +39,7 @@ def fast_pixels(  # type: ignore[no-untyped-def]
     clear, others = np.empty((rows, columns), np.int32), np.empty((rows, columns), np.float32)
     _see_nodes(logits, clear, others)
     above, below = np.empty((classes, width), np.float32), np.empty((classes, width), np.float32)
-    values, most = np.empty((classes, _STRETCH), np.float32), np.empty((2, _STRETCH), np.float32)
+    values, highest = np.empty((classes, _STRETCH), np.float32), np.empty((2, _STRETCH), np.float32)
     near, labels = np.empty(classes, np.int32), np.empty((2, _STRETCH), np.int32)
     bands, cells = _starts(top), _starts(left)
     full = np.empty(len(cells) - 1, np.int32)
@@ -50,8 +50,8 @@ def fast_pixels(  # type: ignore[no-untyped-def]
         if widened == t:
             above, below = below, above
         else:
-            _widen(logits, t, left, right, across, above)
-        _widen(logits, b, left, right, across, below)
+            _widen(logits, t, left, right, weight_x, above)
+        _widen(logits, b, left, right, weight_x, below)
         widened = b
         _find_full(clear, others, t, b, left, right, cells, full)
         first = 0
@@ -69,12 +69,14 @@ def fast_pixels(  # type: ignore[no-untyped-def]
                     count = _find_near(logits, t, b, left[x], right[end - 1], near)
                     error = 255 * (_ERROR + np.float32(classes) * _ERROR_A_CLASS + np.float32(classes - count) * _FAR_ADDS)
                     for y in range(y0, y1):
-                        now = _label_stretch(above, below, x, end, down[y], near[:count], values, most, labels)
-                        if _store(labels[now], most[now], error, mask[y, x:end], confidence[y, x:end]):
-                            _settle(most[now], error, logits, t, b, down[y], left, right, across, x, confidence[y, x:end])
+                        now = _label_stretch(above, below, x, end, weight_y[y], near[:count], values, highest, labels)
+                        if _store(labels[now], highest[now], error, mask[y, x:end], confidence[y, x:end]):
+                            _settle(
+                                highest[now], error, logits, t, b, weight_y[y], left, right, weight_x, x, confidence[y, x:end]
+                            )
             first = last
         for y in range(y0, y1):
-            see_run(y, 0, width, least, mask, confidence, histogram, extents)
+            see_run(y, 0, width, min_level, mask, confidence, histogram, extents)
 
 
 @jit
@@ -104,21 +106,21 @@ def _exp_of_minus(x):  # type: ignore[no-untyped-def]
 def _see_nodes(logits, clear, others):  # type: ignore[no-untyped-def]
     """Of each logit position: its class where it leads by more than the margin, else -1; and the sum of exp of the others."""
     classes, rows, columns = logits.shape
-    best, most = np.empty(columns, np.int32), np.empty(columns, np.float32)
+    best, highest = np.empty(columns, np.int32), np.empty(columns, np.float32)
     second, total = np.empty(columns, np.float32), np.empty(columns, np.float32)
     for row in range(rows):
-        best[:], most[:], second[:], total[:] = 0, -LARGEST, -LARGEST - _MARGIN, 0
+        best[:], highest[:], second[:], total[:] = 0, -LARGEST, -LARGEST - _MARGIN, 0
         for c in range(classes):
             for x in range(columns):
                 value = logits[c, row, x]
-                second[x] = max(second[x], min(value, most[x]))
-                best[x] = c if value > most[x] else best[x]
-                most[x] = max(value, most[x])
+                second[x] = max(second[x], min(value, highest[x]))
+                best[x] = c if value > highest[x] else best[x]
+                highest[x] = max(value, highest[x])
         for c in range(classes):
             for x in range(columns):
-                total[x] += _exp_of_minus(most[x] - logits[c, row, x])
+                total[x] += _exp_of_minus(highest[x] - logits[c, row, x])
         for x in range(columns):
-            clear[row, x] = best[x] if classes == 1 or most[x] - second[x] > _MARGIN else -1
+            clear[row, x] = best[x] if classes == 1 or highest[x] - second[x] > _MARGIN else -1
             others[row, x] = total[x] - np.float32(1)
 
 
@@ -154,31 +156,31 @@ def _find_near(logits, t, b, first, last, near):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _widen(logits, row, left, right, across, wide):  # type: ignore[no-untyped-def]
+def _widen(logits, row, left, right, weight_x, wide):  # type: ignore[no-untyped-def]
     """One row of logits at the original width, (C, width)."""
     one = np.float32(1)
     for c in range(logits.shape[0]):
         line, out = logits[c, row], wide[c]
         for x in range(len(out)):
-            out[x] = (one - across[x]) * line[left[x]] + across[x] * line[right[x]]
+            out[x] = (one - weight_x[x]) * line[left[x]] + weight_x[x] * line[right[x]]
 
 
 @jit
-def _label_stretch(above, below, x0, x1, down, near, values, most, labels):  # type: ignore[no-untyped-def]
+def _label_stretch(above, below, x0, x1, weight_y, near, values, highest, labels):  # type: ignore[no-untyped-def]
     """Classes of some pixels of a row, and `255 / sum(exp) + 0.5` -> which of the two rows of `labels` and `most` hold them.
 
     Two rows each, in turn: "larger, else as it was" in one place would become a masked store, which is slow.
     """
-    up = np.float32(1) - down
+    up = np.float32(1) - weight_y
     size = x1 - x0
     for x in range(size):
-        most[0, x], labels[0, x] = -LARGEST - _MARGIN, 0
-    before, after, label_before, label_after = most[0], most[1], labels[0], labels[1]
+        highest[0, x], labels[0, x] = -LARGEST - _MARGIN, 0
+    before, after, label_before, label_after = highest[0], highest[1], labels[0], labels[1]
     for i in range(len(near)):
         c = near[i]
         a, b, value = above[c, x0:x1], below[c, x0:x1], values[i]
         for x in range(size):
-            v, m = up * a[x] + down * b[x], before[x]
+            v, m = up * a[x] + weight_y * b[x], before[x]
             value[x] = v
             after[x] = v if v > m else m  # noqa: FURB136 - max() minds NaN, which takes longer
         for x in range(size):
@@ -211,10 +213,10 @@ def _store(labels, rounded, error, mask, confidence):  # type: ignore[no-untyped
 
 
 @jit
-def _settle(rounded, error, logits, t, b, down, left, right, across, x0, confidence):  # type: ignore[no-untyped-def]
+def _settle(rounded, error, logits, t, b, weight_y, left, right, weight_x, x0, confidence):  # type: ignore[no-untyped-def]
     """Compute as defined the confidences that the error could round either way."""
     sure = np.float32(1) - error
     for x in range(len(confidence)):
         beyond = rounded[x] - np.float32(np.int32(rounded[x]))
         if beyond < error or beyond > sure:
-            _, confidence[x] = plain_pixel(logits, t, b, down, left[x0 + x], right[x0 + x], across[x0 + x])
+            _, confidence[x] = plain_pixel(logits, t, b, weight_y, left[x0 + x], right[x0 + x], weight_x[x0 + x])

@@ -77,9 +77,9 @@ class Labeller:
     def decode(self, data: bytes, name: str = "") -> Photograph:
         """The photograph, smaller where `fast_decode` allows it. Raises a `BadImage`, and `MemoryError` if memory is short."""
         options = self.options
-        least_side = FAST_DECODE_SCALE * options.preset.short_side if options.fast_decode else None
+        min_side = FAST_DECODE_SCALE * options.preset.short_side if options.fast_decode else None
         return self._timed(
-            "decode", lambda: decode(data, max_source_pixels=options.max_source_pixels, least_side=least_side, name=name)
+            "decode", lambda: decode(data, max_source_pixels=options.max_source_pixels, min_side=min_side, name=name)
         )
 
     def resize(self, photograph: Photograph) -> Resized:

@@ -41,7 +41,7 @@ class MaskStatistics:
         return 1 - int(self.pixels.sum()) / self.mask.size
 
 
-def least_confidence(threshold: float) -> int:
+def min_confidence_level(threshold: float) -> int:
     """The least uint8 confidence that a threshold in 0..1 keeps: ceil(255 * T)."""
     return math.ceil(255 * threshold)
 
@@ -53,9 +53,9 @@ def mask_statistics(
     mask = label_map.copy()
     histogram = np.zeros((classes, LEVELS), np.int64)
     extents = no_extents(classes, *label_map.shape)
-    least = least_confidence(threshold)
-    _count(least, mask, confidence, histogram, extents)
-    return statistics_of(mask, confidence, histogram, extents, least)
+    min_level = min_confidence_level(threshold)
+    _count(min_level, mask, confidence, histogram, extents)
+    return statistics_of(mask, confidence, histogram, extents, min_level)
 
 
 def no_extents(classes: int, height: int, width: int) -> npt.NDArray[np.int64]:
@@ -65,25 +65,25 @@ def no_extents(classes: int, height: int, width: int) -> npt.NDArray[np.int64]:
 
 def statistics_of(
     mask: npt.NDArray[np.uint8], confidence: npt.NDArray[np.uint8], histogram: npt.NDArray[np.int64],
-    extents: npt.NDArray[np.int64], least: int,
+    extents: npt.NDArray[np.int64], min_level: int,
 ) -> MaskStatistics:  # fmt: skip
     """What follows from the histogram and the extents of a mask that keeps confidences from `least`."""
-    kept = histogram[:, least:]
+    kept = histogram[:, min_level:]
     pixels = kept.sum(axis=1)
-    sums = (kept * np.arange(least, LEVELS)).sum(axis=1)
+    sums = (kept * np.arange(min_level, LEVELS)).sum(axis=1)
     boxes = np.column_stack([extents[:, 0], extents[:, 1], extents[:, 2] - extents[:, 0] + 1, extents[:, 3] - extents[:, 1] + 1])
     boxes[pixels == 0] = 0
     return MaskStatistics(mask, confidence, histogram, pixels, sums, boxes.astype(np.int32))
 
 
 @jit
-def see_run(y, x0, x1, least, mask, confidence, histogram, extents):  # type: ignore[no-untyped-def]
+def see_run(y, x0, x1, min_level, mask, confidence, histogram, extents):  # type: ignore[no-untyped-def]
     """Count pixels of a row whose labels lie in `mask`, and ignore there those below `least`."""
     label, first = -1, x0
     for x in range(x0, x1):
         now, level = int(mask[y, x]), confidence[y, x]
         histogram[now, level] += 1
-        if level < least:
+        if level < min_level:
             mask[y, x] = IGNORE
             now = -1
         if now != label:
@@ -102,6 +102,6 @@ def _extend(extents, label, y, first, last):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _count(least, mask, confidence, histogram, extents):  # type: ignore[no-untyped-def]
+def _count(min_level, mask, confidence, histogram, extents):  # type: ignore[no-untyped-def]
     for y in range(mask.shape[0]):
-        see_run(y, 0, mask.shape[1], least, mask, confidence, histogram, extents)
+        see_run(y, 0, mask.shape[1], min_level, mask, confidence, histogram, extents)

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from pipeline.labels.kernel import LARGEST, fast_pixels
 from pipeline.labels.reference import plain_pixels
-from pipeline.labels.statistics import LEVELS, MaskStatistics, least_confidence, mask_statistics, no_extents, statistics_of
+from pipeline.labels.statistics import LEVELS, MaskStatistics, mask_statistics, min_confidence_level, no_extents, statistics_of
 from pipeline.model.engine import Engine
 
 
@@ -34,11 +34,11 @@ def upsample_labels(
     confidence = np.empty((height, width), np.uint8)
     histogram = np.zeros((classes, LEVELS), np.int64)
     extents = no_extents(classes, height, width)
-    least = least_confidence(threshold)
+    min_level = min_confidence_level(threshold)
     pixels = fast_pixels if not plain and np.abs(logits_CHW).max() < LARGEST else plain_pixels  # NaN is not smaller either
     logits = np.ascontiguousarray(logits_CHW)
-    pixels(logits, *_taps(rows, height), *_taps(columns, width), least, mask, confidence, histogram, extents)
-    return statistics_of(mask, confidence, histogram, extents, least)
+    pixels(logits, *_taps(rows, height), *_taps(columns, width), min_level, mask, confidence, histogram, extents)
+    return statistics_of(mask, confidence, histogram, extents, min_level)
 
 
 def _taps(size: int, new_size: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]]:

@@ -13,7 +13,7 @@ from pipeline.listing.allowed import require_sound
 from pipeline.listing.lists import Line, read_list
 from pipeline.listing.lookups import BraceLookup, expand_braces, looked_up
 from pipeline.listing.twins import Twins
-from pipeline.shards.base import Shard
+from pipeline.shards.base import SourceObject
 from pipeline.shards.names import file_kind
 from pipeline.storage import ObjectInfo, base_name, normalise, scheme_of, store_for, without_query, without_secrets
 from pipeline.storage.uris import WEB, parted
@@ -76,7 +76,7 @@ def list_inputs(
     image_column: str | None = None,
     output: str | None = None,
     allow_root: Sequence[str] = (),
-) -> Iterator[Shard]:
+) -> Iterator[SourceObject]:
     """Everything to label, in the order of the inputs and of the stores' listings.
 
     Objects below `output` are passed by. allow_root: see `read_list`. Lists are read twice: the first time, before anything is
@@ -156,7 +156,7 @@ def _check(inputs: Sequence[str], reading: _Reading) -> None:
     twins.refuse(names)
 
 
-def _one_input(piece: _Input, info: ObjectInfo | None, reading: _Reading, *, single: bool) -> Iterator[Shard]:
+def _one_input(piece: _Input, info: ObjectInfo | None, reading: _Reading, *, single: bool) -> Iterator[SourceObject]:
     uri, kind, listing = piece.uri, piece.kind, reading.listing
     store = store_for(uri)
     if info is not None:
@@ -188,7 +188,9 @@ def _kind(uri: str, input_format: str) -> str:
     return kind
 
 
-def _walked(infos: Iterator[ObjectInfo], folder: str, listing: Listing, input_format: str, *, single: bool) -> Iterator[Shard]:
+def _walked(
+    infos: Iterator[ObjectInfo], folder: str, listing: Listing, input_format: str, *, single: bool
+) -> Iterator[SourceObject]:
     wanted = {"webdataset": {"tar"}, "parquet": {"parquet"}, "images": {"image"}}.get(input_format, {"tar", "parquet", "image"})
     for info in infos:
         kind = file_kind(without_query(info.uri))
@@ -198,7 +200,7 @@ def _walked(infos: Iterator[ObjectInfo], folder: str, listing: Listing, input_fo
             listing.ignored += 1
 
 
-def _entry(info: ObjectInfo, kind: str, folder: str, listing: Listing, *, single: bool) -> Iterator[Shard]:
+def _entry(info: ObjectInfo, kind: str, folder: str, listing: Listing, *, single: bool) -> Iterator[SourceObject]:
     uri = _written(info.uri, listing)
     try:
         uri.encode()
@@ -212,10 +214,10 @@ def _entry(info: ObjectInfo, kind: str, folder: str, listing: Listing, *, single
     if kind in ("tar", "parquet"):
         if info.size is None:
             raise UsageError(f"{uri}: the server does not say its size, so it cannot be read by ranges: copy it first")
-        yield Shard(uri=uri, kind=kind, size=info.size, version=info.version)  # type: ignore[arg-type]
+        yield SourceObject(uri=uri, kind=kind, size=info.size, version=info.version)  # type: ignore[arg-type]
         return
     image_id = uri.removeprefix(folder) if single else uri
-    yield Shard(uri=uri, kind="image", size=info.size, version=info.version, image_id=image_id)
+    yield SourceObject(uri=uri, kind="image", size=info.size, version=info.version, image_id=image_id)
 
 
 def _written(whole: str, listing: Listing) -> str:
@@ -230,13 +232,13 @@ def _written(whole: str, listing: Listing) -> str:
     return uri
 
 
-def _listed(uri: str, reading: _Reading) -> Iterator[Shard]:
+def _listed(uri: str, reading: _Reading) -> Iterator[SourceObject]:
     """The lines of a list: images unless their names say shard. Images are not asked for before they are read.
 
     A shard that is gone, closed or out of reach is planned all the same, as such an image is, and becomes one failure. If there
     is nothing but those, it is the store that cannot be reached.
     """
-    held: list[Shard] = []
+    held: list[SourceObject] = []
     answered, failed = False, ""
     lines = ((line, _line_kind(line)) for line in reading.lines(uri))
     for (line, kind), looked in looked_up(lines, _look):
@@ -245,7 +247,7 @@ def _listed(uri: str, reading: _Reading) -> Iterator[Shard]:
             found = list(_entry(info, kind, "", reading.listing, single=False))
             answered = True
         except (ObjectMissing, ObjectDenied, HostUnreachable) as error:
-            unseen = Shard(uri=_written(line.uri, reading.listing), kind=kind, size=None, version=None)  # type: ignore[arg-type]
+            unseen = SourceObject(uri=_written(line.uri, reading.listing), kind=kind, size=None, version=None)  # type: ignore[arg-type]
             found, failed = [unseen], failed or f"{_where(uri, line)}: {error}"
         except UsageError as error:
             raise UsageError(f"{_where(uri, line)}: {error}") from error

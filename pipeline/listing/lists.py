@@ -68,7 +68,7 @@ def _text(uri: str) -> io.TextIOWrapper:
     info = store.stat(uri)
     if info.size is None:
         try:
-            data = store.read(uri, most=MAX_UNTOLD_BYTES)
+            data = store.read(uri, max_bytes=MAX_UNTOLD_BYTES)
         except ObjectTooLarge as error:
             limit = f"{MAX_UNTOLD_BYTES >> 20} MiB"
             raise UsageError(

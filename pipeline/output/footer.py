@@ -130,10 +130,10 @@ def _unpacked_1(text: str, classes: int) -> npt.NDArray[np.int64]:
     return np.frombuffer(data, "<i8").reshape(classes, LEVELS)
 
 
-def _inflated(data: bytes, most: int) -> bytes:
+def _inflated(data: bytes, max_bytes: int) -> bytes:
     inflate = zlib.decompressobj()
-    found = inflate.decompress(data, most + 1)
-    if not inflate.eof or len(found) > most:
+    found = inflate.decompress(data, max_bytes + 1)
+    if not inflate.eof or len(found) > max_bytes:
         raise ValueError("its histograms are cut off, or too long")
     return found
 

@@ -60,8 +60,8 @@ class Draft:
         self._after = image.after
         size = image.bytes_length or 0
         self.bytes += size if size <= self._options.max_encoded_bytes else 0
-        self._ended = image.ends_part or image.breaks
-        self._broken = image.breaks
+        self._ended = image.ends_part or image.truncated
+        self._broken = image.truncated
 
     def add(self, image: EncodedImage, labelled: Labelled) -> None:
         """Add the row of an image that is labelled."""

@@ -81,11 +81,11 @@ def _parse(file_name: str, size: int) -> tuple[str, int, int, bool, int] | None:
     found = _NAME.match(file_name)
     if found is None:
         return None
-    source, first, most, rows, last = found.groups()
-    if most is None:
+    source, first, max_rows, rows, last = found.groups()
+    if max_rows is None:
         return source, int(first), int(rows), bool(last), 0
-    rows_and_last = size % _modulus(int(most))
-    return source, int(first), rows_and_last // 2, bool(rows_and_last % 2), int(most)
+    rows_and_last = size % _modulus(int(max_rows))
+    return source, int(first), rows_and_last // 2, bool(rows_and_last % 2), int(max_rows)
 
 
 def _key(file_name: str, size: int, version: str) -> int:
@@ -198,7 +198,7 @@ class PartTable(Mapping[str, list[PartName]]):
 
 
 _COLUMNS = {  # in the order of what `PartName` takes, the source in two
-    "head": np.uint64, "tail": np.uint32, "first": np.int64, "rows": np.int32, "last": np.bool_, "most": np.int32,
+    "head": np.uint64, "tail": np.uint32, "first": np.int64, "rows": np.int32, "last": np.bool_, "max_rows": np.int32,
     "size": np.int64, "version": np.bytes_, "key": np.uint64,
 }  # fmt: skip
 
@@ -243,9 +243,9 @@ def _batches(infos: Iterable[ObjectInfo], folder: str) -> list[dict[str, Column]
 
 
 def _batch(rows: list[tuple[str, int, int, bool, int, int, str, int]]) -> dict[str, Column]:
-    source, first, count, last, most, size, version, key = zip(*rows, strict=True) if rows else ((),) * 8
+    source, first, count, last, max_rows, size, version, key = zip(*rows, strict=True) if rows else ((),) * 8
     heads, tails = [int(digest[:16], 16) for digest in source], [int(digest[16:], 16) for digest in source]
-    values = (heads, tails, first, count, last, most, size, [text.encode() for text in version], key)
+    values = (heads, tails, first, count, last, max_rows, size, [text.encode() for text in version], key)
     return {name: np.array(column, kind) for (name, kind), column in zip(_COLUMNS.items(), values, strict=True)}
 
 
@@ -257,7 +257,7 @@ def _in_order(columns: dict[str, Column]) -> dict[str, Column]:
         is_so = (after > before) | ((after == before) & is_so)
     if is_so.all():
         return columns
-    order = np.lexsort([columns[name] for name in ("most", "last", "rows", "first", "tail", "head")])
+    order = np.lexsort([columns[name] for name in ("max_rows", "last", "rows", "first", "tail", "head")])
     return {name: column[order] for name, column in columns.items()}
 
 

@@ -12,7 +12,7 @@ from pipeline.output.parts import PartName, PartTable, source_digest
 from pipeline.output.presigned import Secrets
 from pipeline.output.span import Span
 from pipeline.plan.plan import Plan, PlanFile
-from pipeline.shards.base import Cursor, Shard
+from pipeline.shards.base import Cursor, SourceObject
 
 T = TypeVar("T")
 Committed = Mapping[str, Sequence[PartName]]
@@ -47,7 +47,7 @@ def plan_file_digest(file: PlanFile) -> str:
     return source_digest(file.name, None, None)
 
 
-def shard_digest(shard: Shard) -> str:
+def shard_digest(shard: SourceObject) -> str:
     """The source of the parts of a shard."""
     return source_digest(shard.uri, shard.size, shard.version)
 
@@ -98,7 +98,7 @@ def waves(
         yield wave
 
 
-def is_left(plan: Plan, committed: PartTable) -> bool:
+def has_remaining(plan: Plan, committed: PartTable) -> bool:
     """Is anything? Looks at the chains of all shards at once: one after another, a million take 25 s."""
     images = [file for file in plan.files if file.images]
     shards = planned_sources(plan) - {plan_file_digest(file) for file in images}
@@ -127,7 +127,7 @@ def _spans(plan: Plan, committed: Committed, part_images: int, workers: int, beg
 
 def _image_spans(file: PlanFile, plan: Plan, committed: Committed, rows_a_span: int) -> Iterator[Span]:
     digest = plan_file_digest(file)
-    source = Shard(uri=file.name, kind="image", size=None, version=None)
+    source = SourceObject(uri=file.name, kind="image", size=None, version=None)
     superseded = sorted(plan.superseded.get(file.number, ()))  # may be all rows
     for gap in gaps(committed.get(digest, ())):
         end = file.rows if gap.stop is None else gap.stop

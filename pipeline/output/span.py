@@ -1,10 +1,10 @@
-"""Spans: the work that goes through Ray, a few hundred bytes each, and the receipts that come back."""
+"""Spans: the work that goes through Ray, a few hundred bytes each, and the reports that come back."""
 
 import json
 from dataclasses import asdict, dataclass, field
 
 from pipeline.output.parts import PartName
-from pipeline.shards.base import Cursor, Shard
+from pipeline.shards.base import Cursor, SourceObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Span:
     others: of spans with secrets, URIs to fetch a few other planned objects by, to see if their store answers.
     """
 
-    source: Shard
+    source: SourceObject
     digest: str
     first: int
     stop: int | None
@@ -48,7 +48,7 @@ class Span:
     def from_json(cls, text: str) -> "Span":
         """The other end of the way."""
         values = json.loads(text)
-        values["source"] = Shard(**values["source"])
+        values["source"] = SourceObject(**values["source"])
         values["start"] = None if values["start"] is None else Cursor(**values["start"])
         values["after"] = None if values["after"] is None else PartName(**values["after"])
         values["superseded"] = tuple(values["superseded"])
@@ -58,15 +58,15 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class PartReport:
     """What a worker reports of one part, of a part that it has in hand, or (`error`) of a span that it had to leave.
 
     size: bytes of the part's file, if this worker made the part; version: of the object, as listings name it.
     in_hand: rows of the part in hand that are done: a sign that it gets on, and nothing else is said.
     inferred: images that went through the network for it, whether or not the commit was won.
     committed: this worker wrote it; else it was there. seconds: from its first image to the commit.
-    milliseconds: by stage, summed over the images. retries: of requests to stores since the receipt before, by what went wrong.
-    refused: the worker cannot start at all, and neither can any other that this pass has.
+    milliseconds: by stage, summed over the images. retries: of requests to stores since the report before, by what went wrong.
+    refused: the worker cannot start at all, and neither can any other that this round has.
     footer: the part's footer as JSON where this worker made the part.
     """
 
@@ -92,6 +92,6 @@ class Receipt:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> "Receipt":
+    def from_json(cls, text: str) -> "PartReport":
         """The other end of the way."""
         return cls(**json.loads(text))

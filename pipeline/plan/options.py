@@ -7,7 +7,7 @@ from pipeline.errors import AmbiguousImage, NotReachable, ObjectMissing, Storage
 from pipeline.labels.labeller import LabelOptions
 from pipeline.model.engine import Prepared
 from pipeline.model.prepare import NetworkRequest
-from pipeline.shards.base import Cursor, ReadOptions, Shard
+from pipeline.shards.base import Cursor, ReadOptions, SourceObject
 from pipeline.shards.parquet import image_column, open_parquet
 from pipeline.shards.range_file import RangeFile
 from pipeline.shards.tar import read_tar
@@ -48,7 +48,7 @@ def network_request(config: SegmentConfig) -> NetworkRequest:
 
 
 def heartbeat_rows(network: Prepared) -> int:
-    """After how many rows of a part in hand workers say so: of one number for all, as receipts are told apart by position.
+    """After how many rows of a part in hand workers say so: of one number for all, as reports are told apart by position.
 
     Fewer if the network reads more pixels.
     """
@@ -70,7 +70,7 @@ def check_new_output(config: SegmentConfig) -> None:
         )
 
 
-def check_head(entry: Shard, read: ReadOptions) -> None:
+def check_head(entry: SourceObject, read: ReadOptions) -> None:
     """Look at the head of the first shard, so that a wrong flag costs seconds. Raises `UsageError`."""
     if entry.kind != "image" and entry.size is None:
         return  # gone or closed already

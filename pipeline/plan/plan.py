@@ -17,7 +17,7 @@ from pipeline.memory import rare_collections
 from pipeline.plan.fingerprint import check_same, require_known_format
 from pipeline.plan.uri_index import Found, Known, Rows, identity
 from pipeline.schema import PLAN
-from pipeline.shards.base import Shard
+from pipeline.shards.base import SourceObject
 from pipeline.shards.range_file import RangeFile
 from pipeline.storage import Store, WritableStore, join, store_for
 
@@ -54,9 +54,9 @@ class Plan:
 
     settings: dict[str, Any]
     files: list[PlanFile] = field(default_factory=list)
-    shards: dict[str, Shard] = field(default_factory=dict)
+    shards: dict[str, SourceObject] = field(default_factory=dict)
     superseded: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
-    replaced: list[Shard] = field(default_factory=list)
+    replaced: list[SourceObject] = field(default_factory=list)
     known: Known = field(default_factory=Known)
     added: int = 0
     sources: tuple[tuple[int, int], frozenset[str]] | None = field(default=None, repr=False, compare=False)
@@ -116,7 +116,7 @@ def _include(plan: Plan, data: bytes) -> None:
     if images:
         _take(plan, rows, None, (earlier for earlier in plan.known.find(uris) if earlier is not None))
     else:
-        _take(plan, rows, [Shard(**row) for row in table.to_pylist()])
+        _take(plan, rows, [SourceObject(**row) for row in table.to_pylist()])
 
 
 def _opened(number: int, data: bytes) -> pa.Table:
@@ -130,7 +130,7 @@ def _opened(number: int, data: bytes) -> pa.Table:
     return table
 
 
-def _take(plan: Plan, rows: Rows, shards: Sequence[Shard] | None, superseded: Iterable[Found] = ()) -> None:
+def _take(plan: Plan, rows: Rows, shards: Sequence[SourceObject] | None, superseded: Iterable[Found] = ()) -> None:
     """The rows of the next plan file. shards: None where they are single images. superseded: rows of images that they replace."""
     number = len(plan.files)
     for file, row, _ in superseded:
@@ -142,7 +142,7 @@ def _take(plan: Plan, rows: Rows, shards: Sequence[Shard] | None, superseded: It
 
 
 def extend_plan(
-    store: WritableStore, out: str, plan: Plan | None, listing: Iterator[Shard], settings: dict[str, Any], *,
+    store: WritableStore, out: str, plan: Plan | None, listing: Iterator[SourceObject], settings: dict[str, Any], *,
     relabel_changed: bool = False,
 ) -> Plan:  # fmt: skip
     """Add what the listing names and the plan does not: an attempt that is refused adds nothing.
@@ -176,7 +176,7 @@ class _Draft:
     rows: Rows
     start: int
     length: int
-    shards: Sequence[Shard] | None
+    shards: Sequence[SourceObject] | None
     superseded: Sequence[Found]
 
 
@@ -191,10 +191,10 @@ class _Addition:
         self._drafts: deque[_Draft] = deque()
         self._drafted = Known()
 
-    def look(self, listing: Iterator[Shard]) -> None:
+    def look(self, listing: Iterator[SourceObject]) -> None:
         """Draft the files that the listing adds. Raises `ShardChanged` if it names changed objects, and may not relabel them."""
         changed: list[str] = []
-        pending: dict[bool, dict[str, tuple[Shard, Found | None]]] = {False: {}, True: {}}
+        pending: dict[bool, dict[str, tuple[SourceObject, Found | None]]] = {False: {}, True: {}}
         for batch in iter(lambda: list(islice(listing, _BATCH)), []):
             for entry, found in zip(batch, self._plan.known.find([entry.uri for entry in batch]), strict=True):
                 if found is not None and not _is_changed(entry, found):
@@ -212,7 +212,7 @@ class _Addition:
         for rows in pending.values():
             self._draft(list(rows.values()))
 
-    def _draft(self, rows: list[tuple[Shard, Found | None]]) -> None:
+    def _draft(self, rows: list[tuple[SourceObject, Found | None]]) -> None:
         drafted = self._drafted.find([entry.uri for entry, _ in rows])
         rows = [row for row, twice in zip(rows, drafted, strict=True) if twice is None]  # a URI named twice is one row
         entries = [entry for entry, _ in rows]
@@ -262,16 +262,16 @@ class _Addition:
         self._spool.seek(draft.start)
         return self._spool.read(draft.length)
 
-    def _images(self, draft: _Draft) -> Iterator[Shard]:
-        return (Shard(**row) for row in pq.read_table(pa.BufferReader(self._bytes(draft))).to_pylist())
+    def _images(self, draft: _Draft) -> Iterator[SourceObject]:
+        return (SourceObject(**row) for row in pq.read_table(pa.BufferReader(self._bytes(draft))).to_pylist())
 
 
-def _is_changed(entry: Shard, found: Found) -> bool:
+def _is_changed(entry: SourceObject, found: Found) -> bool:
     mine, planned = identity(entry.size, entry.version), found[2]
     return bool(mine and planned and mine != planned)
 
 
-def _plan_bytes(rows: list[Shard], settings: dict[str, Any]) -> bytes:
+def _plan_bytes(rows: list[SourceObject], settings: dict[str, Any]) -> bytes:
     columns = {name: [getattr(row, name) for row in rows] for name in PLAN.names}
     schema = PLAN.with_metadata({SETTINGS_KEY: json.dumps(settings, sort_keys=True)})
     sink = io.BytesIO()
@@ -281,7 +281,7 @@ def _plan_bytes(rows: list[Shard], settings: dict[str, Any]) -> bytes:
     return sink.getvalue()
 
 
-def read_plan_rows(out: str, name: str, first: int, stop: int | None) -> Iterator[tuple[int, Shard]]:
+def read_plan_rows(out: str, name: str, first: int, stop: int | None) -> Iterator[tuple[int, SourceObject]]:
     """Rows `first` to `stop` of one plan file, by the row groups that hold them."""
     uri = join(out, name)
     store = store_for(uri)
@@ -294,5 +294,5 @@ def read_plan_rows(out: str, name: str, first: int, stop: int | None) -> Iterato
                 if stop is not None and row >= stop:
                     return
                 if row >= first:
-                    yield row, Shard(**values)
+                    yield row, SourceObject(**values)
                 row += 1

@@ -34,7 +34,7 @@ class Task:
     name: str = ""
 
 
-def label_alone(task: Task) -> Labelled | BadImage:
+def label_in_child(task: Task) -> Labelled | BadImage:
     """The labels of one image, or why it has none: `ImageTimeout`, `KillsItsProcess`, or what decoding or labelling raised.
 
     Raises `Incomplete` where the other process never saw the image, of which nothing is known then, and `RuntimeError` with its

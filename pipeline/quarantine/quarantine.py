@@ -8,14 +8,14 @@ from pathlib import Path
 from pipeline.errors import BadImage, ImageTimeout, KillsItsProcess
 from pipeline.labels.labeller import Labelled, LabelOptions
 from pipeline.model.engine import Prepared
-from pipeline.quarantine.isolated_child import Task, label_alone
+from pipeline.quarantine.isolated_child import Task, label_in_child
 from pipeline.quarantine.journal import DECODING, LABELLING, UNPACKING, InFlight, left_behind
 from pipeline.quarantine.unpack_child import read_apart
 from pipeline.quarantine.watchdog import Watchdog
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, SourceObject
 
 
-class Guard:
+class Quarantine:
     """Of one worker. `folder`: of this node, where its workers write down which images they have in hand."""
 
     def __init__(self, folder: Path, network: Prepared, options: LabelOptions, timeout_s: float) -> None:
@@ -29,32 +29,32 @@ class Guard:
 
     def alone(self, data: bytes, name: str) -> Labelled | BadImage:
         """The labels of an image that may have killed a worker, made where it can kill nothing."""
-        return label_alone(Task(self._network, self._options, self._timeout_s, data, name))
+        return label_in_child(Task(self._network, self._options, self._timeout_s, data, name))
 
 
 class Watch:
     """Of one source: what is in hand is written down and limited in time, and what dead workers of this node left is suspect."""
 
-    def __init__(self, guard: Guard, source: str, first: int) -> None:
-        self._guard = guard
+    def __init__(self, quarantine: Quarantine, source: str, first: int) -> None:
+        self._quarantine = quarantine
         # What lies before `first` was left by a worker of another stretch, and is for the one that goes on there.
-        left = left_behind(guard.folder, source)
+        left = left_behind(quarantine.folder, source)
         self._left = {path: held for path, held in left if min(held.positions, default=first) >= first}
         # A worker died, or ran out of memory, in what lies before us: no other is to leave it for an image like that.
         self.was_left = bool(self._left)
-        self._in_flight = InFlight(guard.folder, source)
-        self._verdicts = Verdicts(guard.folder / f"{source}.verdicts")
+        self._in_flight = InFlight(quarantine.folder, source)
+        self._verdicts = Verdicts(quarantine.folder / f"{source}.verdicts")
 
     @contextmanager
     def decoding(self, position: int) -> Iterator[None]:
         """Of this image, in one thread. Beyond the time limit this process ends."""
-        with self._in_flight.hold(DECODING, position), self._guard.watchdog.limit():
+        with self._in_flight.hold(DECODING, position), self._quarantine.watchdog.limit():
             yield
 
     @contextmanager
     def labelling(self, position: int) -> Iterator[None]:
         """The same, in another."""
-        with self._in_flight.hold(LABELLING, position), self._guard.watchdog.limit():
+        with self._in_flight.hold(LABELLING, position), self._quarantine.watchdog.limit():
             yield
 
     @contextmanager
@@ -68,7 +68,7 @@ class Watch:
         """Did a worker die, or run out of memory, while it unpacked this source?"""
         return any(held.unpacking is not None for held in self._left.values())
 
-    def read_apart(self, shard: Shard, start: Cursor, options: ReadOptions) -> Iterator[EncodedImage]:
+    def read_apart(self, shard: SourceObject, start: Cursor, options: ReadOptions) -> Iterator[EncodedImage]:
         """What `read_parquet` yields, unpacked where it can kill nothing."""
         return read_apart(shard, start, options)
 
@@ -80,7 +80,7 @@ class Watch:
         """What a suspect is: its labels, or why it has none. What is poison stays known until it is committed."""
         if (known := self._verdicts.get(position)) is not None:
             return known
-        found = self._guard.alone(data, name)
+        found = self._quarantine.alone(data, name)
         if isinstance(found, KillsItsProcess | ImageTimeout):
             self._verdicts.add(position, found)
         self._in_flight.let_go(DECODING)  # where its own memory ran out it stayed written down

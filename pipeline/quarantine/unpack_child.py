@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from pipeline.errors import BrokenShard, Incomplete, StorageError
 from pipeline.quarantine.children import command, died_early, environment, signal_name
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, SourceObject
 from pipeline.shards.parquet import read_parquet
 from pipeline.storage import Store, store_for
 
@@ -38,7 +38,7 @@ CPU_S = 600.0  # for one image, and the rows before it in its row group
 class Reading:
     """What is read, and within how much memory. given_up: see `read_parquet`."""
 
-    shard: Shard
+    shard: SourceObject
     start: Cursor
     options: ReadOptions
     memory_bytes: int
@@ -53,7 +53,7 @@ class _Died:
     again: bool = True
 
 
-def read_apart(shard: Shard, start: Cursor, options: ReadOptions) -> Iterator[EncodedImage]:
+def read_apart(shard: SourceObject, start: Cursor, options: ReadOptions) -> Iterator[EncodedImage]:
     """What `read_parquet` yields. What cannot be unpacked even there fails, up to the end of its row group.
 
     Ends: each death but the first at a row gives up a row group, or the shard. Raises the store's errors, `Incomplete` where the
@@ -86,7 +86,7 @@ def read_apart(shard: Shard, start: Cursor, options: ReadOptions) -> Iterator[En
         if given_up is not None:  # without unpacking anything: its footer does it
             yield EncodedImage(
                 shard=shard.uri, index=cursor.index, image_id=f"{shard.uri}#{cursor.index}", after=cursor,
-                error=BrokenShard(died.reason), breaks=True,
+                error=BrokenShard(died.reason), truncated=True,
             )  # fmt: skip
             return
         given_up, tries = died.reason, 0
@@ -151,8 +151,8 @@ def _main() -> None:
     reading: Reading = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own process wrote it
     pa.set_cpu_count(1)  # the stacks of threads count
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = reading.memory_bytes if hard == resource.RLIM_INFINITY else min(reading.memory_bytes, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    max_bytes = reading.memory_bytes if hard == resource.RLIM_INFINITY else min(reading.memory_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, hard))
     last: StorageError | None = None
     try:
         store = store_for(reading.shard.fetch_uri)

@@ -10,11 +10,11 @@ from pipeline.storage import Store
 # `storage.stream`, 112 of images that wait for the network (`run.worker`).
 ENCODED_AHEAD_BYTES = 128 << 20
 
-ShardKind = Literal["tar", "parquet", "image"]
+SourceKind = Literal["tar", "parquet", "image"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
+class SourceObject:
     """One planned object: a shard, or a single image.
 
     `uri` is what is written down; `secret` is what only the fetching may know (a query, `user:password@`),
@@ -22,7 +22,7 @@ class Shard:
     """
 
     uri: str
-    kind: ShardKind
+    kind: SourceKind
     size: int | None
     version: str | None
     image_id: str | None = None
@@ -34,7 +34,7 @@ class Shard:
         return self.secret or self.uri
 
 
-def seen(store: Store, shard: Shard) -> Shard:
+def seen(store: Store, shard: SourceObject) -> SourceObject:
     """The shard with its size: one that was gone or closed when it was listed is asked for again. Raises as `stat` does."""
     if shard.size is not None:
         return shard
@@ -84,7 +84,7 @@ class EncodedImage:
     length: int | None = None
     error: BadImage | None = None
     ends_part: bool = False
-    breaks: bool = False
+    truncated: bool = False
 
     @property
     def position(self) -> int:

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import BrokenShard, DamagedRowGroup, ImageTooLarge, MissingImage, UsageError
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard, seen
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, SourceObject, seen
 from pipeline.shards.range_file import RangeFile
 from pipeline.storage import base_name
 from pipeline.storage.base import ObjectInfo, Store
 
 BATCH_ROWS = 1  # a bomb is unpacked a row at a time; batches of 32 would save 15 microseconds a row
 _BUFFER_BYTES = 4 << 20
-_LEAST_ROWS = 1_000_000  # that any file may have: nulls and repetitions take next to nothing
+_MIN_ROWS = 1_000_000  # that any file may have: nulls and repetitions take next to nothing
 
 
 class MoreRowsThanBytes(pa.ArrowInvalid):  # type: ignore[misc]
@@ -68,13 +68,13 @@ def open_parquet(file: RangeFile) -> pq.ParquetFile:
     metadata = parquet.metadata
     if sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)) != metadata.num_rows:
         raise pa.ArrowInvalid("the row groups of the footer do not add up")  # it has no checksum of its own
-    if metadata.num_rows > max(_LEAST_ROWS, size):
+    if metadata.num_rows > max(_MIN_ROWS, size):
         raise MoreRowsThanBytes(f"{metadata.num_rows} rows in {size} bytes")
     return parquet
 
 
 def read_parquet(
-    store: Store, shard: Shard, start: Cursor, options: ReadOptions, given_up: str | None = None
+    store: Store, shard: SourceObject, start: Cursor, options: ReadOptions, given_up: str | None = None
 ) -> Iterator[EncodedImage]:
     """The images of a Parquet shard from row `start.index` on. Storage errors are raised, and `MemoryError`.
 
@@ -97,7 +97,7 @@ def read_parquet(
             reason = str(error) if isinstance(error, UsageError | MoreRowsThanBytes) else "no Parquet footer"
             yield EncodedImage(
                 shard=shard.uri, index=start.index, image_id=f"{shard.uri}#{start.index}", after=start,
-                error=BrokenShard(reason), breaks=True,
+                error=BrokenShard(reason), truncated=True,
             )  # fmt: skip
             return
         first = 0
@@ -112,7 +112,7 @@ def read_parquet(
             first += rows
 
 
-def row_group_starts(store: Store, shard: Shard) -> list[tuple[Cursor, int]]:
+def row_group_starts(store: Store, shard: SourceObject) -> list[tuple[Cursor, int]]:
     """Where row groups begin, from the footer: each with the byte at about which it lies, if all rows are alike.
 
     One start where the footer cannot be read. Raises `StorageError`.
@@ -174,7 +174,7 @@ class ParquetRows:
 
 def _row_group(
     file: RangeFile, parquet: pq.ParquetFile, group: int, first: int, rows: int, wanted: int,
-    column: str, file_name: str, shard: Shard, options: ReadOptions,
+    column: str, file_name: str, shard: SourceObject, options: ReadOptions,
 ) -> Iterator[EncodedImage]:  # fmt: skip
     columns = [column] if options.id_column in (None, column) else [column, str(options.id_column)]
     index, end = first, first + rows
@@ -205,7 +205,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or ["unreadable"])[0]
 
 
-def _damaged(shard: Shard, group: int, rows: range, reason: str) -> Iterator[EncodedImage]:
+def _damaged(shard: SourceObject, group: int, rows: range, reason: str) -> Iterator[EncodedImage]:
     """The last rows of a row group, which cannot be read."""
     file_name = base_name(shard.uri)
     for row in rows:
@@ -247,7 +247,7 @@ def _id(value: pa.Scalar | None, row: str) -> str:
 
 
 def _image(
-    shard: Shard, index: int, image_id: str, value: pa.Scalar, options: ReadOptions, *, last_of_group: bool
+    shard: SourceObject, index: int, image_id: str, value: pa.Scalar, options: ReadOptions, *, last_of_group: bool
 ) -> EncodedImage:
     cell, path = _value(value)
     image = EncodedImage(

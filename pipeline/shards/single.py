@@ -17,7 +17,7 @@ from pipeline.errors import (
     StorageError,
     UnknownScheme,
 )  # fmt: skip
-from pipeline.shards.base import ENCODED_AHEAD_BYTES, Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.base import ENCODED_AHEAD_BYTES, Cursor, EncodedImage, ReadOptions, SourceObject
 from pipeline.storage import store_for
 from pipeline.storage.answers import FINAL, Answers, Candidates, nothing
 
@@ -35,7 +35,7 @@ class _Lost(Exception):
 
 
 def read_images(
-    rows: Iterable[tuple[int, Shard]],
+    rows: Iterable[tuple[int, SourceObject]],
     options: ReadOptions,
     answers: Answers | None = None,
     candidates: Candidates = nothing,
@@ -44,28 +44,28 @@ def read_images(
 
     What may be the fault of the whole store is raised (see `Answers`, for `candidates` too).
     """
-    answers, most = answers or Answers(), options.max_encoded_bytes
-    pending: deque[tuple[int, Shard, Future[bytes]]] = deque()
+    answers, max_bytes = answers or Answers(), options.max_encoded_bytes
+    pending: deque[tuple[int, SourceObject, Future[bytes]]] = deque()
     with ThreadPoolExecutor(FETCHES_AHEAD, "fetch") as threads:
 
         def oldest() -> EncodedImage:
             row, image, future = pending.popleft()
-            if image.size is None and most > UNTOLD_BYTES and isinstance(future.exception(), ImageTooLarge):
-                future = threads.submit(_fetch, image, most, answers)  # its turn has come
+            if image.size is None and max_bytes > UNTOLD_BYTES and isinstance(future.exception(), ImageTooLarge):
+                future = threads.submit(_fetch, image, max_bytes, answers)  # its turn has come
             found = _fetched(future)
             if isinstance(found, _Lost):
                 for _, _, ahead in pending:
                     ahead.exception()  # those that answer later tell whose fault it is
-                found = _asked_again(image, most, found, answers, candidates)
+                found = _asked_again(image, max_bytes, found, answers, candidates)
             return _encoded(row, image, found)
 
         try:
             for row, image in rows:
-                while pending and _bytes_ahead(image, most) + sum(_bytes_ahead(each, most) for _, each, _ in pending) > (
-                    ENCODED_AHEAD_BYTES
-                ):
+                while pending and _bytes_ahead(image, max_bytes) + sum(
+                    _bytes_ahead(each, max_bytes) for _, each, _ in pending
+                ) > (ENCODED_AHEAD_BYTES):
                     yield oldest()
-                ahead = min(most, UNTOLD_BYTES) if image.size is None else most
+                ahead = min(max_bytes, UNTOLD_BYTES) if image.size is None else max_bytes
                 pending.append((row, image, threads.submit(_fetch, image, ahead, answers)))
                 if len(pending) > FETCHES_AHEAD:
                     yield oldest()
@@ -76,14 +76,14 @@ def read_images(
                 future.cancel()
 
 
-def _bytes_ahead(image: Shard, max_encoded_bytes: int) -> int:
+def _bytes_ahead(image: SourceObject, max_encoded_bytes: int) -> int:
     """That fetching this image may take; what is too large is not fetched."""
     if image.size is None:
         return min(UNTOLD_BYTES, max_encoded_bytes)
     return image.size if image.size <= max_encoded_bytes else 0
 
 
-def _fetch(image: Shard, max_encoded_bytes: int, answers: Answers) -> bytes:
+def _fetch(image: SourceObject, max_encoded_bytes: int, answers: Answers) -> bytes:
     if image.size is not None and image.size > max_encoded_bytes:
         raise ImageTooLarge(f"{image.size} bytes encoded; the limit is {max_encoded_bytes}")
     uri = image.fetch_uri
@@ -110,7 +110,9 @@ def _fetched(future: Future[bytes]) -> "bytes | BadImage | _Lost":
         return error
 
 
-def _asked_again(image: Shard, max_encoded_bytes: int, lost: _Lost, answers: Answers, candidates: Candidates) -> bytes | BadImage:
+def _asked_again(
+    image: SourceObject, max_encoded_bytes: int, lost: _Lost, answers: Answers, candidates: Candidates
+) -> bytes | BadImage:
     """What becomes of an object that cannot be had. Raises `StorageError` if that may be its whole store's fault.
 
     It is asked for once more when others are known to answer: else a moment without network would cost it its label.
@@ -131,7 +133,7 @@ def _asked_again(image: Shard, max_encoded_bytes: int, lost: _Lost, answers: Ans
         return _failure(again.error)
 
 
-def _encoded(row: int, image: Shard, found: bytes | BadImage) -> EncodedImage:
+def _encoded(row: int, image: SourceObject, found: bytes | BadImage) -> EncodedImage:
     data, error = (None, found) if isinstance(found, BadImage) else (found, None)
     return EncodedImage(
         shard=image.uri, index=0, image_id=image.image_id or image.uri, after=Cursor(row + 1), data=data,

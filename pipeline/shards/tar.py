@@ -8,7 +8,7 @@ from itertools import islice
 from tarfile import EmptyHeaderError, EOFHeaderError, TruncatedHeaderError  # type: ignore[attr-defined]
 
 from pipeline.errors import AmbiguousImage, BrokenShard, ImageTooLarge, LinkMember
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard, seen
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, SourceObject, seen
 from pipeline.shards.names import is_image_member, key_and_extension
 from pipeline.shards.range_file import RangeFile
 from pipeline.shards.tar_headers import HeaderFile, MemberHeaders
@@ -34,11 +34,11 @@ class Member:
     is_file: bool
 
 
-class _Break(Exception):
+class _Truncated(Exception):
     """The rest of the tar cannot be read."""
 
 
-def read_tar(store: Store, shard: Shard, start: Cursor, options: ReadOptions) -> Iterator[EncodedImage]:
+def read_tar(store: Store, shard: SourceObject, start: Cursor, options: ReadOptions) -> Iterator[EncodedImage]:
     """The images of a tar from `start` on. A break is the last item; storage errors are raised.
 
     An image is held back until the next member is known, as a key with two image extensions is
@@ -64,12 +64,12 @@ def read_tar(store: Store, shard: Shard, start: Cursor, options: ReadOptions) ->
                 if twins:
                     held = replace(held, error=_ambiguous(previous, member.name), data=None)
                 previous = member.name
-        except _Break as broken:
+        except _Truncated as broken:
             if held is not None:
                 yield held
             yield EncodedImage(
                 shard=shard.uri, index=at.index, image_id=f"{shard.uri}#{at.index}", after=at,
-                error=BrokenShard(str(broken)), breaks=True,
+                error=BrokenShard(str(broken)), truncated=True,
             )  # fmt: skip
             return
     if held is not None:
@@ -82,12 +82,12 @@ def _found(file: RangeFile | HeaderFile, size: int, index: int, wanted: str | No
     for member in islice(_members(file, size, 0, wanted), index):
         at = Cursor(at.index + 1, member.end, member.name)
     if at.index < index:
-        raise _Break(f"the tar ends before image {index}")
+        raise _Truncated(f"the tar ends before image {index}")
     return at
 
 
 def part_starts(
-    store: Store, shard: Shard, options: ReadOptions, part_images: int, part_bytes: int, start: Cursor = _BEGINNING
+    store: Store, shard: SourceObject, options: ReadOptions, part_images: int, part_bytes: int, start: Cursor = _BEGINNING
 ) -> Iterator[Cursor]:
     """Where the parts of a tar begin, by its headers alone, as they are found: `start`, where one begins, is the first.
 
@@ -97,7 +97,7 @@ def part_starts(
     assert shard.size is not None
     images = size = 0
     info = ObjectInfo(shard.fetch_uri, shard.size, shard.version)
-    with HeaderFile(store, info, streams=scheme_of(shard.fetch_uri) != "file") as file, suppress(_Break):
+    with HeaderFile(store, info, streams=scheme_of(shard.fetch_uri) != "file") as file, suppress(_Truncated):
         at = Cursor(start.index, start.offset or 0, start.previous)
         if start.index and start.offset is None:
             at = _found(file, shard.size, start.index, options.image_ext)
@@ -130,19 +130,19 @@ def _members(file: RangeFile | HeaderFile, size: int, offset: int, wanted: str |
         except TruncatedHeaderError as error:
             file.seek(offset)
             if any(file.read()):  # else the end marker is cut
-                raise _Break(f"damaged tar header at byte {offset}: {error}") from error
+                raise _Truncated(f"damaged tar header at byte {offset}: {error}") from error
             return
         except (tarfile.HeaderError, ValueError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
-            raise _Break(f"damaged tar header at byte {offset}: {error}") from error
+            raise _Truncated(f"damaged tar header at byte {offset}: {error}") from error
         sparse = info.issparse()
         after: int = tar.offset
         if after <= offset or info.size < 0:
-            raise _Break(f"damaged tar header at byte {offset}: it points backwards")
+            raise _Truncated(f"damaged tar header at byte {offset}: it points backwards")
         name = info.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         body_ends = info.offset_data + (info.size if info.isreg() and not sparse else 0)
         if body_ends > size or after >= size + _BLOCK:  # the padding of the last member may be missing
             short = max(body_ends, after - _BLOCK + 1) - size
-            raise _Break(f"the tar ends inside member {name.rpartition('/')[2]!r}, {short} bytes short")
+            raise _Truncated(f"the tar ends inside member {name.rpartition('/')[2]!r}, {short} bytes short")
         if not info.isdir() and is_image_member(key_and_extension(name)[1], wanted):
             yield Member(name, offset, info.offset_data, info.size, after, info.isreg() and not sparse)
         offset = after
@@ -153,7 +153,7 @@ def _check_end(file: RangeFile | HeaderFile, offset: int) -> None:
     file.seek(offset)
     while piece := file.read(1 << 20):
         if piece.count(0) != len(piece):
-            raise _Break(f"data follows the end marker at byte {offset} (joined tars, or a hole in the file?)")
+            raise _Truncated(f"data follows the end marker at byte {offset} (joined tars, or a hole in the file?)")
 
 
 def _twins(previous: str | None, name: str) -> bool:
@@ -169,7 +169,7 @@ def _ambiguous(first: str | None, second: str) -> AmbiguousImage:
     return AmbiguousImage(f"two images under one key ({', '.join(extensions)}): choose one with --image-ext")
 
 
-def _image(file: RangeFile, shard: Shard, member: Member, after: Cursor, options: ReadOptions) -> EncodedImage:
+def _image(file: RangeFile, shard: SourceObject, member: Member, after: Cursor, options: ReadOptions) -> EncodedImage:
     image = EncodedImage(
         shard=shard.uri, index=after.index - 1, image_id=key_and_extension(member.name)[0], after=after,
         member=member.name, bytes_length=member.size,

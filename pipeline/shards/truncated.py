@@ -3,17 +3,17 @@
 from collections.abc import Iterator
 
 from pipeline.errors import BadImage, BrokenShard
-from pipeline.shards.base import Cursor, EncodedImage, Shard
+from pipeline.shards.base import Cursor, EncodedImage, SourceObject
 
 
-def broken_off(shard: Shard, at: Cursor, reason: str) -> EncodedImage:
+def truncation(shard: SourceObject, at: Cursor, reason: str) -> EncodedImage:
     """The row that stands for the rest of a shard, from `at` on."""
     return EncodedImage(
-        shard=shard.uri, index=at.index, image_id=f"{shard.uri}#{at.index}", after=at, error=BrokenShard(reason), breaks=True
+        shard=shard.uri, index=at.index, image_id=f"{shard.uri}#{at.index}", after=at, error=BrokenShard(reason), truncated=True
     )
 
 
-def to_the_stop(images: Iterator[EncodedImage], shard: Shard, start: Cursor, stop: int | None) -> Iterator[EncodedImage]:
+def to_the_stop(images: Iterator[EncodedImage], shard: SourceObject, start: Cursor, stop: int | None) -> Iterator[EncodedImage]:
     """The images of a shard up to index `stop` and one further, which tells that it goes on; or to its end.
 
     A part begins at `stop`, so that there are images up to it, whatever the shard shows now: a break before it is a failure
@@ -22,7 +22,7 @@ def to_the_stop(images: Iterator[EncodedImage], shard: Shard, start: Cursor, sto
     position = start
     error: BadImage
     for image in images:
-        if image.breaks and stop is not None and image.index < stop:
+        if image.truncated and stop is not None and image.index < stop:
             assert image.error is not None
             error = image.error
             break

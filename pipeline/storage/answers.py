@@ -114,7 +114,7 @@ class Answers:
         """Can this object be read now?"""
         try:
             if _is_web(uri):  # a server that knows no ranges would send all of it
-                store_for(uri).read(uri, most=1)
+                store_for(uri).read(uri, max_bytes=1)
             else:
                 store_for(uri).read(uri, 0, 1)
         except ObjectTooLarge:

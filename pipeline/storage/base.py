@@ -49,11 +49,11 @@ class Store(Protocol):
         ...
 
     def read(
-        self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, most: int | None = None
+        self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, max_bytes: int | None = None
     ) -> bytes:
         """`length` bytes from `start` (None: to the end) of the object that has this version.
 
-        Raises `ObjectChanged` where the version is another, `StorageError` for a short answer. most: bytes that a whole object
+        Raises `ObjectChanged` where the version is another, `StorageError` for a short answer. max_bytes: that a whole object
         may have; a longer one is not read, and raises `ObjectTooLarge`.
         """
         ...

@@ -122,7 +122,7 @@ class LocalStore:
         return ObjectInfo(uri, status.st_size, _version(status))
 
     def read(
-        self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, most: int | None = None
+        self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, max_bytes: int | None = None
     ) -> bytes:
         """`length` bytes from `start`; the version is that of the file that is open."""
         try:
@@ -133,7 +133,7 @@ class LocalStore:
                     raise ObjectMissing(f"not a regular file: {uri}")
                 if version is not None and version != _version(status):
                     raise ObjectChanged(f"changed since it was listed: {uri}")
-                if most is not None and status.st_size > most:
+                if max_bytes is not None and status.st_size > max_bytes:
                     raise ObjectTooLarge(f"{status.st_size} bytes: {uri}")
                 with open(descriptor, "rb", closefd=False) as file:
                     file.seek(start)

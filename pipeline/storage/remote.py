@@ -180,7 +180,7 @@ class RemoteStore:
         start: int = 0,
         length: int | None = None,
         version: str | None = None,
-        most: int | None = None,
+        max_bytes: int | None = None,
     ) -> bytes:
         """One request for a range. A web server that ignores ranges is refused for anything but the beginning of an object.
 
@@ -192,15 +192,15 @@ class RemoteStore:
         def once() -> bytes:
             try:
                 if self._scheme in WEB:
-                    data = self._of_web(uri, start, length, version, most)
+                    data = self._of_web(uri, start, length, version, max_bytes)
                 else:
-                    data = self._range(uri, start, length, version) if most is None else self._whole(uri, version, most)
+                    data = self._range(uri, start, length, version) if max_bytes is None else self._whole(uri, version, max_bytes)
             except StorageError:
                 raise
             except Exception as error:  # noqa: BLE001
                 raise _translated(error, uri) from None
-            if most is not None and len(data) > most:
-                raise ObjectTooLarge(f"more than {most} bytes: {without_secrets(uri)}")
+            if max_bytes is not None and len(data) > max_bytes:
+                raise ObjectTooLarge(f"more than {max_bytes} bytes: {without_secrets(uri)}")
             if length is not None and len(data) != length:
                 if start == 0 and len(data) > length:
                     return data[:length]
@@ -209,13 +209,13 @@ class RemoteStore:
 
         return with_retries(once)
 
-    def _of_web(self, uri: str, start: int, length: int | None, version: str | None, most: int | None) -> bytes:
+    def _of_web(self, uri: str, start: int, length: int | None, version: str | None, max_bytes: int | None) -> bytes:
         """As a stream, so that a server that sends more than was asked for is not listened to for longer."""
         from pipeline.storage.web import get
 
         for other_server in range(_SERVERS):
             with suppress(ObjectChanged):
-                data: bytes = sync(self._fs.loop, get, self._fs, uri, start, length, version, most)
+                data: bytes = sync(self._fs.loop, get, self._fs, uri, start, length, version, max_bytes)
                 return data
             time.sleep(_SERVER_S * other_server)
         raise ObjectChanged(f"changed since it was listed: {without_secrets(uri)}")
@@ -227,9 +227,9 @@ class RemoteStore:
             self._look(uri, version)  # behind the bytes: if it is still that version, they are of it
         return data
 
-    def _whole(self, uri: str, version: str | None, most: int) -> bytes:
+    def _whole(self, uri: str, version: str | None, max_bytes: int) -> bytes:
         size = self._look(uri, version).size
-        data: bytes = self._fs.cat_file(uri) if size is None or size <= most else bytes(most + 1)
+        data: bytes = self._fs.cat_file(uri) if size is None or size <= max_bytes else bytes(max_bytes + 1)
         return data
 
     def _look(self, uri: str, version: str | None) -> ObjectInfo:

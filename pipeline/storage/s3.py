@@ -160,13 +160,13 @@ class S3Store:
         return ObjectInfo(uri, head["ContentLength"], _etag(head))
 
     def read(
-        self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, most: int | None = None
+        self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, max_bytes: int | None = None
     ) -> bytes:
         """One GET of a range, with If-Match where the version is known."""
-        return b"" if length == 0 else self._get(uri, start, length, version, most)[0]
+        return b"" if length == 0 else self._get(uri, start, length, version, max_bytes)[0]
 
     def _get(
-        self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, most: int | None = None
+        self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, max_bytes: int | None = None
     ) -> tuple[bytes, str]:
         """The bytes, and the ETag as it was sent."""
         bucket, key = _split(uri)
@@ -179,7 +179,7 @@ class S3Store:
         async def get() -> tuple[bytes, str]:
             answer = await self._request("get_object", **arguments)
             try:
-                if most is not None and answer.get("ContentLength", 0) > most:
+                if max_bytes is not None and answer.get("ContentLength", 0) > max_bytes:
                     raise ObjectTooLarge(f"{answer['ContentLength']} bytes: {uri}")
                 data: bytes = await answer["Body"].read()
             finally:

@@ -59,11 +59,11 @@ async def client(**arguments: Any) -> aiohttp.ClientSession:
 
 
 async def get(
-    files: Any, url: str, start: int = 0, length: int | None = None, version: str | None = None, most: int | None = None
+    files: Any, url: str, start: int = 0, length: int | None = None, version: str | None = None, max_bytes: int | None = None
 ) -> bytes:
     """`length` bytes from `start` (None: to the end) by one request of fsspec's HTTP file system.
 
-    No more is read than `length`, or one byte more than `most`. version: `etag:…`, which an answer that names one must have.
+    No more is read than `length`, or one byte more than `max_bytes`. version: `etag:…`, which an answer that names one must have.
     Raises `ObjectChanged`, `StorageRefused` for a server that answers no ranges, and aiohttp's errors.
     """
     headers = {"Accept-Encoding": "identity"}  # else lengths, ranges and ETags are those of something packed
@@ -71,7 +71,7 @@ async def get(
     if ranged:
         headers["Range"] = f"bytes={start}-{'' if length is None else start + length - 1}"
     options = files.kwargs | {"headers": files.kwargs.get("headers", {}) | headers}
-    limit = most + 1 if length is None and most is not None else length
+    limit = max_bytes + 1 if length is None and max_bytes is not None else length
     session = await files.set_session()
     async with session.get(files.encode_url(url), **options) as answer:
         answer.raise_for_status()

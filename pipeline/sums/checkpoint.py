@@ -85,7 +85,7 @@ def _said(metadata: pq.FileMetaData) -> dict[str, Any]:
     return values
 
 
-def _totals(data: bytes, fingerprint: str, classes: tuple[str, ...], most_parts: int) -> tuple[Totals, str]:
+def _totals(data: bytes, fingerprint: str, classes: tuple[str, ...], max_parts: int) -> tuple[Totals, str]:
     """The sums, and the last removal.
 
     Raises `Damaged`, or `_Ignored` if it is of another run, of a newer format, or of more parts than there are.
@@ -93,7 +93,7 @@ def _totals(data: bytes, fingerprint: str, classes: tuple[str, ...], most_parts:
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         values = _said(file.metadata)
-        if values["fingerprint"] != fingerprint or file.metadata.num_rows > most_parts:
+        if values["fingerprint"] != fingerprint or file.metadata.num_rows > max_parts:
             raise _Ignored
         keys, masks, failures = (column.to_numpy() for column in file.read().cast(_SCHEMA).columns)
         totals = Totals(classes, parts=PartSet(keys, np.stack([masks, failures], axis=1)))
@@ -135,7 +135,7 @@ def _are_pixels_of(histograms: npt.NDArray[np.int64], pixels_by_class: npt.NDArr
     return bool((kept == pixels_by_class[:, None]).all(axis=0).any())
 
 
-def _most(parts: int) -> int:
+def _max_bytes(parts: int) -> int:
     """How many parts a checkpoint may have, if so many are known: another attempt may have made some."""
     return 2 * parts + _MORE_PARTS
 
@@ -158,24 +158,24 @@ class Checkpoint:
         self._removal = ""  # the last one that is known
         self.newer_removal = ""  # of another attempt, for which the last `save` left it as it was; "" if there was none
 
-    def read(self, most_parts: int) -> Totals | None:
+    def read(self, max_parts: int) -> Totals | None:
         """What it says, or None if there is none for this run and version. Raises `Damaged`.
 
         most_parts: that there are; one of more is not even read. Whether it is provable is for the caller to ask.
         """
         try:
             there = self._store.stat(self._uri)
-            found = self._read(there, most_parts)
+            found = self._read(there, max_parts)
         except (ObjectMissing, ObjectDenied, ObjectChanged):
             return None
         return found and found[0]
 
-    def _read(self, there: ObjectInfo, most_parts: int) -> tuple[Totals, str] | None:
-        if (there.size or 0) > _BYTES + _BYTES_A_PART * most_parts:
+    def _read(self, there: ObjectInfo, max_parts: int) -> tuple[Totals, str] | None:
+        if (there.size or 0) > _BYTES + _BYTES_A_PART * max_parts:
             return None
         data = self._store.read(self._uri, 0, there.size, there.version)
         try:
-            return _totals(data, self._fingerprint, self._classes, most_parts)
+            return _totals(data, self._fingerprint, self._classes, max_parts)
         except _Ignored:
             return None
 
@@ -188,7 +188,7 @@ class Checkpoint:
             try:
                 there = self._store.stat(self._uri)
                 self._seen, self._parts = there.version or "", 0
-                found = self._read(there, _most(listed.part_count))
+                found = self._read(there, _max_bytes(listed.part_count))
             except (ObjectMissing, ObjectDenied, ObjectChanged):
                 return None, listed
             except Damaged as damage:
@@ -244,7 +244,7 @@ class Checkpoint:
                 parts, removal = self._end_of(there)
                 self.newer_removal = removal if removal != self._removal else ""
                 return not self.newer_removal and parts < len(mine.parts)
-            theirs = self._read(there, _most(len(mine.parts)))
+            theirs = self._read(there, _max_bytes(len(mine.parts)))
             return theirs is None or not theirs[0].has(mine.parts.arrays()[0]).all()
         except (ObjectMissing, ObjectChanged, Damaged, _Ignored):
             return True

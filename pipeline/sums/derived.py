@@ -117,16 +117,16 @@ def write_derived(
     sources: Container[str],
     totals: Totals,
     fingerprint: str,
-    least: int,
+    min_level: int,
     listed: PartTable | None = None,
     checkpoint: Checkpoint | None = None,
-    is_left: Callable[[PartTable], bool] | None = None,
+    has_remaining: Callable[[PartTable], bool] | None = None,
 ) -> PartTable:
     """Missing `failures/` and `class_stats.parquet`, until no part came in between; -> the parts that are in them.
 
     listed: parts of these sources, listed just now; only what has come since is listed again. checkpoint: where to begin if
-    another attempt has removed parts, or made some anew, that are in `totals`, or has counted many that are not. is_left: is
-    anything to be labelled yet? Then parts that came in between are for whoever makes the last one.
+    another attempt has removed parts, or made some anew, that are in `totals`, or has counted many that are not. has_remaining:
+    is anything to be labelled yet? Then parts that came in between are for whoever makes the last one.
     """
     failures, written = FailureFiles(store, out), b""
 
@@ -146,14 +146,14 @@ def write_derived(
                 raise
             listed = None
             continue
-        data = class_stats_bytes(totals.class_stats(least))
+        data = class_stats_bytes(totals.class_stats(min_level))
         if data != written:
             store.replace(join(out, "class_stats.parquet"), data)
             written = data
         listed = list_again()
         if totals.is_exactly(listed.part_keys):
             break
-        if is_left is not None and totals.is_within(listed.part_keys) and is_left(listed):
+        if has_remaining is not None and totals.is_within(listed.part_keys) and has_remaining(listed):
             break
     assert listed is not None
     return listed.only(totals.has(listed.part_keys))

@@ -1,4 +1,4 @@
-"""The sums of a run as one attempt knows them: from the checkpoint, from footers that are not in it, from receipts."""
+"""The sums of a run as one attempt knows them: from the checkpoint, from footers that are not in it, from reports."""
 
 import logging
 import threading
@@ -55,12 +55,12 @@ class Sums:
         if forgotten and len(self.totals.parts):
             self._checkpoint.save(self._store, self.totals, smaller=True)
 
-    def are_written(self, listed: PartTable, least: int) -> bool:
+    def are_written(self, listed: PartTable, min_level: int) -> bool:
         """Do the checkpoint, from which they are, and `class_stats.parquet` hold all of these parts?"""
         if not self.totals.is_exactly(listed.part_keys):
             return False
         with suppress(ObjectMissing):
-            wanted = class_stats_bytes(self.totals.class_stats(least))
+            wanted = class_stats_bytes(self.totals.class_stats(min_level))
             return self._store.read(join(self._out, "class_stats.parquet")) == wanted
         return False
 
@@ -121,15 +121,15 @@ class Sums:
     def close(
         self,
         sources: Container[str],
-        least: int,
+        min_level: int,
         listed: PartTable | None = None,
-        is_left: Callable[[PartTable], bool] | None = None,
+        has_remaining: Callable[[PartTable], bool] | None = None,
     ) -> PartTable:
-        """Write the derived files and the checkpoint; -> the parts that are in them. listed, is_left: as in `write_derived`."""
+        """Write the derived files and the checkpoint; -> the parts that are in them. The last two: as in `write_derived`."""
         for thread in self._threads:
             thread.join()
         listed = write_derived(
-            self._store, self._out, sources, self.totals, self._fingerprint, least, listed, self._checkpoint, is_left
+            self._store, self._out, sources, self.totals, self._fingerprint, min_level, listed, self._checkpoint, has_remaining
         )
         self._checkpoint.save(self._store, self.totals, last=True)
         return listed

@@ -225,10 +225,10 @@ class Totals:
         """64 hex digits."""
         return f"{self.digest:064x}"
 
-    def class_stats(self, least: int) -> pa.Table:
+    def class_stats(self, min_level: int) -> pa.Table:
         """One row a class of the run; `least` is the least confidence (uint8) that a mask keeps."""
-        kept = self.histograms[:, least:]
-        sums = (kept * np.arange(least, LEVELS)).sum(axis=1).tolist()
+        kept = self.histograms[:, min_level:]
+        sums = (kept * np.arange(min_level, LEVELS)).sum(axis=1).tolist()
         pixels = self.pixels_by_class.tolist()
         return pa.table(
             {

@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.errors import Damaged
 from pipeline.labels.labeller import class_rows
 from pipeline.labels.png import voc_palette
-from pipeline.labels.statistics import IGNORE, LEVELS, least_confidence, mask_statistics
+from pipeline.labels.statistics import IGNORE, LEVELS, mask_statistics, min_confidence_level
 from pipeline.output.footer import CHECKSUM_KEY, FOOTER_KEY, PartFooter, footer_length, footer_of, parquet_bytes
 from pipeline.output.parts import PartName, add_digests, row_digest
 from pipeline.plan.fingerprint import fingerprint
@@ -35,12 +35,12 @@ _INDEX, _GRAY = 3, 0  # colour types of the PNG header
 class Rules:
     """What the plan fixes for every part.
 
-    least: the least confidence (uint8) that a mask keeps. made_with: engine and version of the labels, as footers name them.
+    min_level: the least confidence (uint8) that a mask keeps. made_with: engine and version of the labels, as footers name them.
     """
 
     fingerprint: str
     classes: tuple[str, ...]
-    least: int
+    min_level: int
     confidence_map: bool
     part_images: int
     made_with: dict[str, str]
@@ -49,11 +49,11 @@ class Rules:
     def of(cls, settings: Mapping[str, Any]) -> "Rules":
         """From the settings of plan file 0."""
         labels = settings["labels"]
-        least = least_confidence(labels["min_confidence"])
+        min_level = min_confidence_level(labels["min_confidence"])
         shape = settings["shape"]
         made_with = {"engine": str(labels["engine"]), "labels": str(labels["labels_version"])}
         return cls(
-            settings["fingerprint"], tuple(labels["classes"]), least, shape["confidence_map"], shape["part_images"], made_with
+            settings["fingerprint"], tuple(labels["classes"]), min_level, shape["confidence_map"], shape["part_images"], made_with
         )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ class Planned:
         return [(uri, 0) for row, uri in rows if row not in self.superseded]
 
 
-def demand(holds: object, problem: str) -> None:
+def require(holds: object, problem: str) -> None:
     """Raise `Damaged` unless it holds."""
     if not holds:
         raise Damaged(problem)
@@ -96,7 +96,7 @@ def open_file(data: bytes) -> OpenFile:
     equal length with other bytes is damage; another length only says that its zstd is another. Of another Arrow's files the
     contents are judged.
     """
-    demand(data[:4] == b"PAR1", "not a Parquet file, or a damaged one: it does not begin with PAR1")
+    require(data[:4] == b"PAR1", "not a Parquet file, or a damaged one: it does not begin with PAR1")
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         metadata = dict(file.metadata.metadata or {})
@@ -114,10 +114,10 @@ def open_file(data: bytes) -> OpenFile:
         if isinstance(error, MemoryError):
             raise
         raise Damaged(f"cannot be read: {(str(error).splitlines() or [''])[0][:200]}") from error
-    demand((schema.metadata or {}) == metadata, "its metadata is stored twice, and the copies differ")
-    demand(sum(groups) == table.num_rows and len(set(groups[:-1])) <= 1, "its row groups are not those that were written")
-    demand(mine or _WRITER.fullmatch(file.metadata.created_by or ""), "it was not written by Arrow")
-    demand(not mine or len(again) != len(data) or again == data, "some bytes are not those that were written")
+    require((schema.metadata or {}) == metadata, "its metadata is stored twice, and the copies differ")
+    require(sum(groups) == table.num_rows and len(set(groups[:-1])) <= 1, "its row groups are not those that were written")
+    require(mine or _WRITER.fullmatch(file.metadata.created_by or ""), "it was not written by Arrow")
+    require(not mine or len(again) != len(data) or again == data, "some bytes are not those that were written")
     return OpenFile(table, metadata | stored, mine)
 
 
@@ -133,7 +133,7 @@ def _without_padding(data: bytes, metadata: pq.FileMetaData) -> bytes:
         for column in columns
     )
     end, footer = max(ends, default=4), len(data) - footer_length(data)
-    demand(0 <= end <= footer and not any(data[end:footer]), "bytes between its pages and its footer")
+    require(0 <= end <= footer and not any(data[end:footer]), "bytes between its pages and its footer")
     return data[:end] + data[footer:]
 
 
@@ -151,14 +151,14 @@ def same_file(data: bytes, table: pa.Table) -> bool:
 def check_plan_file(data: bytes) -> str:
     """Raises `Damaged`; -> the fingerprint of its settings."""
     table = open_file(data).table
-    demand(_is_like(table.schema, PLAN), "not the columns of a plan")
+    require(_is_like(table.schema, PLAN), "not the columns of a plan")
     kinds, uris = table.column("kind").unique().to_pylist(), table.column("uri")
-    demand(kinds == ["image"] or (kinds and {*kinds} <= {"tar", "parquet"}), f"it plans {kinds}")
-    demand(len(uris.unique()) == len(uris) and not uris.null_count, "it names an object twice")
+    require(kinds == ["image"] or (kinds and {*kinds} <= {"tar", "parquet"}), f"it plans {kinds}")
+    require(len(uris.unique()) == len(uris) and not uris.null_count, "it names an object twice")
     try:
         settings = json.loads(table.schema.metadata[SETTINGS_KEY])
         rules = Rules.of(settings)
-        demand(fingerprint(settings["labels"]) == rules.fingerprint, "its fingerprint is not that of its settings")
+        require(fingerprint(settings["labels"]) == rules.fingerprint, "its fingerprint is not that of its settings")
     except (ValueError, TypeError, KeyError) as error:
         raise Damaged("its settings cannot be read") from error
     return rules.fingerprint
@@ -172,23 +172,25 @@ def check_part(data: bytes, planned: Planned, rules: Rules, *, deep: bool) -> Pa
     metadata = {key: value for key, value in found.metadata.items() if key not in (FOOTER_KEY, CHECKSUM_KEY)}
     schema = masks_schema(confidence_map=rules.confidence_map)
     name = planned.name
-    demand(
+    require(
         footer.name == name,
         f"its footer says that it is {footer.name}, {_extent(footer.name)}; its name and its size say {_extent(name)}",
     )
-    demand(footer.part_images in (0, rules.part_images), f"parts of this run have at most {rules.part_images} rows")
-    demand(footer.source == planned.source, "its footer names another source than the plan")
-    demand(footer.fingerprint == rules.fingerprint, f"made with other settings than the plan's: {footer.fingerprint[:16]}…")
+    require(footer.part_images in (0, rules.part_images), f"parts of this run have at most {rules.part_images} rows")
+    require(footer.source == planned.source, "its footer names another source than the plan")
+    require(footer.fingerprint == rules.fingerprint, f"made with other settings than the plan's: {footer.fingerprint[:16]}…")
     for what, wanted in rules.made_with.items():
         made_with = footer.versions.get(what, wanted)  # format 1 says nothing of the labels' version
-        demand(made_with == wanted, f"made with {what} {made_with}, the plan says {wanted}: parts must not mix them")
-    demand(_is_like(table.schema, schema) and metadata == schema.metadata, "its columns are not those of this run")
-    demand(
+        require(made_with == wanted, f"made with {what} {made_with}, the plan says {wanted}: parts must not mix them")
+    require(_is_like(table.schema, schema) and metadata == schema.metadata, "its columns are not those of this run")
+    require(
         not any(_nulls(field.name, table.column(field.name).combine_chunks()) for field in schema), "a null where a value must be"
     )
-    demand(found.mine or footer.versions.get("pyarrow") != pa.__version__, "its footer and its header name two versions of Arrow")
-    demand(footer.masks == table.num_rows, f"{table.num_rows} rows; its footer says {footer.masks}")
-    demand(footer.last or footer.after.index == name.stop, f"its footer goes on at {footer.after.index}, not at {name.stop}")
+    require(
+        found.mine or footer.versions.get("pyarrow") != pa.__version__, "its footer and its header name two versions of Arrow"
+    )
+    require(footer.masks == table.num_rows, f"{table.num_rows} rows; its footer says {footer.masks}")
+    require(footer.last or footer.after.index == name.stop, f"its footer goes on at {footer.after.index}, not at {name.stop}")
     _check_keys(table, footer, planned)
     _check_columns(table, footer, rules)
     if deep:
@@ -230,18 +232,18 @@ def _check_columns(table: pa.Table, footer: PartFooter, rules: Rules) -> None:
     area = sum(w * h for w, h in zip(table.column("width").to_pylist(), table.column("height").to_pylist(), strict=True))
     for found in (found for row in table.column("classes").to_pylist() for found in row):
         class_id = found["class_id"]
-        demand(
+        require(
             0 <= class_id < count and found["name"] == rules.classes[class_id],
             f"class {class_id} {found['name']!r} is not in the run",
         )
         images[class_id] += 1
         pixels[class_id] += found["pixels"]
-    demand(footer.pixels == area, f"{area} pixels; its footer says {footer.pixels}")
-    demand(list(footer.images_by_class) == images, "its images by class are not those of its rows")
-    demand(list(footer.pixels_by_class) == pixels, "its pixels by class are not those of its rows")
+    require(footer.pixels == area, f"{area} pixels; its footer says {footer.pixels}")
+    require(list(footer.images_by_class) == images, "its images by class are not those of its rows")
+    require(list(footer.pixels_by_class) == pixels, "its pixels by class are not those of its rows")
     histograms = footer.histograms
-    demand(histograms.shape == (count, LEVELS) and histograms.sum() == area, "its histograms are not of its pixels")
-    demand(histograms[:, rules.least :].sum(axis=1).tolist() == pixels, "its histograms are not of its classes")
+    require(histograms.shape == (count, LEVELS) and histograms.sum() == area, "its histograms are not of its pixels")
+    require(histograms[:, rules.min_level :].sum(axis=1).tolist() == pixels, "its histograms are not of its classes")
 
 
 def _check_labels(table: pa.Table, footer: PartFooter, rules: Rules) -> None:
@@ -256,13 +258,13 @@ def _check_labels(table: pa.Table, footer: PartFooter, rules: Rules) -> None:
             raise Damaged(f"{row['shard']} #{row['index']}: {damage}") from damage
         digests.append(row_digest(row["shard"], row["index"], mask))
         seen += histogram
-    demand(add_digests(digests) == footer.digest, "its share of labels_digest is not that of its masks")
+    require(add_digests(digests) == footer.digest, "its share of labels_digest is not that of its masks")
     if rules.confidence_map:  # the classes of ignored pixels are not stored, their confidences are
-        kept, ignored = np.split(footer.histograms, [rules.least], axis=1)[::-1]
-        same = np.array_equal(seen[: len(kept), rules.least :], kept) and np.array_equal(
-            seen[IGNORE, : rules.least], ignored.sum(axis=0)
+        kept, ignored = np.split(footer.histograms, [rules.min_level], axis=1)[::-1]
+        same = np.array_equal(seen[: len(kept), rules.min_level :], kept) and np.array_equal(
+            seen[IGNORE, : rules.min_level], ignored.sum(axis=0)
         )
-        demand(same, "its histograms are not those of its confidence maps")
+        require(same, "its histograms are not those of its confidence maps")
 
 
 def _check_row(row: dict[str, Any], rules: Rules) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -271,21 +273,21 @@ def _check_row(row: dict[str, Any], rules: Rules) -> tuple[npt.NDArray[np.uint8]
     mask = _decode(row["mask"]["bytes"], size, _INDEX)
     confidence = _decode(row["confidence"]["bytes"], size, _GRAY) if rules.confidence_map else np.zeros_like(mask)
     seen = mask_statistics(mask, confidence, LEVELS, 0.0)  # every id has its row, 255 too
-    demand(not seen.pixels[count:IGNORE].any(), "the mask holds a class that the run does not have")
+    require(not seen.pixels[count:IGNORE].any(), "the mask holds a class that the run does not have")
     known = replace(
         seen, mask=mask, histogram=seen.histogram[:count], pixels=seen.pixels[:count],
         confidence_sums=seen.confidence_sums[:count], boxes=seen.boxes[:count],
     )  # fmt: skip
     counted, stored = class_rows(known, rules.classes), row["classes"]
     if rules.confidence_map:
-        below = seen.histogram[:count, : rules.least].any() or seen.histogram[IGNORE, rules.least :].any()
-        demand(not below, "the mask ignores other pixels than those of low confidence")
-        demand(np.float32(seen.mean_confidence) == np.float32(row["mean_confidence"]), "mean_confidence is not that of its map")
+        below = seen.histogram[:count, : rules.min_level].any() or seen.histogram[IGNORE, rules.min_level :].any()
+        require(not below, "the mask ignores other pixels than those of low confidence")
+        require(np.float32(seen.mean_confidence) == np.float32(row["mean_confidence"]), "mean_confidence is not that of its map")
     elif len(counted) == len(stored):  # there is nothing to count mean confidences from
         counted = [mine | {"mean_confidence": theirs["mean_confidence"]} for mine, theirs in zip(counted, stored, strict=True)]
     as_stored = pa.array([counted], masks_schema().field("classes").type).to_pylist()[0]
-    demand(as_stored == stored, "classes are not those of the mask")
-    demand(np.float32(known.ignored_fraction) == np.float32(row["ignored_fraction"]), "ignored_fraction is not that of the mask")
+    require(as_stored == stored, "classes are not those of the mask")
+    require(np.float32(known.ignored_fraction) == np.float32(row["ignored_fraction"]), "ignored_fraction is not that of the mask")
     return mask, seen.histogram
 
 
@@ -294,8 +296,8 @@ def _decode(data: bytes, size: tuple[int, int], colour_type: int) -> npt.NDArray
     what = "mask" if colour_type == _INDEX else "confidence map"
     header = data[16:24]
     is_size = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")
-    demand(data[24:26] == bytes([8, colour_type]), f"the {what} is no 8-bit {'index' if colour_type == _INDEX else 'gray'} PNG")
-    demand(is_size == size, f"the {what} is {is_size[0]}x{is_size[1]}, its row says {size[0]}x{size[1]}")
+    require(data[24:26] == bytes([8, colour_type]), f"the {what} is no 8-bit {'index' if colour_type == _INDEX else 'gray'} PNG")
+    require(is_size == size, f"the {what} is {is_size[0]}x{is_size[1]}, its row says {size[0]}x{size[1]}")
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             pixels = np.array(image)
@@ -304,8 +306,8 @@ def _decode(data: bytes, size: tuple[int, int], colour_type: int) -> npt.NDArray
         raise
     except Exception as error:  # decoders raise anything on damaged data
         raise Damaged(f"the {what} cannot be decoded: {type(error).__name__}") from error
-    demand(pixels.dtype == np.uint8 and pixels.shape == size[::-1], f"the {what} is no PNG of one channel")
-    demand(colour_type == _GRAY or bytes(palette or ()) == voc_palette(), "the palette of the mask is not that of PASCAL VOC")
+    require(pixels.dtype == np.uint8 and pixels.shape == size[::-1], f"the {what} is no PNG of one channel")
+    require(colour_type == _GRAY or bytes(palette or ()) == voc_palette(), "the palette of the mask is not that of PASCAL VOC")
     return pixels
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.errors import Damaged, NotReachable, ObjectMissing, StorageError
 from pipeline.output.footer import PartFooter, failures_bytes
 from pipeline.output.parts import PartName, is_part_name
-from pipeline.output.remaining import is_left, planned_sources
+from pipeline.output.remaining import has_remaining, planned_sources
 from pipeline.plan.plan import Plan, read_plan
 from pipeline.storage import WritableStore, join, normalise, writable_store_for
 from pipeline.sums.checkpoint import NAME as CHECKPOINT
@@ -81,9 +81,9 @@ def _make_derived(store: WritableStore, out: str, plan: Plan) -> Iterator[str]:
     if _replaces_checkpoint(store, out, rules, totals):
         yield CHECKPOINT
     yield from _make_failures(store, out, there, failing)
-    left = is_left(plan, committed)
+    left = has_remaining(plan, committed)
     if not left:
-        table = totals.class_stats(rules.least)
+        table = totals.class_stats(rules.min_level)
         if not _holds(store, join(out, "class_stats.parquet"), table):
             store.replace(join(out, "class_stats.parquet"), class_stats_bytes(table))
             yield "class_stats.parquet"

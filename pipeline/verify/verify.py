@@ -27,8 +27,8 @@ from pipeline.verify.checks import (
     Rules,
     check_part,
     check_plan_file,
-    demand,
     open_file,
+    require,
     same_file,
     short,
 )
@@ -177,7 +177,7 @@ class _Verifier:
         for name in sorted({*wanted} & {*names}):
             try:
                 fingerprints.add(check_plan_file(self._read(f"plan/{name}")))
-                demand(len(fingerprints) == 1, "its settings are not those of the files before it")
+                require(len(fingerprints) == 1, "its settings are not those of the files before it")
             except Damaged as damage:
                 self._add(f"plan/{name}", str(damage), "damaged")
         return None if self._findings else read_plan(cast(WritableStore, self._store), self._out)
@@ -248,7 +248,7 @@ class _Verifier:
         """`class_stats.parquet` and `run.json` against the sums over all parts."""
         assert self._rules is not None
         try:
-            if not same_file(self._read("class_stats.parquet"), totals.class_stats(self._rules.least)):
+            if not same_file(self._read("class_stats.parquet"), totals.class_stats(self._rules.min_level)):
                 self._add("class_stats.parquet", "not the sums of the parts", "derived")
         except ObjectMissing:
             self._add("class_stats.parquet", "gone", "derived")

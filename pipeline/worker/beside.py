@@ -10,7 +10,7 @@ from itertools import islice
 from pipeline.errors import ObjectMissing, StorageError
 from pipeline.output.span import Span
 from pipeline.plan.plan import read_plan_rows
-from pipeline.shards.base import Shard
+from pipeline.shards.base import SourceObject
 from pipeline.shards.names import file_kind
 from pipeline.storage import scheme_of, store_for
 from pipeline.storage.answers import last_folder
@@ -25,8 +25,8 @@ class Beside:
 
     def __init__(self, output: str) -> None:
         self._output = output
-        self._samples: dict[str, tuple[Shard, ...]] = {}
-        self._below: OrderedDict[str, tuple[Shard, ...]] = OrderedDict()  # by folder
+        self._samples: dict[str, tuple[SourceObject, ...]] = {}
+        self._below: OrderedDict[str, tuple[SourceObject, ...]] = OrderedDict()  # by folder
 
     def of(self, span: Span, uri: str) -> Iterator[str]:
         """URIs to fetch: those that came with the span, then of the same plan file, or of shards. Raises `StorageError`.
@@ -57,24 +57,24 @@ class Beside:
             yield f"plan/{number:05d}.parquet"
             number += 1
 
-    def _shards(self) -> tuple[Shard, ...]:
+    def _shards(self) -> tuple[SourceObject, ...]:
         with suppress(ObjectMissing):  # the end of the plan
             for name in self._names():
                 if any(shard.kind != "image" for _, shard in islice(read_plan_rows(self._output, name, 0, 1), 1)):
                     return self._sample(name)
         return ()
 
-    def _sample(self, name: str) -> tuple[Shard, ...]:
+    def _sample(self, name: str) -> tuple[SourceObject, ...]:
         if name not in self._samples:
             rows = read_plan_rows(self._output, name, 0, None)
             self._samples[name] = _spread([shard for _, shard in rows], SAMPLE)
         return self._samples[name]
 
-    def _files_below(self, folder: str) -> tuple[Shard, ...]:
+    def _files_below(self, folder: str) -> tuple[SourceObject, ...]:
         """Some of those of all plan files, which are read for each such folder."""
         root = folder.rstrip("/") + "/"
         if root not in self._below:
-            found = list[Shard]()
+            found = list[SourceObject]()
             with suppress(ObjectMissing):
                 for name in self._names():
                     rows = read_plan_rows(self._output, name, 0, None)
@@ -85,13 +85,13 @@ class Beside:
         return self._below[root]
 
 
-def _spread(shards: list[Shard], most: int) -> tuple[Shard, ...]:
+def _spread(shards: list[SourceObject], max_count: int) -> tuple[SourceObject, ...]:
     """At most so many, of all over."""
-    count = min(most, len(shards))
+    count = min(max_count, len(shards))
     return tuple(shards[number * len(shards) // count] for number in range(count))
 
 
-def _is_as_planned(shard: Shard) -> bool:
+def _is_as_planned(shard: SourceObject) -> bool:
     """Is this local file there, as it was listed? Lists of images say no more than their names."""
     if scheme_of(shard.uri) != "file":
         return False

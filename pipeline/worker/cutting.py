@@ -11,7 +11,7 @@ from pipeline.errors import MaskfleetError
 from pipeline.output.footer import read_footer
 from pipeline.output.parts import PART_BYTES
 from pipeline.output.span import Span
-from pipeline.shards.base import Cursor, ReadOptions, Shard
+from pipeline.shards.base import Cursor, ReadOptions, SourceObject
 from pipeline.shards.parquet import row_group_starts
 from pipeline.shards.tar import part_starts
 from pipeline.storage import store_for, writable_store_for
@@ -22,7 +22,7 @@ LONG = 8  # times a span goes into a worker's share of the whole, or fewer: then
 _PIECES_A_WORKER = 8
 _ORDERED = 4 * LONG  # what is shorter than this part of a worker's share may come last without being waited for
 _IMAGE_BYTES = 100_000  # about; only to compare spans
-_LEAST_MEMBER_BYTES = 1024  # of a tar: a header and one block
+_MIN_MEMBER_BYTES = 1024  # of a tar: a header and one block
 _WALKS = 4  # shards that are looked into at once
 _PIECES_AHEAD = 1_000  # of one of them
 
@@ -88,14 +88,14 @@ def limited(spans: Sequence[Span], images: int, part_images: int, workers: int) 
     return [replace(span, piece_bytes=1) if span.max_parts != 1 and _is_big_tar(span.source) else span for span in found]
 
 
-def _is_big_tar(shard: Shard) -> bool:
+def _is_big_tar(shard: SourceObject) -> bool:
     return shard.kind == "tar" and (shard.size or 0) > SHORT_SHARD_BYTES
 
 
 def most_at_once(spans: Sequence[Span], part_images: int) -> int:
     """How many workers can be at work: one a span; of those that are to be cut one a part, whose images take 1 KiB at least."""
     return sum(
-        1 if span.piece_bytes is None else 1 + (span.source.size or 0) // (_LEAST_MEMBER_BYTES * part_images) for span in spans
+        1 if span.piece_bytes is None else 1 + (span.source.size or 0) // (_MIN_MEMBER_BYTES * part_images) for span in spans
     )
 
 
@@ -165,7 +165,7 @@ def beginning(span: Span, output: str) -> Cursor:
     return Cursor() if span.after is None else read_footer(writable_store_for(output), output, span.after).after
 
 
-def _starts(shard: Shard, read: ReadOptions, part_images: int, start: Cursor) -> Generator[tuple[Cursor, int]]:
+def _starts(shard: SourceObject, read: ReadOptions, part_images: int, start: Cursor) -> Generator[tuple[Cursor, int]]:
     """Where parts begin, and at what byte, from `start` on. Parquet: where row groups do, as parts begin there at least."""
     store = store_for(shard.fetch_uri)
     if shard.kind == "tar":

@@ -21,10 +21,8 @@ class ReadAhead(Iterator[T]):
     `close()` ends the thread; it is called when the items are exhausted, too.
     """
 
-    def __init__(
-        self, source: Iterator[T], ahead: int, *, most_bytes: int = 0, size_of: Callable[[T], int] = lambda _: 0
-    ) -> None:
-        self._ahead, self._most_bytes, self._size_of = ahead, most_bytes, size_of
+    def __init__(self, source: Iterator[T], ahead: int, *, max_bytes: int = 0, size_of: Callable[[T], int] = lambda _: 0) -> None:
+        self._ahead, self._most_bytes, self._size_of = ahead, max_bytes, size_of
         self._items: deque[tuple[T | _Raised | None, int]] = deque()
         self._bytes = 0  # of those
         self._closed = False

@@ -7,7 +7,7 @@ import sys
 
 
 @functools.cache
-def leave_without_destructors() -> None:
+def exit_without_destructors() -> None:
     """From now on this process is over when Python is: nothing that C or C++ registered for its exit runs.
 
     For a worker, which has committed and told all by then. Ray's destructors (2.60, `CoreWorkerProcess::HandleAtExit`) at

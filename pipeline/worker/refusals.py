@@ -2,7 +2,7 @@
 
 Ray Data would start a worker that dies again and again, and give all spans to one that refuses them. So a worker that cannot
 start says so and does not return from its constructor: to Ray Data it is still on its way, and gets none. Passes behind this
-one keep off its node. If fewer are at work than wait the worker speaks: it takes a span, and answers that the pass is over.
+one keep off its node. If fewer are at work than wait the worker speaks: it takes a span, and answers that the round is over.
 """
 
 import time
@@ -61,31 +61,31 @@ class Next(StrEnum):
 
 
 class Roster:
-    """Who is at work in a pass, and which nodes refused in any. An actor, in reach of the driver and of all workers."""
+    """Who is at work in a round, and which nodes refused in any. An actor, in reach of the driver and of all workers."""
 
     def __init__(self) -> None:
         self._by_node: dict[str, Refusal] = {}
-        self._pass, self._workers, self._began = 0, 0, 0.0
+        self._round, self._workers, self._began = 0, 0, 0.0
         self._fit = 0
         self._refused: set[str] = set()
 
     def begin(self, number: int, workers: int) -> None:
         """Pass `number` (from 1) begins with so many workers."""
-        self._pass, self._workers, self._began = number, workers, time.monotonic()
+        self._round, self._workers, self._began = number, workers, time.monotonic()
         self._fit, self._refused = 0, set()
 
     def end(self) -> None:
         """It is over: whoever waits for its end leaves."""
-        self._pass = 0
+        self._round = 0
 
     def starts(self, number: int) -> None:
-        """A worker of this pass is ready for spans."""
-        self._fit += number == self._pass
+        """A worker of this round is ready for spans."""
+        self._fit += number == self._round
 
     def refuse(self, number: int, worker: str, refusal: Refusal) -> None:
-        """A worker of this pass cannot start; of several of a node the first is kept."""
+        """A worker of this round cannot start; of several of a node the first is kept."""
         self._by_node.setdefault(refusal.node, refusal)
-        if number == self._pass:
+        if number == self._round:
             self._refused.add(worker)
 
     def refusals(self) -> list[Refusal]:
@@ -93,16 +93,16 @@ class Roster:
         return list(self._by_node.values())
 
     def waiting(self) -> int:
-        """Workers of this pass that cannot start."""
+        """Workers of this round that cannot start."""
         return len(self._refused)
 
     def next(self, number: int, *, hope: bool) -> Next:
         """What a worker that refused does now. `hope`: there are nodes that have not."""
-        if number != self._pass:
+        if number != self._round:
             return Next.LEAVE
         late = time.monotonic() - self._began > START_S
         nobody = not self._fit and len(self._refused) >= self._workers
-        # Ray Data lets no pool grow of which more than half wait: another pass keeps off their nodes, and takes what joined.
+        # Ray Data lets no pool grow of which more than half wait: another round keeps off their nodes, and takes what joined.
         outnumbered = late and len(self._refused) > self._fit
         return Next.SPEAK if nobody or outnumbered or not hope else Next.WAIT
 

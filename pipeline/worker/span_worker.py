@@ -1,4 +1,4 @@
-"""`SegmentSpan`: one span in, one receipt a committed part out. A plain callable; Ray is not needed to run it."""
+"""`SegmentSpan`: one span in, one report a committed part out. A plain callable; Ray is not needed to run it."""
 
 import hashlib
 import json
@@ -22,15 +22,15 @@ from pipeline.output.footer import PartFooter, failures_bytes, read_footer
 from pipeline.output.part_writer import Draft, PartOptions
 from pipeline.output.parts import PartName, part_key
 from pipeline.output.presigned import without_secrets_of
-from pipeline.output.span import Receipt, Span
+from pipeline.output.span import PartReport, Span
 from pipeline.plan.fingerprint import LABELS_VERSION, SETTINGS_FORMAT, check_worker
 from pipeline.plan.plan import read_plan_rows
-from pipeline.quarantine.quarantine import Guard, Watch
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.quarantine.quarantine import Quarantine, Watch
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, SourceObject
 from pipeline.shards.parquet import read_parquet
 from pipeline.shards.single import read_images
 from pipeline.shards.tar import read_tar
-from pipeline.shards.truncated import broken_off, to_the_stop
+from pipeline.shards.truncated import to_the_stop, truncation
 from pipeline.storage import join, store_for, writable_store_for
 from pipeline.storage.answers import FINAL, Answers
 from pipeline.storage.retry import retries
@@ -52,7 +52,7 @@ class WorkerConfig:
 
     patient: go on beside another attempt instead of leaving it the span. plan_format: in runs of format 1 there are parts
     whose names hold their rows.
-    heartbeat_rows: of a part in hand, after which it says so; the same for all workers of a pass.
+    heartbeat_rows: of a part in hand, after which it says so; the same for all workers of a round.
     engine, labels_version: of the run, where the driver made its plan; a worker of another refuses. engine as
     `identity.engine_release` gives it, None: any.
     """
@@ -109,7 +109,7 @@ class SegmentSpan:
         self._labeller = Labeller(load_engine(network), config.labels)
         load_machine_code()  # here, where no image's time limit counts
         output = hashlib.sha256(f"{config.output} {config.fingerprint}".encode()).hexdigest()[:24]
-        self._guard = Guard(scratch_folder() / "begun" / output, network, config.labels, config.image_timeout_s)
+        self._quarantine = Quarantine(scratch_folder() / "begun" / output, network, config.labels, config.image_timeout_s)
         self._answers = Answers()
         self._beside = Beside(config.output)
         self._retries = retries()
@@ -120,60 +120,60 @@ class SegmentSpan:
             "pillow": version("pillow"), "pyarrow": version("pyarrow"),
         }  # fmt: skip
 
-    def __call__(self, span: Span) -> Iterator[Receipt]:
-        """One receipt a part, in order; the last may say why the rest of the span was left.
+    def __call__(self, span: Span) -> Iterator[PartReport]:
+        """One report a part, in order; the last may say why the rest of the span was left.
 
         Before that of a part come those that say how much of it is done, after each `heartbeat_rows`: by count, not by
         time, and of a part that was there too, as Ray repeats what a dead worker yielded by position.
         """
-        for receipt in self._receipts(span):
+        for report in self._reports(span):
             asked_again = retries() - self._retries
             self._retries += asked_again
-            yield replace(receipt, retries=dict(asked_again))
+            yield replace(report, retries=dict(asked_again))
 
-    def _receipts(self, span: Span) -> Iterator[Receipt]:
+    def _reports(self, span: Span) -> Iterator[PartReport]:
         try:
             yield from self._parts(span)
             return
         except MaskfleetError as error:
-            last = Receipt(error=str(error), error_class=type(error).__name__)
+            last = PartReport(error=str(error), error_class=type(error).__name__)
         except Exception as error:  # noqa: BLE001 - one span must not end the others; the driver reports it and exits with 1
             last = _ended_by(error, span)
         if last.error_class == Incomplete.__name__:
             time.sleep(PAUSE_S)
         yield last
 
-    def _parts(self, span: Span) -> Iterator[Receipt]:
+    def _parts(self, span: Span) -> Iterator[PartReport]:
         cursor = beginning(span, self._config.output)
         while True:
             there = self._committed(span, cursor.index)
             if there is None:
                 break
             yield from self._heartbeats(0, there.rows - 1)
-            yield Receipt(part=str(there), rows=there.rows)
+            yield PartReport(part=str(there), rows=there.rows)
             if there.last or there.stop == span.stop:
                 return
             cursor = read_footer(self._store, self._config.output, there).after
         with (
-            closing(self._guard.watch(span.digest, cursor.index)) as watch,
+            closing(self._quarantine.watch(span.digest, cursor.index)) as watch,
             closing(
-                ReadAhead(self._prepared(span, cursor, watch), IMAGES_AHEAD, most_bytes=WAITING_BYTES, size_of=_Item.size)
+                ReadAhead(self._prepared(span, cursor, watch), IMAGES_AHEAD, max_bytes=WAITING_BYTES, size_of=_Item.size)
             ) as images,
         ):
             item = next(images, None)
             first, parts = cursor.index, 0
             while True:
-                receipt, name, item, cursor = yield from self._part(span, first, cursor, item, images, watch)
+                report, name, item, cursor = yield from self._part(span, first, cursor, item, images, watch)
                 watch.committed(cursor.index)
-                yield receipt
+                yield report
                 parts += 1
                 if name.last or name.stop == span.stop or parts == span.max_parts:
                     return
-                if not receipt.committed and ((there := self._committed(span, first)) is None or there != name):
-                    return  # who made it saw the source otherwise: what is left of it is for a later pass to say
+                if not report.committed and ((there := self._committed(span, first)) is None or there != name):
+                    return  # who made it saw the source otherwise: what is left of it is for a later round to say
                 first = name.stop
-                if not self._config.patient and (not receipt.committed or self._committed(span, first)):
-                    return  # another attempt is at work right here: leave it the span, a later pass looks again
+                if not self._config.patient and (not report.committed or self._committed(span, first)):
+                    return  # another attempt is at work right here: leave it the span, a later round looks again
 
     def _committed(self, span: Span, first: int) -> PartName | None:
         """The part that begins at this index, if somebody has committed it."""
@@ -219,7 +219,7 @@ class SegmentSpan:
             return error.with_traceback(None)
         except MemoryError:
             if not watch.was_left:
-                raise  # for a later pass, which knows; the memory may be back by then
+                raise  # for a later round, which knows; the memory may be back by then
         return watch.judge(encoded.position, encoded.data, encoded.name)
 
     def _encoded(self, span: Span, cursor: Cursor, watch: Watch) -> Generator[EncodedImage]:
@@ -252,9 +252,9 @@ class SegmentSpan:
                 raise StorageError(f"{gone} (and nothing else can be read there now)", gone.code) from gone
             if not self._answers.says_again(shard.fetch_uri):
                 raise StorageError(f"{gone} (a moment ago, and not now)", gone.code) from gone
-            yield broken_off(shard, position, _why(gone))
+            yield truncation(shard, position, _why(gone))
 
-    def _reader(self, shard: Shard, cursor: Cursor, watch: Watch) -> Iterator[EncodedImage]:
+    def _reader(self, shard: SourceObject, cursor: Cursor, watch: Watch) -> Iterator[EncodedImage]:
         read = self._config.read
         if shard.kind == "tar":
             return read_tar(store_for(shard.fetch_uri), shard, cursor, read)
@@ -264,8 +264,8 @@ class SegmentSpan:
 
     def _part(
         self, span: Span, first: int, start: Cursor, item: _Item | None, images: Iterator[_Item], watch: Watch
-    ) -> Generator[Receipt, None, tuple[Receipt, PartName, _Item | None, Cursor]]:
-        """Label one part and commit it -> its receipt and name, the first image of the next part, and where that lies."""
+    ) -> Generator[PartReport, None, tuple[PartReport, PartName, _Item | None, Cursor]]:
+        """Label one part and commit it -> its report and name, the first image of the next part, and where that lies."""
         draft = Draft(self._config.part, self._versions, span, first, start)
         before, began, done = self._spent(), time.perf_counter(), 0
         while item is not None and not draft.full and item.encoded.after.index <= draft.limit:
@@ -286,19 +286,19 @@ class SegmentSpan:
         yield from self._heartbeats(done, footer.rows - 1)
         spent = {stage: total - before.get(stage, 0.0) for stage, total in self._spent().items()}
         spent["commit"] = 1000 * (time.perf_counter() - started)  # wall time: the store's, too
-        receipt = Receipt(
+        report = PartReport(
             part=str(footer.name), size=len(data), version=version or "",
             rows=footer.rows, failures=len(footer.failures), bytes=draft.bytes, inferred=draft.inferred,
             committed=committed, seconds=time.perf_counter() - began,
             footer=footer.to_json() if committed else None, milliseconds=spent,
         )  # fmt: skip
-        return receipt, footer.name, item, footer.after
+        return report, footer.name, item, footer.after
 
-    def _heartbeats(self, done: int, rows: int) -> Iterator[Receipt]:
+    def _heartbeats(self, done: int, rows: int) -> Iterator[PartReport]:
         """One for each `heartbeat_rows` that were passed between so many rows of a part and so many."""
         every = self._config.heartbeat_rows
         for number in range(done // every + 1, rows // every + 1):
-            yield Receipt(in_hand=number * every)
+            yield PartReport(in_hand=number * every)
 
     def _add(self, draft: Draft, item: _Item, watch: Watch) -> None:
         found = item.found
@@ -343,12 +343,12 @@ def _why(gone: StorageError) -> str:
     return "the shard is gone" if isinstance(gone, ObjectMissing) else "access to the shard is denied"
 
 
-def _ended_by(error: Exception, span: Span) -> Receipt:
+def _ended_by(error: Exception, span: Span) -> PartReport:
     """What is no error of ours: this node lacks something, or it is a `Bug`."""
     if isinstance(error, MemoryError):
         text = f"a worker on {socket.gethostname()} ran out of memory"
     elif is_of_node(error):
         text = f"a worker on {socket.gethostname()} cannot go on: {type(error).__name__}: {error}"
     else:
-        return Receipt(error=without_secrets_of(span, traceback.format_exc()), error_class=Bug.__name__)
-    return Receipt(error=without_secrets_of(span, text), error_class=Incomplete.__name__)
+        return PartReport(error=without_secrets_of(span, traceback.format_exc()), error_class=Bug.__name__)
+    return PartReport(error=without_secrets_of(span, text), error_class=Incomplete.__name__)

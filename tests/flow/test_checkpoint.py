@@ -72,7 +72,7 @@ def test_a_resume_reads_the_footers_that_came_after_the_checkpoint(tmp_path: Pat
         outcome = segment(source, out)
     assert outcome.error is None
     assert len(_masks_read(calls)) == there - counted
-    assert calls.count("walk masks/") == 3  # at the start, after the pass, and whether more has come
+    assert calls.count("walk masks/") == 3  # at the start, after the round, and whether more has come
     assert outcome.run["counts"]["images"] == 48
     assert verify(str(out), deep=True).exit_code == 0
 
@@ -93,7 +93,7 @@ def test_a_redo_reads_parts_with_failures_and_leaves_the_sums_right(tmp_path: Pa
 def test_a_part_that_another_attempt_makes_anew_meanwhile_counts_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: bool
 ) -> None:
-    """Between pass and sums another attempt redoes a part that this one has a receipt for, and it comes out otherwise."""
+    """Between pass and sums another attempt redoes a part that this one has a report for, and it comes out otherwise."""
     source, out = _with_failures(tmp_path / "in"), tmp_path / "out"
     real = Attempt._label
 

@@ -60,7 +60,7 @@ def test_a_node_on_which_no_worker_can_start_takes_nothing(
     (said,) = [text for text in done.err.splitlines() if "no worker can start" in text]
     assert f"(node {node[:8]})" in said
     assert line in said
-    assert "a pass failed" not in done.err
+    assert "a round failed" not in done.err
 
 
 def test_where_every_node_refuses_the_run_ends_at_once(cluster: Nodes, job: Callable[..., Finished], tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_where_all_of_a_pass_refuse_the_next_one_waits_for_another_node(cluster:
     with open(tmp_path / "said", "wb") as said:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=said)
         try:
-            wait_until(lambda: "a pass failed" in (tmp_path / "said").read_text() or process.poll() is not None, 120)
+            wait_until(lambda: "a round failed" in (tmp_path / "said").read_text() or process.poll() is not None, 120)
             time.sleep(2)
             assert process.poll() is None
             other.communicate()  # it leaves

@@ -82,7 +82,7 @@ def test_a_signal_leaves_a_state_that_the_same_command_finishes(
 ) -> None:
     out, told = tmp_path / "out", tmp_path / "end.json"
     process = _start(reference.source, out, None, "--json", told)
-    _wait_for_parts(out, 12, process)  # the receipts of the first have reached the driver by then
+    _wait_for_parts(out, 12, process)  # the reports of the first have reached the driver by then
     process.send_signal(number)
     stopped = _finish(process)
     assert stopped.code == code

@@ -17,7 +17,7 @@ from pipeline.driver.attempt import Attempt, Outcome
 from pipeline.driver.progress import Progress
 from pipeline.errors import BudgetExceeded, Bug, NotReachable, RunMismatch, ShardChanged, UsageError
 from pipeline.labels.prepare import prepare
-from pipeline.output.span import Receipt, Span
+from pipeline.output.span import PartReport, Span
 from pipeline.plan.options import network_request
 from pipeline.plan.plan import Plan
 from pipeline.schema import masks_schema
@@ -178,7 +178,7 @@ def test_few_big_tars_are_cut_for_many_workers(whole: tuple[Path, Path], tmp_pat
     marked: list[int] = []
     real = flow.label
 
-    def watched(spans: list[Span], *arguments: Any) -> Iterator[Receipt]:
+    def watched(spans: list[Span], *arguments: Any) -> Iterator[PartReport]:
         marked.append(sum(span.piece_bytes is not None for span in spans))
         yield from real(spans, *arguments)
 
@@ -203,13 +203,13 @@ def test_a_bug_ends_the_wave_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     real, ended = flow.label, list[int]()
 
-    def with_a_bug(*arguments: Any) -> Iterator[Receipt]:
+    def with_a_bug(*arguments: Any) -> Iterator[PartReport]:
         taken = 0
         try:
-            for receipt in real(*arguments):
-                yield receipt
+            for report in real(*arguments):
+                yield report
                 taken += 1
-                yield Receipt(error="Traceback \u2026", error_class="Bug")
+                yield PartReport(error="Traceback \u2026", error_class="Bug")
                 taken += 1
         finally:
             ended.append(taken)
@@ -217,7 +217,7 @@ def test_a_bug_ends_the_wave_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(flow, "label", with_a_bug)
     outcome = segment(write_tars(tmp_path / "in", 2, 200), tmp_path / "out")
     assert isinstance(outcome.error, Bug)
-    assert ended == [1]  # the second receipt was its last
+    assert ended == [1]  # the second report was its last
     parts = len(part_files(tmp_path / "out"))
     time.sleep(2)
     assert len(part_files(tmp_path / "out")) == parts < 100  # and no worker goes on
@@ -363,9 +363,9 @@ def test_a_bug_in_a_worker_is_exit_1_and_the_rest_is_labelled(tmp_path: Path, mo
 
     real = flow.label
 
-    def with_a_bug(*arguments: object) -> Iterator[Receipt]:
+    def with_a_bug(*arguments: object) -> Iterator[PartReport]:
         yield from real(*arguments)  # type: ignore[arg-type]
-        yield Receipt(error="Traceback …", error_class="Bug")
+        yield PartReport(error="Traceback …", error_class="Bug")
 
     source = write_tars(tmp_path / "in", 1, 8)
     monkeypatch.setattr(flow, "label", with_a_bug)
@@ -406,17 +406,17 @@ def test_a_pass_that_fails_is_planned_again(tmp_path: Path, monkeypatch: pytest.
 
     source, out = write_tars(tmp_path / "in", 2, 150), tmp_path / "out"
     real = flow.label
-    passes: list[int] = []
+    rounds: list[int] = []
 
     def breaks_off(spans: list[object], *arguments: object) -> Iterator[object]:
-        passes.append(len(spans))
-        for number, receipt in enumerate(real(spans, *arguments)):  # type: ignore[arg-type]
-            yield receipt
-            if len(passes) == 1 and number == 0:
-                raise flow.PassFailed("a node is gone")
+        rounds.append(len(spans))
+        for number, report in enumerate(real(spans, *arguments)):  # type: ignore[arg-type]
+            yield report
+            if len(rounds) == 1 and number == 0:
+                raise flow.RoundFailed("a node is gone")
 
     monkeypatch.setattr(flow, "label", breaks_off)
     outcome = segment(source, out)
     assert outcome.error is None
-    assert len(passes) == 2
+    assert len(rounds) == 2
     assert read_rows(out).keys == [(str(source / f"shard-{shard:03d}.tar"), index) for shard in range(2) for index in range(150)]

@@ -54,18 +54,18 @@ def _said(out: Path) -> dict[str, Any]:
     return said
 
 
-def _after_the_first_receipt(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """Of the next pass only; what `act` starts itself is left alone."""
+def _after_the_first_report(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Of the next round only; what `act` starts itself is left alone."""
     from pipeline.driver import ray_data as flow
 
     real = flow.label
 
     def label(*arguments: Any) -> Iterator[Any]:
         monkeypatch.setattr(flow, "label", real)
-        receipts = real(*arguments)
-        yield next(receipts)
+        reports = real(*arguments)
+        yield next(reports)
         act()
-        yield from receipts
+        yield from reports
 
     monkeypatch.setattr(flow, "label", label)
 
@@ -76,7 +76,7 @@ def _stop() -> None:
 
 def test_a_run_is_said_to_be_running_and_then_whole(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states: list[str] = []
-    _after_the_first_receipt(monkeypatch, lambda: states.append(_said(out)["state"]))
+    _after_the_first_report(monkeypatch, lambda: states.append(_said(out)["state"]))
     segment(source, out)
     assert [*states, _said(out)["state"]] == ["running", "complete"]
 
@@ -121,7 +121,7 @@ def test_the_slower_of_two_that_is_stopped_leaves_what_the_other_found(
 
     before: list[bytes] = []
     slow = _attempt(source, out)
-    _after_the_first_receipt(monkeypatch, other_ends)
+    _after_the_first_report(monkeypatch, other_ends)
     with pytest.raises(Stopped):
         slow.run()
     slow.interrupt()
@@ -131,7 +131,7 @@ def test_the_slower_of_two_that_is_stopped_leaves_what_the_other_found(
 
 def test_the_slower_of_two_that_ends_tells_of_both(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids: list[str] = []
-    _after_the_first_receipt(monkeypatch, lambda: ids.append(segment(source, out).run["attempts"][-1]["id"]))
+    _after_the_first_report(monkeypatch, lambda: ids.append(segment(source, out).run["attempts"][-1]["id"]))
     outcome = segment(source, out)
     assert outcome.error is None
     assert {attempt["id"] for attempt in _said(out)["attempts"]} == {*ids, outcome.run["attempts"][-1]["id"]}
@@ -176,7 +176,7 @@ def test_more_to_do_is_running_again_and_a_stop_incomplete(
         _stop()
 
     attempt = _attempt(source, out, failure_budget=1, redo="CorruptImage" if more == "redo" else None)
-    _after_the_first_receipt(monkeypatch, stop)
+    _after_the_first_report(monkeypatch, stop)
     with pytest.raises(Stopped):
         attempt.run()
     attempt.interrupt()

@@ -17,7 +17,7 @@ from pipeline.labels.prepare import prepare
 from pipeline.plan.fingerprint import settings
 from pipeline.plan.options import network_request
 from pipeline.plan.plan import extend_plan, read_plan
-from pipeline.shards.base import Shard
+from pipeline.shards.base import SourceObject
 from pipeline.storage import writable_store_for
 from pipeline.verify.verify import verify
 from tests.support.runs import SHORT_SIDE, read_rows, segment
@@ -102,7 +102,7 @@ def test_an_output_of_before_goes_on_without_queries(web: str, tmp_path: Path) -
     )
     store, old = writable_store_for(config.output), settings(config, prepare(network_request(config)))
     del old["format"]  # as it was in format 1
-    planned = Shard(uri=f"{web}/img", kind="image", size=None, version=None, image_id=f"{web}/img")
+    planned = SourceObject(uri=f"{web}/img", kind="image", size=None, version=None, image_id=f"{web}/img")
     extend_plan(store, config.output, None, iter([planned]), old)
     outcome = segment(tmp_path / "l.txt", tmp_path / "out", **_FLAGS)
     assert outcome.run["counts"] | {"masks": 1, "failures": 0, "inferred": 1} == outcome.run["counts"]

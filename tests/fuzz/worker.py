@@ -20,7 +20,7 @@ from pipeline.output.parts import list_parts
 from pipeline.output.remaining import shard_digest
 from pipeline.output.span import Span
 from pipeline.plan.options import check_head, label_options, network_request, read_options
-from pipeline.shards.base import Shard
+from pipeline.shards.base import SourceObject
 from pipeline.shards.parquet import ParquetRows
 from pipeline.storage import writable_store_for
 from pipeline.worker.span_worker import SegmentSpan, WorkerConfig
@@ -74,14 +74,14 @@ class Worker:
         file = self._folder / f"x.{given.kind}"
         file.write_bytes(given.data)
         info = self._store.stat(str(file))
-        shard = Shard(uri=str(file), kind=given.kind, size=info.size, version=info.version)  # type: ignore[arg-type]
+        shard = SourceObject(uri=str(file), kind=given.kind, size=info.size, version=info.version)  # type: ignore[arg-type]
         try:
             check_head(shard, self._read)
         except UsageError:
             return Counter(["refused"])  # one line before anything starts
         digest, found, rows = shard_digest(shard), Counter[str](), 0
-        receipts = list(self._segment(Span(source=shard, digest=digest, first=0, stop=None)))
-        assert [receipt.error for receipt in receipts if receipt.error] == []
+        reports = list(self._segment(Span(source=shard, digest=digest, first=0, stop=None)))
+        assert [report.error for report in reports if report.error] == []
         parts = list_parts(self._store, str(self._out))[digest]
         for part in parts:
             footer = read_footer(self._store, str(self._out), part)
@@ -97,7 +97,7 @@ class Worker:
             left.unlink()
         return found
 
-    def _encoded(self, shard: Shard, row: Mapping[str, Any]) -> bytes:
+    def _encoded(self, shard: SourceObject, row: Mapping[str, Any]) -> bytes:
         if row["offset"] is None:
             return ParquetRows(self._store, self._store.stat(shard.uri), self._read.image_column).read(row["index"])
         return self._store.read(shard.uri, row["offset"], row["length"])

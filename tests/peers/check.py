@@ -14,9 +14,9 @@ from pipeline.labels.png import decode_png
 from tests.peers.contenders import PeerFailed
 from tests.peers.task import Task, image_id
 
-LEAST_AGREEMENT = 0.9999  # of pixels: batches of another size round their sums otherwise
-LEAST_AGREEMENT_OF_ENGINES = 0.999
-MOST_RESIZE_DIFFERENCE = 8.0  # mean of 255 levels: every library resizes in its own way, but not another photograph
+MIN_AGREEMENT = 0.9999  # of pixels: batches of another size round their sums otherwise
+MIN_AGREEMENT_OF_ENGINES = 0.999
+MAX_RESIZE_DIFFERENCE = 8.0  # mean of 255 levels: every library resizes in its own way, but not another photograph
 
 Masks = dict[str, npt.NDArray[np.uint8]]
 
@@ -65,11 +65,11 @@ def check_recipe(name: str, task: Task, masks: Masks) -> float:
         photograph = Image.open(io.BytesIO(Path(path).read_bytes())).convert("RGB")
         plain_HWC = np.asarray(photograph.resize((task.short_side, task.short_side), Image.Resampling.BILINEAR))
         difference = np.abs(pixels_HWC.astype(np.float32) - plain_HWC).mean()
-        if pixels_HWC.shape != plain_HWC.shape or difference > MOST_RESIZE_DIFFERENCE:
+        if pixels_HWC.shape != plain_HWC.shape or difference > MAX_RESIZE_DIFFERENCE:
             raise PeerFailed(f"{name}: what it fed the network is not {path} (mean difference {difference:.1f} of 255)")
         with torch.inference_mode():
             expected[image_id(path)] = model(tensor(pixels_HWC).unsqueeze(0))["out"][0].argmax(0).to(torch.uint8).numpy()
-    return agreement(name, masks, expected, LEAST_AGREEMENT)
+    return agreement(name, masks, expected, MIN_AGREEMENT)
 
 
 def check_ours(task: Task, masks: Masks) -> float:
@@ -88,4 +88,4 @@ def check_ours(task: Task, masks: Masks) -> float:
             features = model.classifier(model.backbone(transforms(image).unsqueeze(0)))  # type: ignore[operator]
             logits = F.interpolate(features, size=(image.height, image.width), mode="bilinear", align_corners=False)
         expected[image_id(path)] = logits[0].argmax(0).to(torch.uint8).numpy()
-    return agreement("maskfleet", masks, expected, LEAST_AGREEMENT_OF_ENGINES if task.precision == "fp32" else 0.98)
+    return agreement("maskfleet", masks, expected, MIN_AGREEMENT_OF_ENGINES if task.precision == "fp32" else 0.98)

@@ -28,16 +28,16 @@ from pipeline.model.loading import load_engine
 from pipeline.model.prepare import NetworkRequest
 from pipeline.output.remaining import shard_digest
 from pipeline.output.span import Span
-from pipeline.shards.base import Cursor, ReadOptions, Shard
+from pipeline.shards.base import Cursor, ReadOptions, SourceObject
 from pipeline.shards.tar import read_tar
 from pipeline.storage import store_for
 from pipeline.worker.span_worker import WorkerConfig
 
 PART_IMAGES = 32
-Pass = Callable[[list[Shard], Path], int]
+Pass = Callable[[list[SourceObject], Path], int]
 
 
-def _blocks(shard: Shard) -> Iterator[pa.Table]:
+def _blocks(shard: SourceObject) -> Iterator[pa.Table]:
     """One block a part: encoded images through the object store, unless the read is fused."""
     rows: list[dict[str, Any]] = []
     for image in read_tar(store_for(shard.uri), shard, Cursor(), ReadOptions()):
@@ -52,7 +52,7 @@ def _blocks(shard: Shard) -> Iterator[pa.Table]:
 class _Tars(Datasource):
     """A ReadTask a shard."""
 
-    def __init__(self, shards: list[Shard]) -> None:
+    def __init__(self, shards: list[SourceObject]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._shards = shards
 
@@ -60,7 +60,7 @@ class _Tars(Datasource):
         return sum(shard.size or 0 for shard in self._shards)
 
     def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
-        def task(shard: Shard) -> ReadTask:
+        def task(shard: SourceObject) -> ReadTask:
             metadata = BlockMetadata(num_rows=None, size_bytes=shard.size, exec_stats=None, input_files=None)
             return ReadTask(lambda: _blocks(shard), metadata)
 
@@ -88,7 +88,7 @@ class _LabelBlock:
 
 
 def _datasource(network: Prepared, options: LabelOptions, *, fused: bool) -> Pass:
-    def run(shards: list[Shard], out: Path) -> int:
+    def run(shards: list[SourceObject], out: Path) -> int:
         flow._configure(ray.data.DataContext.get_current(), ActorPoolStrategy(size=2))
         dataset = ray.data.read_datasource(
             _Tars(shards), override_num_blocks=len(shards), num_cpus=1 if fused else 0.1,
@@ -103,18 +103,18 @@ def _datasource(network: Prepared, options: LabelOptions, *, fused: bool) -> Pas
 
 
 def _spans(network: Prepared, options: LabelOptions) -> Pass:
-    def run(shards: list[Shard], out: Path) -> int:
+    def run(shards: list[SourceObject], out: Path) -> int:
         config = WorkerConfig(output=str(out), fingerprint="f", part_images=PART_IMAGES, read=ReadOptions(), labels=options)
         spans = [Span(source=shard, digest=shard_digest(shard), first=0, stop=None) for shard in shards]
-        return sum(receipt.rows for receipt in flow.label(spans, config, flow.share(network), flow.fleet(Workers(2, 2))))
+        return sum(report.rows for report in flow.label(spans, config, flow.share(network), flow.fleet(Workers(2, 2))))
 
     return run
 
 
-def _interleaved(passes: dict[str, Pass], shards: list[Shard], pairs: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in passes}
+def _interleaved(rounds: dict[str, Pass], shards: list[SourceObject], pairs: int) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in rounds}
     for _ in range(pairs):
-        for name, run in passes.items():
+        for name, run in rounds.items():
             with TemporaryDirectory() as out:
                 started = time.perf_counter()
                 images = run(shards, Path(out))
@@ -123,9 +123,9 @@ def _interleaved(passes: dict[str, Pass], shards: list[Shard], pairs: int) -> di
     return seconds
 
 
-def _shards(folder: str) -> Iterable[Shard]:
+def _shards(folder: str) -> Iterable[SourceObject]:
     for info in store_for(folder).walk(str(Path(folder).absolute())):
-        yield Shard(uri=info.uri, kind="tar", size=info.size, version=info.version)
+        yield SourceObject(uri=info.uri, kind="tar", size=info.size, version=info.version)
 
 
 @click.command()
@@ -138,13 +138,13 @@ def main(folder: str, pairs: int, short_side: int) -> None:
     network = replace(network, preset=replace(network.preset, short_side=short_side))
     options = LabelOptions(classes=network.classes, preset=network.preset)
     flow.start_ray(debug=False)
-    passes = {
+    rounds = {
         "spans": _spans(network, options),
         "datasource, fused": _datasource(network, options, fused=True),
         "datasource, not fused": _datasource(network, options, fused=False),
     }
-    seconds = _interleaved(passes, list(_shards(folder)), pairs)
-    for name in passes:
+    seconds = _interleaved(rounds, list(_shards(folder)), pairs)
+    for name in rounds:
         ratio = median(mine / base for mine, base in zip(seconds[name], seconds["spans"], strict=True))
         click.echo(f"{name:24} {ratio:.2f}x the time of spans (median of {pairs})")
 

@@ -12,14 +12,14 @@ import click
 from jobs.benchmarks.pairs import interleaved
 from jobs.benchmarks.photographs import spread
 from pipeline.image.resize import resized_size
-from tests.peers.check import LEAST_AGREEMENT_OF_ENGINES, Masks, agreement, check_ours, check_recipe, read_masks
+from tests.peers.check import MIN_AGREEMENT_OF_ENGINES, Masks, agreement, check_ours, check_recipe, read_masks
 from tests.peers.contenders import MASKFLEET, Contender, PeerFailed, run_tasks
 from tests.peers.task import Task, image_id, rough_rate, steady_rate
 
 CHECKED = 8  # photographs whose pixels are compared
 FASTER = 8  # times as many photographs for OpenVINO, so that all runs last about as long
 BATCHES = {"ray": (1, 2, 4, 8, 16), "daft": (1, 2, 4, 8, 16), "dataloader": (1, 2, 4, 8, 16), "daft-worker": (1, 4, 16)}
-LEAST_SEARCHED = 24
+MIN_SEARCHED = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ def describe(contender: Contender, task: Task) -> str:
 def _try(contender: Contender, ground: Ground, settings: Sequence[Task]) -> dict[Task, float]:
     """Images a second of each setting, once, one after the other in one process."""
     with ExitStack() as stack:
-        counts = [max(LEAST_SEARCHED, 2 * each.workers * each.batch) for each in settings]
+        counts = [max(MIN_SEARCHED, 2 * each.workers * each.batch) for each in settings]
         tasks = [stack.enter_context(ground.task(count, each)) for count, each in zip(counts, settings, strict=True)]
         _, events = run_tasks(contender, tasks, ground.log(contender))
     return {
@@ -225,7 +225,7 @@ def _run(contender: Contender, ground: Ground, found: Race, reference: Masks) ->
     with ground.task(images, found.settings.get(contender.name)) as task:
         seconds, (events,) = run_tasks(contender, [task], ground.log(contender))
         masks = read_masks(contender.title, Path(task.out), map(image_id, task.paths()))
-        agreement(contender.title, masks, reference, LEAST_AGREEMENT_OF_ENGINES if contender.is_recipe else 1.0)
+        agreement(contender.title, masks, reference, MIN_AGREEMENT_OF_ENGINES if contender.is_recipe else 1.0)
         if not contender.is_recipe and found.digests.setdefault(images, digest(masks)) != digest(masks):
             raise PeerFailed(f"{contender.title}: its masks are not those of the runs before it")
         return Run(images, steady_rate(events, contender.rate_workers(task)), seconds)

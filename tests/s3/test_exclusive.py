@@ -10,7 +10,7 @@ import s3fs
 
 from pipeline.errors import NotExclusive, StorageError, UsageError
 from pipeline.plan.plan import extend_plan, read_plan
-from pipeline.shards.base import Shard
+from pipeline.shards.base import SourceObject
 from pipeline.storage import _store, retry
 from pipeline.storage.s3 import S3Store
 from tests.support.faulty_s3 import FaultyS3, Request
@@ -62,7 +62,7 @@ def _ignoring(s3: S3Server) -> Callable[[Request], str | None]:
 
 
 def _plan(store: S3Store, out: str) -> None:
-    rows = [Shard(uri="s3://x/0.tar", kind="tar", size=1, version="etag:1")]
+    rows = [SourceObject(uri="s3://x/0.tar", kind="tar", size=1, version="etag:1")]
     extend_plan(store, out, read_plan(store, out), iter(rows), {"fingerprint": "f"})
 
 

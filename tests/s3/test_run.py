@@ -111,18 +111,18 @@ def test_a_resume_in_the_middle_of_a_tar_does_not_read_its_beginning(s3: S3Serve
     real = reading.read
 
     def watched(
-        uri: str, start: int = 0, length: int | None = None, version: str | None = None, most: int | None = None
+        uri: str, start: int = 0, length: int | None = None, version: str | None = None, max_bytes: int | None = None
     ) -> bytes:
         if uri.endswith(".tar"):
             starts.append(start)
-        return real(uri, start, length, version, most)
+        return real(uri, start, length, version, max_bytes)
 
     reading.read = watched  # type: ignore[method-assign]
     try:
-        receipts = list(worker(span))
+        reports = list(worker(span))
     finally:
         del reading.read
-    assert [receipt.rows for receipt in receipts] == [4]
+    assert [report.rows for report in reports] == [4]
     assert min(starts) > len(tar_bytes(photos(7)))  # behind the seventh image
 
 
@@ -176,12 +176,12 @@ def test_a_bucket_that_refuses_is_exit_4_in_one_line(bucket: str, s3: S3Server, 
 
 def test_two_plans_at_the_same_second_on_an_empty_output(bucket: str) -> None:
     from pipeline.plan.plan import Plan, extend_plan, read_plan
-    from pipeline.shards.base import Shard
+    from pipeline.shards.base import SourceObject
 
     plans: list[Plan] = []
 
     def make(names: range) -> None:
-        shards = (Shard(uri=f"s3://x/{name}.tar", kind="tar", size=1, version="etag:1") for name in names)
+        shards = (SourceObject(uri=f"s3://x/{name}.tar", kind="tar", size=1, version="etag:1") for name in names)
         plans.append(extend_plan(S3Store(), f"{bucket}/race", None, shards, {"fingerprint": "f"}))
 
     threads = [threading.Thread(target=make, args=(names,)) for names in (range(60), range(30, 90))]

@@ -10,7 +10,7 @@ import s3fs
 
 from pipeline.errors import NotReachable, ObjectChanged, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError, StorageRefused
 from pipeline.listing.listing import Listing, list_inputs
-from pipeline.shards.base import ReadOptions, Shard
+from pipeline.shards.base import ReadOptions, SourceObject
 from pipeline.shards.single import read_images
 from pipeline.storage import _store, retry
 from pipeline.storage import s3 as s3_module
@@ -131,9 +131,9 @@ def test_reads(store: S3Store, prefix: str) -> None:
 
 def test_what_is_too_large_is_not_read(store: S3Store, prefix: str) -> None:
     store.replace(f"{prefix}/x", b"12345")
-    assert store.read(f"{prefix}/x", most=5) == b"12345"
+    assert store.read(f"{prefix}/x", max_bytes=5) == b"12345"
     with pytest.raises(ObjectTooLarge, match="5 bytes"):
-        store.read(f"{prefix}/x", most=4)
+        store.read(f"{prefix}/x", max_bytes=4)
 
 
 def test_an_object_that_changed_is_refused_by_its_etag(store: S3Store, prefix: str) -> None:
@@ -236,7 +236,7 @@ def test_a_reader_may_not_write(connect: Callable[..., S3Store], s3: S3Server, s
 def test_images_denied_everywhere_are_an_error_of_the_run(
     connect: Callable[..., S3Store], s3: S3Server, store: S3Store, prefix: str
 ) -> None:
-    rows = [Shard(uri=f"s3://{BUCKET}/secret.jpg", kind="image", size=None, version=None)]
+    rows = [SourceObject(uri=f"s3://{BUCKET}/secret.jpg", kind="image", size=None, version=None)]
     connect(s3.denied_env)
     with pytest.raises(StorageError, match="credentials"):
         list(read_images(enumerate(rows), ReadOptions()))

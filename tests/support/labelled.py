@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.config import SegmentConfig
 from pipeline.labels.png import decode_png
 from pipeline.labels.prepare import prepare
-from pipeline.labels.statistics import LEVELS, least_confidence
+from pipeline.labels.statistics import LEVELS, min_confidence_level
 from pipeline.listing.listing import Listing, list_inputs
 from pipeline.output.footer import PartFooter, footer_of, part_bytes
 from pipeline.output.parts import add_digests, row_digest
@@ -44,10 +44,10 @@ def label(inputs: list[Path], out: Path, *, relabel_changed: bool = False, **fla
     )  # fmt: skip
     segment = SegmentSpan(worker, network)
     for span in remaining_spans(plan, {}, part_images=config.part_images, workers=2):
-        assert all(receipt.error is None for receipt in segment(span))
+        assert all(report.error is None for report in segment(span))
     totals = Totals(network.classes)
     write_derived(
-        store, config.output, planned_sources(plan), totals, fixed["fingerprint"], least_confidence(config.min_confidence)
+        store, config.output, planned_sources(plan), totals, fixed["fingerprint"], min_confidence_level(config.min_confidence)
     )
     counts = {name: getattr(totals, name) for name in ("images", "masks", "failures", "broken_shards")}
     run = {

@@ -20,7 +20,7 @@ from pipeline.api.opened import Run
 from pipeline.api.photographs import Photographs
 from pipeline.errors import MaskfleetError, ObjectChanged, OutsideInputs
 from pipeline.plan.plan import extend_plan, read_plan
-from pipeline.shards.base import Shard
+from pipeline.shards.base import SourceObject
 from pipeline.storage.local import LocalStore
 from tests.support.corpus import photos, tar_bytes
 from tests.support.labelled import change_run, label
@@ -104,7 +104,7 @@ def test_rows_that_name_servers_ask_none(out: Path) -> None:
 def _plan(out: Path, *uris: str) -> None:
     plan = read_plan(LocalStore(), str(out))
     assert plan is not None
-    images = (Shard(uri=uri, kind="image", size=None, version=None, image_id=uri) for uri in uris)
+    images = (SourceObject(uri=uri, kind="image", size=None, version=None, image_id=uri) for uri in uris)
     extend_plan(LocalStore(), str(out), plan, images, plan.settings)
 
 
@@ -150,7 +150,7 @@ def test_a_shard_of_the_web_is_read_as_it_was_planned(out: Path, tag: str | None
         version = None if tag is None else f"etag:{tag}"
         plan = read_plan(LocalStore(), str(out))
         assert plan is not None
-        shard = Shard(uri=f"{server}/a.tar", kind="tar", size=len(before), version=version)
+        shard = SourceObject(uri=f"{server}/a.tar", kind="tar", size=len(before), version=version)
         extend_plan(LocalStore(), str(out), plan, iter([shard]), plan.settings)
         change_run(out, lambda run: run.update(input=[f"{server}/a.tar"]))
         row = _row(shard.uri, **place)

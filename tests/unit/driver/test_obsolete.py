@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.driver.obsolete import remove_stale
+from pipeline.driver.obsolete import remove_obsolete
 from pipeline.output.parts import list_parts
 from pipeline.plan.plan import Plan, read_plan
 from pipeline.storage.local import LocalStore
@@ -39,10 +39,10 @@ def _plan(out: Path) -> Plan:
 
 
 def _removed(out: Path, plan: Plan, store: LocalStore = STORE, **options: Any) -> list[str]:
-    """What `remove_stale` removes, by listing before and after."""
+    """What `remove_obsolete` removes, by listing before and after."""
     before = {str(name) for name in list_parts(STORE, str(out)).parts()}
     sums = Sums(store, str(out), plan.settings["fingerprint"], tuple(plan.settings["labels"]["classes"]))
-    kept = remove_stale(store, str(out), plan, sums.begin(), sums, **options)
+    kept = remove_obsolete(store, str(out), plan, sums.begin(), sums, **options)
     assert sums.totals.is_within(kept.part_keys)
     return sorted(before - {str(name) for name in list_parts(STORE, str(out)).parts()})
 

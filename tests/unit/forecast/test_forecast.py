@@ -57,7 +57,7 @@ def run_spans(config: SegmentConfig, spans: int | None = None) -> int:
     )  # fmt: skip
     segment = SegmentSpan(worker, network)
     left = remaining_spans(plan, list_parts(store, config.output), part_images=config.part_images, workers=1)
-    return sum(receipt.rows for span in left[:spans] for receipt in segment(span))
+    return sum(report.rows for span in left[:spans] for report in segment(span))
 
 
 @pytest.fixture(autouse=True)

@@ -217,16 +217,16 @@ def test_whatever_the_bytes_are(data: bytes, flips: list[tuple[int, int]], keep:
     assert image.width * image.height <= 1_000_000
 
 
-@pytest.mark.parametrize("least_side", [None, 8])
+@pytest.mark.parametrize("min_side", [None, 8])
 @pytest.mark.parametrize("name", DECODERS)
-def test_what_pillow_refuses_is_never_a_photograph(name: str, least_side: int | None) -> None:
+def test_what_pillow_refuses_is_never_a_photograph(name: str, min_side: int | None) -> None:
     """A decoder that has failed may hand out what it had by then to whoever asks twice."""
     assert refused_by_pillow(DECODERS[name]) is None
     accepted, refused = [], 0
     for seed in range(60):
         data = mutate(DECODERS[name], random.Random(seed))
         try:
-            decode(data, max_source_pixels=1 << 22, least_side=least_side)
+            decode(data, max_source_pixels=1 << 22, min_side=min_side)
         except BadImage:
             refused += 1
         else:

@@ -63,7 +63,7 @@ def test_photographs_below_twice_what_is_kept_stay_as_they_are(labellers: tuple[
 
 def test_the_first_size_that_is_decoded_smaller() -> None:
     for side, stored in ((255, 255), (256, 128), (511, 256), (512, 128), (1024, 128)):
-        photograph = decode(encode(Image.new("RGB", (side, side)), "JPEG"), max_source_pixels=PILLOW_MAX_PIXELS, least_side=128)
+        photograph = decode(encode(Image.new("RGB", (side, side)), "JPEG"), max_source_pixels=PILLOW_MAX_PIXELS, min_side=128)
         assert photograph.stored.size == (stored, stored)
         assert photograph.size == (side, side)
 
@@ -94,7 +94,7 @@ def test_edges_do_not_move_where_the_size_is_no_multiple() -> None:
     """1025 pixels are 128.125 eighths: a 129th column is stored, but only an eighth of it is the photograph."""
     wave = np.abs(np.arange(1025) % 510 - 255).astype(np.uint8)  # a level a pixel: stretched to 129, its end would be 7 away
     data = encode(Image.fromarray(np.tile(wave, (1025, 1))).convert("RGB"), "JPEG", quality=100, subsampling=0)
-    whole, eighth = (decode(data, max_source_pixels=PILLOW_MAX_PIXELS, least_side=side) for side in (None, 128))
+    whole, eighth = (decode(data, max_source_pixels=PILLOW_MAX_PIXELS, min_side=side) for side in (None, 128))
     assert eighth.stored.size == (129, 129)
     pixels = [resize(each.stored, 64, max_pixels=4096, original=each.stored_size).astype(int) for each in (whole, eighth)]
     assert np.abs(pixels[0] - pixels[1]).max() <= 3
@@ -108,15 +108,15 @@ def test_a_cut_one_fails_in_both(labellers: tuple[Labeller, Labeller], large: by
 
 def test_the_limit_is_of_the_original() -> None:
     data = encode(Image.new("RGB", (1000, 1000)), "JPEG")
-    assert decode(data, max_source_pixels=1_000_000, least_side=64).stored.size == (125, 125)
+    assert decode(data, max_source_pixels=1_000_000, min_side=64).stored.size == (125, 125)
     with pytest.raises(ImageTooLarge, match="1000x1000"):
-        decode(data, max_source_pixels=999_999, least_side=64)
+        decode(data, max_source_pixels=999_999, min_side=64)
 
 
 @pytest.mark.parametrize("name", [name for name, case in images().items() if case.outcome == "mask"])
 def test_every_sound_image_has_the_same_row(name: str) -> None:
     case = images()[name]
-    photograph = decode(case.data, max_source_pixels=PILLOW_MAX_PIXELS, least_side=8)
+    photograph = decode(case.data, max_source_pixels=PILLOW_MAX_PIXELS, min_side=8)
     assert (photograph.size, photograph.orientation) == (case.size, case.orientation)
     jpeg = case.data[:2] == b"\xff\xd8"
     assert (photograph.stored.size != photograph.stored_size) == jpeg

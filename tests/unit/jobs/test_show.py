@@ -26,13 +26,13 @@ def test_speed_and_time_left() -> None:
     progress = _half_done()
     assert progress.images_per_s == 8.0
     assert progress.expected_images == 200
-    assert progress.seconds_left == 12.5
+    assert progress.seconds_remaining == 12.5
     assert describe(progress) == "labelling: 100 of about 200 images, 8.0 images/s, 3 failures, 12 s left"
 
 
 def test_before_the_first_part_only_the_phase_is_known() -> None:
     assert describe(Progress(phase="listing")) == "listing"
-    assert Progress(planned_bytes=10).seconds_left is None
+    assert Progress(planned_bytes=10).seconds_remaining is None
 
 
 def test_single_images_are_counted_exactly() -> None:

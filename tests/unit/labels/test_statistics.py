@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.labels.statistics import IGNORE, least_confidence, mask_statistics
+from pipeline.labels.statistics import IGNORE, mask_statistics, min_confidence_level
 
 CLASSES = 4
 
@@ -67,14 +67,14 @@ def test_thresholds_zero_and_one() -> None:
 @pytest.mark.parametrize(
     ("threshold", "least"), [(0, 0), (0.001, 1), (0.2, 51), (0.5, 128), (0.6, 153), (0.7, 179), (0.8, 204), (1, 255)]
 )
-def test_least_confidence(threshold: float, least: int) -> None:
-    assert least_confidence(threshold) == least
+def test_least_confidence(threshold: float, min_level: int) -> None:
+    assert min_confidence_level(threshold) == min_level
 
 
 def test_decimal_thresholds_are_taken_at_their_word() -> None:
     """`ceil(255 * T)` in floats could be one too much where 255 * T is whole."""
     for thousandths in range(1001):
-        assert least_confidence(thousandths / 1000) == math.ceil(Fraction(255 * thousandths, 1000))
+        assert min_confidence_level(thousandths / 1000) == math.ceil(Fraction(255 * thousandths, 1000))
 
 
 def test_all_255_classes() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import NotReachable, UsageError
 from pipeline.listing.listing import Listing, list_inputs
-from pipeline.shards.base import Shard
+from pipeline.shards.base import SourceObject
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def data(tmp_path: Path) -> Path:
     return root
 
 
-def _rows(*inputs: str | Path, listing: Listing | None = None, **options: str) -> list[Shard]:
+def _rows(*inputs: str | Path, listing: Listing | None = None, **options: str) -> list[SourceObject]:
     return list(list_inputs([str(text) for text in inputs], listing or Listing(), **options))
 
 

@@ -10,7 +10,7 @@ from pipeline.output.presigned import OTHERS, Secrets, without_secrets_of
 from pipeline.output.remaining import remaining_spans, waves
 from pipeline.output.span import Span
 from pipeline.plan.plan import Plan, extend_plan
-from pipeline.shards.base import Shard
+from pipeline.shards.base import SourceObject
 from pipeline.storage.local import LocalStore
 from tests.support.counted import CountedRow, compared
 
@@ -22,8 +22,8 @@ def _secret(uri: str) -> str:
 @pytest.fixture
 def planned(tmp_path: Path) -> tuple[str, Plan]:
     """Three tars and ten single images; of both some are presigned."""
-    entries = [Shard(uri=f"https://h/{name}.tar", kind="tar", size=10, version="etag:1") for name in "abc"]
-    entries += [Shard(uri=f"https://h/{number}.jpg", kind="image", size=10, version="etag:1") for number in range(10)]
+    entries = [SourceObject(uri=f"https://h/{name}.tar", kind="tar", size=10, version="etag:1") for name in "abc"]
+    entries += [SourceObject(uri=f"https://h/{number}.jpg", kind="image", size=10, version="etag:1") for number in range(10)]
     return str(tmp_path), extend_plan(LocalStore(), str(tmp_path), None, iter(entries), {})
 
 
@@ -49,7 +49,7 @@ def test_a_span_has_the_secrets_of_its_own_rows(planned: tuple[str, Plan]) -> No
 
 def test_a_row_is_not_compared_with_all_that_are_replaced(tmp_path: Path) -> None:
     uris = [f"https://h/{number}.jpg" for number in range(300)]
-    entries = [Shard(uri=uri, kind="image", size=10, version="etag:1") for uri in uris]
+    entries = [SourceObject(uri=uri, kind="image", size=10, version="etag:1") for uri in uris]
     plan = extend_plan(LocalStore(), str(tmp_path), None, iter(entries), {})
     (whole,) = remaining_spans(plan, {}, part_images=300, workers=1)
     span = replace(whole, superseded=tuple(CountedRow(row) for row in range(299)))
@@ -85,7 +85,7 @@ def test_many_secrets_end_a_wave(planned: tuple[str, Plan], monkeypatch: pytest.
 
 def test_a_message_has_no_secret() -> None:
     span = Span(
-        source=Shard(uri="https://h/a.tar", kind="tar", size=1, version=None, secret="https://u:p@h/a.tar?sig=1"),
+        source=SourceObject(uri="https://h/a.tar", kind="tar", size=1, version=None, secret="https://u:p@h/a.tar?sig=1"),
         digest="d", first=0, stop=None, secrets=((4, "https://h/b.jpg?sig=2"),),
         others=("https://h/d.jpg?sig=3",),
     )  # fmt: skip

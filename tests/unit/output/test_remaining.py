@@ -10,8 +10,8 @@ from pipeline.output.remaining import (
     SPANS_A_WORKER,
     Gap,
     gaps,
+    has_remaining,
     image_count,
-    is_left,
     plan_file_digest,
     planned_sources,
     remaining_spans,
@@ -20,7 +20,7 @@ from pipeline.output.remaining import (
 )
 from pipeline.output.span import Span
 from pipeline.plan.plan import Plan, PlanFile
-from pipeline.shards.base import Cursor, Shard
+from pipeline.shards.base import Cursor, SourceObject
 from tests.support.counted import CountedRow, compared
 from tests.support.listings import table_of
 
@@ -44,12 +44,12 @@ def chains(draw: st.DrawFn, source: str = SOURCE) -> tuple[list[PartName], list[
 
 @pytest.mark.parametrize(("rows", "expected"), [((4, 2), False), ((4,), True), ((), True)])
 def test_anything_left_is_what_spans_would_say(rows: tuple[int, ...], expected: bool) -> None:
-    shard = Shard(uri="/in/a.tar", kind="tar", size=10, version="etag:1")
+    shard = SourceObject(uri="/in/a.tar", kind="tar", size=10, version="etag:1")
     parts = [PartName(shard_digest(shard), 4 * number, count, count == 2) for number, count in enumerate(rows)]
     plan, committed = Plan(settings={}, shards={shard.uri: shard}), table_of(parts)
-    assert is_left(plan, committed) is expected
+    assert has_remaining(plan, committed) is expected
     assert bool(remaining_spans(plan, committed, part_images=4, workers=1)) is expected
-    assert not is_left(Plan(settings={}), table_of([]))
+    assert not has_remaining(Plan(settings={}), table_of([]))
 
 
 @given(
@@ -64,7 +64,7 @@ def test_anything_left_is_what_spans_would_say_of_any_parts(found: list[list[tup
     sources[unknown] = "e" * 24
     parts = {PartName(source, *part) for source, some in zip(sources, found, strict=False) for part in some}
     table = table_of(parts)
-    assert is_left(plan, table) is bool(remaining_spans(plan, table, part_images=1, workers=1))
+    assert has_remaining(plan, table) is bool(remaining_spans(plan, table, part_images=1, workers=1))
 
 
 def test_what_is_whole_is_looked_at_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,14 +76,14 @@ def test_what_is_whole_is_looked_at_all_at_once(monkeypatch: pytest.MonkeyPatch)
     planned = planned_sources(plan)
     monkeypatch.setattr(PartTable, "__getitem__", lambda *_: pytest.fail("one after another"))
     monkeypatch.setattr(left, "source_digest", lambda *_: pytest.fail("again"))
-    assert not is_left(plan, table)
+    assert not has_remaining(plan, table)
     assert planned_sources(plan) is planned
-    assert is_left(plan, table_of(names[:-1]))
+    assert has_remaining(plan, table_of(names[:-1]))
     monkeypatch.undo()
     plan.shards["/in/7.tar"] = _tar("7", "etag:2")  # as a next plan file changes it
     plan.files.append(PlanFile(1, False, 1))
     assert planned_sources(plan) - planned == {shard_digest(_tar("7", "etag:2"))}
-    assert is_left(plan, table)
+    assert has_remaining(plan, table)
 
 
 def test_images_of_parts_are_without_the_rows_that_later_ones_replace() -> None:
@@ -144,8 +144,8 @@ def test_a_gap_names_the_part_before_it() -> None:
 # --- spans of a plan ------------------------------------------------------------------------------------------
 
 
-def _tar(name: str, version: str = "etag:1") -> Shard:
-    return Shard(uri=f"/in/{name}.tar", kind="tar", size=10, version=version)
+def _tar(name: str, version: str = "etag:1") -> SourceObject:
+    return SourceObject(uri=f"/in/{name}.tar", kind="tar", size=10, version=version)
 
 
 def test_shards_go_on_behind_what_is_committed() -> None:
@@ -216,7 +216,7 @@ def test_many_single_images_make_enough_spans_for_all_workers_and_not_many_more(
 def test_waves_are_all_that_is_left_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(left, "WAVE_SPANS", 4)
     monkeypatch.setattr(left, "WAVE_SPANS_A_WORKER", 3)
-    shards = [Shard(uri=f"/in/{number}.tar", kind="tar", size=10, version="etag:1") for number in range(10)]
+    shards = [SourceObject(uri=f"/in/{number}.tar", kind="tar", size=10, version="etag:1") for number in range(10)]
     plan = Plan(settings={}, shards={shard.uri: shard for shard in shards})
     for workers, sizes in ((1, [4, 4, 2]), (2, [6, 4])):
         found = list(waves(plan, {}, part_images=4, workers=workers))

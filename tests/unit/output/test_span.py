@@ -1,4 +1,4 @@
-"""Spans and receipts survive their way through Ray."""
+"""Spans and reports survive their way through Ray."""
 
 from dataclasses import replace
 
@@ -6,10 +6,10 @@ import pytest
 
 from pipeline.output.parts import PartName
 from pipeline.output.span import Span
-from pipeline.shards.base import Cursor, Shard
+from pipeline.shards.base import Cursor, SourceObject
 
-TAR = Shard(uri="s3://bucket/a.tar", kind="tar", size=10, version="etag:1")
-FILE = Shard(uri="plan/00001.parquet", kind="image", size=None, version=None)
+TAR = SourceObject(uri="s3://bucket/a.tar", kind="tar", size=10, version="etag:1")
+FILE = SourceObject(uri="plan/00001.parquet", kind="image", size=None, version=None)
 
 
 @pytest.mark.parametrize(

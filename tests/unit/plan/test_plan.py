@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.errors import Damaged, NotReachable, RunMismatch, ShardChanged, StorageError, UsageError
 from pipeline.plan import plan as plan_module
 from pipeline.plan.plan import Plan, extend_plan, read_plan, read_plan_rows
-from pipeline.shards.base import Shard
+from pipeline.shards.base import SourceObject
 from pipeline.storage import WritableStore
 from pipeline.storage.local import LocalStore
 from tests.support.memory import short_of_memory
@@ -22,16 +22,16 @@ SETTINGS: dict[str, object] = {"fingerprint": "f", "labels": {"short_side": 64},
 OTHER: dict[str, object] = {"fingerprint": "g", "labels": {"short_side": 80}, "shape": {"part_images": 4}}
 
 
-def _tar(name: str, version: str | None = "etag:1", size: int | None = 10) -> Shard:
-    return Shard(uri=f"/in/{name}.tar", kind="tar", size=size, version=version)
+def _tar(name: str, version: str | None = "etag:1", size: int | None = 10) -> SourceObject:
+    return SourceObject(uri=f"/in/{name}.tar", kind="tar", size=size, version=version)
 
 
-def _image(name: str, version: str | None = "etag:1", size: int | None = 10) -> Shard:
-    return Shard(uri=f"/in/{name}.jpg", kind="image", size=size, version=version, image_id=f"{name}.jpg")
+def _image(name: str, version: str | None = "etag:1", size: int | None = 10) -> SourceObject:
+    return SourceObject(uri=f"/in/{name}.jpg", kind="image", size=size, version=version, image_id=f"{name}.jpg")
 
 
 def _extend(
-    out: Path, plan: Plan | None, *rows: Shard, settings: dict[str, object] = SETTINGS, relabel: bool = False,
+    out: Path, plan: Plan | None, *rows: SourceObject, settings: dict[str, object] = SETTINGS, relabel: bool = False,
     store: WritableStore = STORE,
 ) -> Plan:  # fmt: skip
     return extend_plan(store, str(out), plan, iter(rows), settings, relabel_changed=relabel)
@@ -150,7 +150,7 @@ def test_an_attempt_that_is_overtaken_while_it_lists(tmp_path: Path, monkeypatch
     monkeypatch.setattr(plan_module, "ROWS_PER_FILE", 2)
     monkeypatch.setattr(plan_module, "_BATCH", 1)
 
-    def listing() -> Iterator[Shard]:
+    def listing() -> Iterator[SourceObject]:
         yield from (_image("a"), _image("b"), _image("c"))
         _extend(tmp_path, read_plan(STORE, str(tmp_path)), _image("b"), _image("c"), _image("z"))
         yield from (_image("d"), _image("e"))
@@ -163,7 +163,7 @@ def test_an_attempt_that_is_overtaken_while_it_lists(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("kind", [_tar, _image])
 def test_an_attempt_that_is_overtaken_between_two_of_its_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Callable[..., Shard]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Callable[..., SourceObject]
 ) -> None:
     monkeypatch.setattr(plan_module, "ROWS_PER_FILE", 2)
 
@@ -187,7 +187,7 @@ def test_two_attempts_plan_everything_once(
 ) -> None:
     out = tmp_path_factory.mktemp("out")
 
-    def listing(numbers: list[int]) -> Iterator[Shard]:
+    def listing(numbers: list[int]) -> Iterator[SourceObject]:
         return (_tar(str(number)) if number % 3 == 0 else _image(str(number)) for number in numbers)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -233,7 +233,7 @@ def test_a_listing_that_is_refused_at_its_end_adds_nothing(
     there = files_below(tmp_path)
     version, error = last
 
-    def listing() -> Iterator[Shard]:
+    def listing() -> Iterator[SourceObject]:
         yield from (_image(str(number)) for number in range(7))
         yield from (_tar(str(number)) for number in range(7))
         if version is None:
@@ -269,7 +269,7 @@ def test_a_store_that_refuses_what_is_not_there_is_no_endless_loop(tmp_path: Pat
 @pytest.mark.parametrize("kind", [_tar, _image])
 def test_changed_objects_are_named_and_refused(
     tmp_path: Path,
-    kind: Callable[..., Shard],
+    kind: Callable[..., SourceObject],
     changed: tuple[str, int],
 ) -> None:
     _extend(tmp_path, None, kind("0"), kind("1"))
@@ -326,7 +326,9 @@ def test_rows_of_a_plan_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fi
 
 
 def test_secrets_are_not_planned(tmp_path: Path) -> None:
-    row = Shard(uri="https://h/a.jpg", kind="image", size=None, version=None, image_id="a", secret="https://h/a.jpg?token=1")
+    row = SourceObject(
+        uri="https://h/a.jpg", kind="image", size=None, version=None, image_id="a", secret="https://h/a.jpg?token=1"
+    )
     _extend(tmp_path, None, row)
     assert b"token" not in (tmp_path / "plan" / "00000.parquet").read_bytes()
 

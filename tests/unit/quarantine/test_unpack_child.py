@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import Incomplete, ObjectMissing
 from pipeline.quarantine import unpack_child as apart
 from pipeline.quarantine.unpack_child import read_apart
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, SourceObject
 from pipeline.shards.parquet import read_parquet
 from pipeline.storage import store_for
 from tests.conftest import ROOT
@@ -23,9 +23,9 @@ from tests.support.poison.sitecustomize import UNPACKED
 TEN = [jpeg(SEED + number) for number in range(10)]
 
 
-def _shard(file: Path, data: bytes) -> Shard:
+def _shard(file: Path, data: bytes) -> SourceObject:
     file.write_bytes(data)
-    return Shard(uri=str(file), kind="parquet", size=len(data), version=None)
+    return SourceObject(uri=str(file), kind="parquet", size=len(data), version=None)
 
 
 def _kinds(images: list[EncodedImage]) -> list[str | None]:
@@ -120,7 +120,7 @@ def test_any_page_that_parquet_allows_is_within_the_limits(tmp_path: Path) -> No
     file = tmp_path / "x.parquet"
     options: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "write_batch_size": 301, "data_page_size": 1 << 30}
     pq.write_table(pa.table({"image": rows}), file, **options)
-    shard = Shard(uri=str(file), kind="parquet", size=file.stat().st_size, version=None)
+    shard = SourceObject(uri=str(file), kind="parquet", size=file.stat().st_size, version=None)
     found = list(read_apart(shard, Cursor(299), ReadOptions(max_encoded_bytes=1 << 20)))
     assert _kinds(found) == [None, None]
     assert found[1].data == TEN[0]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import MissingImage, StorageError, UsageError
 from pipeline.shards import parquet as parquet_module
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, SourceObject
 from pipeline.shards.parquet import ParquetRows, image_column, is_image_type, read_parquet, row_group_starts
 from pipeline.shards.range_file import RangeFile
 from pipeline.storage.base import ObjectInfo
@@ -31,8 +31,8 @@ TEN = [jpeg(SEED + number) for number in range(10)]
 URI = "memory/x.parquet"
 
 
-def _shard(data: bytes) -> Shard:
-    return Shard(uri=URI, kind="parquet", size=len(data), version=None)
+def _shard(data: bytes) -> SourceObject:
+    return SourceObject(uri=URI, kind="parquet", size=len(data), version=None)
 
 
 def _read(data: bytes, first: int = 0, **options: str) -> list[EncodedImage]:
@@ -45,7 +45,7 @@ def _read_lazily(data: bytes) -> Iterator[EncodedImage]:
 
 def _facts(image: EncodedImage) -> tuple[object, ...]:
     error = None if image.error is None else (image.error.kind, image.error.message)
-    return (image.index, image.image_id, image.member, image.data, image.after, image.ends_part, image.breaks, error)
+    return (image.index, image.image_id, image.member, image.data, image.after, image.ends_part, image.truncated, error)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -54,12 +54,12 @@ def test_the_corpus(name: str) -> None:
     found = _read(case.data)
     if not case.footer:
         (row,) = found
-        assert (row.breaks, row.index, row.image_id) == (True, 0, f"{URI}#0")
+        assert (row.truncated, row.index, row.image_id) == (True, 0, f"{URI}#0")
         assert row.error is not None
         assert (row.error.kind, row.error.stage) == ("BrokenShard", "read")
         return
     assert [image.index for image in found] == list(range(case.rows))
-    assert not any(image.breaks for image in found)
+    assert not any(image.truncated for image in found)
     for image in found:
         if image.index in case.missing:
             assert isinstance(image.error, MissingImage)
@@ -134,7 +134,7 @@ def test_a_path_in_the_struct_is_the_member() -> None:
 @pytest.mark.parametrize("options", [{"image_column": "nope"}, {"id_column": "nope"}, {"image_column": "id"}])
 def test_a_shard_without_the_column_is_broken(options: dict[str, str]) -> None:
     (row,) = _read(CASES["ids.parquet"].data, 0, **options)
-    assert row.breaks
+    assert row.truncated
     assert "column" in str(row.error)
 
 
@@ -252,7 +252,7 @@ def test_a_footer_whose_row_groups_do_not_add_up_is_broken() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pq, "ParquetFile", lambda *_, **__: _Parquet())
         (row,) = _read(data)
-        assert row.breaks
+        assert row.truncated
         assert row_group_starts(MemoryStore(data), _shard(data)) == [(Cursor(), 0)]
 
 
@@ -371,7 +371,7 @@ def test_more_rows_than_bytes_are_one_failure() -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.table({"image": column}), buffer, row_group_size=len(column))
     (row,) = islice(_read_lazily(buffer.getvalue()), 2)
-    assert (row.breaks, row.index) == (True, 0)
+    assert (row.truncated, row.index) == (True, 0)
     assert str(row.error) == f"1000001 rows in {len(buffer.getvalue())} bytes"
     assert row_group_starts(MemoryStore(buffer.getvalue()), _shard(buffer.getvalue())) == [(Cursor(0), 0)]
 
@@ -393,4 +393,4 @@ def test_two_image_columns_of_one_name_are_refused() -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_arrays([pa.array([b"1"]), pa.array(["a"]), pa.array(["b"])], ["image", "id", "id"]), buffer)
     (row,) = _read(buffer.getvalue(), id_column="id")
-    assert (row.breaks, str(row.error)) == (True, "two columns 'id'")
+    assert (row.truncated, str(row.error)) == (True, "two columns 'id'")

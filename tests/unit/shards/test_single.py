@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import HostUnreachable, ObjectChanged, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError
 from pipeline.shards import single
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, SourceObject
 from pipeline.shards.single import FETCHES_AHEAD, read_images
 from pipeline.storage import answers as answers_module
 from pipeline.storage.base import ObjectInfo
@@ -47,8 +47,8 @@ class _Store:
         raise ObjectMissing(f"{uri}: the root of a host is no object, but it answers")
 
 
-def _image(uri: str, *, size: int | None = None, secret: str | None = None) -> Shard:
-    return Shard(uri=uri, kind="image", size=size, version="etag:1", image_id=None, secret=secret)
+def _image(uri: str, *, size: int | None = None, secret: str | None = None) -> SourceObject:
+    return SourceObject(uri=uri, kind="image", size=size, version="etag:1", image_id=None, secret=secret)
 
 
 def _read(monkeypatch: pytest.MonkeyPatch, answers: dict[str, bytes | Exception], *uris: str) -> list[EncodedImage]:
@@ -208,7 +208,7 @@ def test_several_are_fetched_at_once_but_not_all(monkeypatch: pytest.MonkeyPatch
             together.wait(20)
             return super().read(*asked, **more)
 
-    def rows() -> Iterator[tuple[int, Shard]]:
+    def rows() -> Iterator[tuple[int, SourceObject]]:
         nonlocal taken
         for row in range(FETCHES_AHEAD * 4):
             taken += 1

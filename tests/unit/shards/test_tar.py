@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ObjectChanged, StorageError
 from pipeline.shards import tar as tar_module
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, SourceObject
 from pipeline.shards.range_file import RangeFile
 from pipeline.shards.tar import part_starts, read_tar
 from pipeline.storage.local import LocalStore
@@ -24,8 +24,8 @@ URI = "memory/x.tar"
 CASES = tars()
 
 
-def _shard(data: bytes) -> Shard:
-    return Shard(uri=URI, kind="tar", size=len(data), version=None)
+def _shard(data: bytes) -> SourceObject:
+    return SourceObject(uri=URI, kind="tar", size=len(data), version=None)
 
 
 def _read(data: bytes, start: Cursor | None = None, options: ReadOptions = READ) -> list[EncodedImage]:
@@ -35,7 +35,7 @@ def _read(data: bytes, start: Cursor | None = None, options: ReadOptions = READ)
 def _facts(images: list[EncodedImage]) -> list[tuple[object, ...]]:
     """Everything that must be the same wherever reading began; exceptions by what they say."""
     return [
-        (i.index, i.image_id, i.member, i.offset, i.length, i.data, i.bytes_length, i.after, i.breaks, i.ends_part, _said(i))
+        (i.index, i.image_id, i.member, i.offset, i.length, i.data, i.bytes_length, i.after, i.truncated, i.ends_part, _said(i))
         for i in images
     ]
 
@@ -53,7 +53,7 @@ def test_the_corpus(name: str) -> None:
     case = CASES[name]
     found = _read(case.data)
     assert [image.index for image in found] == list(range(len(found)))
-    broken = [image for image in found if image.breaks]
+    broken = [image for image in found if image.truncated]
     assert len(broken) == case.broken
     if case.broken:
         assert broken == found[-1:]
@@ -62,7 +62,7 @@ def test_the_corpus(name: str) -> None:
         assert broken[0].error.stage == "read"
         assert broken[0].index == len(case.images)
         assert broken[0].image_id == f"{URI}#{len(case.images)}"
-    rows = [image for image in found if not image.breaks]
+    rows = [image for image in found if not image.truncated]
     assert tuple(image.member for image in rows if image.member not in case.links) == case.images
     assert {image.member for image in rows if _kinds([image]) == ["LinkMember"]} == set(case.links)
     if not case.ambiguous and not case.links:
@@ -202,7 +202,7 @@ def test_a_file_that_got_shorter_is_a_storage_error(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     data = tar_bytes(photos(3))
     path.write_bytes(cut_in_body(data, 1))
-    shard = Shard(uri=str(path), kind="tar", size=len(data), version=None)
+    shard = SourceObject(uri=str(path), kind="tar", size=len(data), version=None)
     with pytest.raises(ObjectChanged):
         list(read_tar(LocalStore(), shard, Cursor(), READ))
 
@@ -215,7 +215,7 @@ def test_reading_goes_on_at_any_cursor(name: str) -> None:
     data = CASES[name].data
     whole = _read(data)
     for number, image in enumerate(whole):
-        if not image.breaks:
+        if not image.truncated:
             assert _facts(_read(data, image.after)) == _facts(whole[number + 1 :])
 
 
@@ -242,7 +242,7 @@ def test_any_tar_from_any_cursor(entries: list[Entry], dialect: str, lost: int, 
     options = ReadOptions(image_ext=ext, max_encoded_bytes=800)
     whole = _read(data, options=options)
     for number, image in enumerate(whole):
-        if not image.breaks:
+        if not image.truncated:
             assert _facts(_read(data, image.after, options)) == _facts(whole[number + 1 :])
 
 
@@ -264,7 +264,7 @@ def test_any_bytes_end_in_rows_or_a_break(data: bytes, flip: int) -> None:
     for shard in (data, bytes(sound)):
         found = _read(shard)
         assert [image.index for image in found] == list(range(len(found)))
-        assert not any(image.breaks for image in found[:-1])
+        assert not any(image.truncated for image in found[:-1])
 
 
 # --- where parts begin ---------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ def _starts_by_reading(data: bytes, options: ReadOptions, part_images: int, part
     """The rule of the contract: a part is full at `part_images`, or where `part_bytes` is reached."""
     starts, count, size, after = [Cursor(0, 0, None)], 0, 0, Cursor(0, 0, None)
     for image in _read(data, options=options):
-        if image.breaks:
+        if image.truncated:
             break
         if count >= part_images or size >= part_bytes:
             starts.append(after)
@@ -347,7 +347,7 @@ def test_a_cursor_without_an_offset_is_found_by_headers(index: int) -> None:
 def test_a_cursor_behind_the_end_is_a_break() -> None:
     data = tar_bytes(photos(4))
     (image,) = read_tar(MemoryStore(data), _shard(data), Cursor(5), ReadOptions())
-    assert (image.breaks, image.index, str(image.error)) == (True, 5, "the tar ends before image 5")
+    assert (image.truncated, image.index, str(image.error)) == (True, 5, "the tar ends before image 5")
 
 
 def test_a_walk_from_an_index_alone_counts_the_headers_before_it() -> None:

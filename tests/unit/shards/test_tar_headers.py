@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from pipeline.errors import StorageError
-from pipeline.shards.base import Cursor, ReadOptions, Shard
+from pipeline.shards.base import Cursor, ReadOptions, SourceObject
 from pipeline.shards.range_file import CHUNK_BYTES
 from pipeline.shards.tar import part_starts
 from pipeline.shards.tar_headers import FAR_BYTES, HEADER_BYTES, HeaderFile
@@ -28,7 +28,7 @@ def _tar(sizes: Sequence[int]) -> bytes:
 
 
 def _starts(store: MemoryStore, start: Cursor = Cursor(), uri: str = URI) -> list[int]:  # noqa: B008 - it is frozen
-    shard = Shard(uri=uri, kind="tar", size=len(store.data), version="etag:1")
+    shard = SourceObject(uri=uri, kind="tar", size=len(store.data), version="etag:1")
     return [cursor.index for cursor in part_starts(store, shard, ReadOptions(), 100, 64 << 20, start)]
 
 
@@ -65,7 +65,7 @@ def test_a_walk_begins_where_it_is_told() -> None:
     (at,) = (
         cursor
         for cursor in part_starts(
-            store, Shard(uri=URI, kind="tar", size=len(store.data), version=None), ReadOptions(), 100, 64 << 20
+            store, SourceObject(uri=URI, kind="tar", size=len(store.data), version=None), ReadOptions(), 100, 64 << 20
         )
         if cursor.index == 500
     )
@@ -76,7 +76,7 @@ def test_a_walk_begins_where_it_is_told() -> None:
 
 def test_nothing_is_read_before_it_is_asked_for() -> None:
     store = MemoryStore(_tar([10_000] * 5_000))
-    walk = part_starts(store, Shard(uri=URI, kind="tar", size=len(store.data), version=None), ReadOptions(), 100, 64 << 20)
+    walk = part_starts(store, SourceObject(uri=URI, kind="tar", size=len(store.data), version=None), ReadOptions(), 100, 64 << 20)
     assert next(walk).index == 0
     assert store.requests == []
     assert next(walk).index == 100
@@ -100,7 +100,7 @@ def test_every_byte_is_the_right_one(streams: bool) -> None:
 
 def test_a_failure_of_the_chunk_that_is_fetched_ahead_is_raised_where_it_is_used() -> None:
     store = MemoryStore(_tar([10_000] * 3_000), broken=range(3 * CHUNK_BYTES, 3 * CHUNK_BYTES + 1))
-    walk = part_starts(store, Shard(uri=URI, kind="tar", size=len(store.data), version=None), ReadOptions(), 100, 64 << 20)
+    walk = part_starts(store, SourceObject(uri=URI, kind="tar", size=len(store.data), version=None), ReadOptions(), 100, 64 << 20)
     before = [next(walk).index for _ in range(10)]
     assert before == list(range(0, 1_000, 100))
     with pytest.raises(StorageError, match="reset"):

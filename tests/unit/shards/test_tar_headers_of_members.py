@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.shards import tar as tar_module
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, SourceObject
 from pipeline.shards.range_file import RangeFile
 from pipeline.shards.tar import part_starts, read_tar
 from tests.support.corpus import photos, tar_bytes
@@ -22,8 +22,8 @@ BLOCK = tarfile.BLOCKSIZE
 MANY = 20_000  # blocks: 10 MB
 
 
-def _shard(data: bytes) -> Shard:
-    return Shard(uri="memory/x.tar", kind="tar", size=len(data), version=None)
+def _shard(data: bytes) -> SourceObject:
+    return SourceObject(uri="memory/x.tar", kind="tar", size=len(data), version=None)
 
 
 def _read(data: bytes, start: Cursor | None = None) -> list[EncodedImage]:
@@ -35,7 +35,7 @@ def _found(data: bytes, start: Cursor | None = None) -> list[tuple[str | None, s
     rows = _read(data, start)
     if start is None:
         walked = [at.index for at in part_starts(MemoryStore(data), _shard(data), READ, 1, 1 << 30)]
-        assert walked == (list(range(sum(not row.breaks for row in rows))) or [0])
+        assert walked == (list(range(sum(not row.truncated for row in rows))) or [0])
     return [(row.member, None if row.error is None else row.error.kind) for row in rows]
 
 
@@ -261,10 +261,10 @@ _PIECES = st.one_of(
 def test_any_headers_with_sound_checksums_end_in_rows_or_a_break(data: bytes) -> None:
     whole = _read(data)
     assert [row.index for row in whole] == list(range(len(whole)))
-    assert not any(row.breaks for row in whole[:-1])
+    assert not any(row.truncated for row in whole[:-1])
     list(part_starts(MemoryStore(data), _shard(data), READ, 1, 1 << 30))
     for number, row in enumerate(whole):
-        if not row.breaks:
+        if not row.truncated:
             said = [(image.index, image.member, image.data, str(image.error), image.after) for image in _read(data, row.after)]
             assert said == [
                 (image.index, image.member, image.data, str(image.error), image.after) for image in whole[number + 1 :]

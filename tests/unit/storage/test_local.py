@@ -101,9 +101,9 @@ def test_read_ranges(tmp_path: Path) -> None:
 
 def test_what_is_too_large_is_not_read(tmp_path: Path) -> None:
     uri = str(_touch(tmp_path / "x", b"12345"))
-    assert STORE.read(uri, most=5) == b"12345"
+    assert STORE.read(uri, max_bytes=5) == b"12345"
     with pytest.raises(ObjectTooLarge, match="5 bytes"):
-        STORE.read(uri, most=4)
+        STORE.read(uri, max_bytes=4)
 
 
 def test_a_file_shorter_than_listed_has_changed(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pipeline.errors import ForbiddenAddress, HostUnreachable, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError
-from pipeline.shards.base import ReadOptions, Shard
+from pipeline.shards.base import ReadOptions, SourceObject
 from pipeline.shards.single import read_images
 from pipeline.storage import retry
 from pipeline.storage.answers import Answers
@@ -70,23 +70,23 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_an_image_is_one_request(server: str) -> None:
     store = RemoteStore("http")
-    assert store.read(f"{server}/a.jpg", most=len(BODY)) == BODY
+    assert store.read(f"{server}/a.jpg", max_bytes=len(BODY)) == BODY
     assert _Handler.asked == ["/a.jpg"]
     with pytest.raises(ObjectMissing):
-        store.read(f"{server}/absent", most=10)
+        store.read(f"{server}/absent", max_bytes=10)
 
 
 @pytest.mark.parametrize("path", ["/a.jpg", "/endless"])
 def test_an_answer_that_is_too_long_is_not_read_to_its_end(server: str, path: str) -> None:
     with pytest.raises(ObjectTooLarge):
-        RemoteStore("http").read(f"{server}{path}", most=1000)
+        RemoteStore("http").read(f"{server}{path}", max_bytes=1000)
     assert _Handler.asked == [path]
 
 
 @pytest.mark.parametrize("path", ["{server}/redirect", "http://169.254.169.254/latest/meta-data/", "http://[fd00:ec2::254]/"])
 def test_metadata_services_are_never_asked(server: str, path: str) -> None:
     with pytest.raises(ForbiddenAddress):
-        RemoteStore("http").read(path.format(server=server), most=1000)
+        RemoteStore("http").read(path.format(server=server), max_bytes=1000)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_which_addresses_they_have(host: str, is_one: bool) -> None:
 
 def test_each_is_one_failure_and_the_rest_is_read(server: str) -> None:
     names = [f"{server}/redirect", f"{server}/endless", "http://169.254.169.254/x.jpg", f"{server}/a.jpg"]
-    rows = [(row, Shard(uri=uri, kind="image", size=None, version=None)) for row, uri in enumerate(names)]
+    rows = [(row, SourceObject(uri=uri, kind="image", size=None, version=None)) for row, uri in enumerate(names)]
     found = list(read_images(iter(rows), ReadOptions(max_encoded_bytes=len(BODY))))
     kinds = [None if image.error is None else image.error.kind for image in found]
     assert kinds == ["DeniedImage", "ImageTooLarge", "DeniedImage", None]
@@ -120,7 +120,7 @@ def test_dead_hosts_are_failures_while_another_host_answers(server: str, monkeyp
         closed.bind(("127.0.0.1", 0))
         refused = f"http://127.0.0.1:{closed.getsockname()[1]}/x.jpg"
         names = [f"{server}/a.jpg", "http://no-such-host.invalid/x.jpg", refused, server.replace("http", "https") + "/a.jpg"]
-        rows = [(row, Shard(uri=uri, kind="image", size=None, version=None)) for row, uri in enumerate(names)]
+        rows = [(row, SourceObject(uri=uri, kind="image", size=None, version=None)) for row, uri in enumerate(names)]
         found = list(read_images(iter(rows), ReadOptions(max_encoded_bytes=len(BODY))))
     assert [None if image.error is None else image.error.kind for image in found] == [None, *["ObjectUnreachable"] * 3]
 
@@ -147,7 +147,7 @@ def test_a_look_says_what_went_wrong(server: str, status: int | None) -> None:
 )  # fmt: skip
 def test_what_the_web_says_for_good_is_a_failure(server: str, path: str, kind: str) -> None:
     names = [f"{server.rpartition(':')[0] if path[0] == ':' else server}{path}", f"{server}/a.jpg"]
-    rows = [(row, Shard(uri=uri, kind="image", size=None, version=None)) for row, uri in enumerate(names)]
+    rows = [(row, SourceObject(uri=uri, kind="image", size=None, version=None)) for row, uri in enumerate(names)]
     found = list(read_images(iter(rows), ReadOptions(max_encoded_bytes=len(BODY))))
     assert [None if image.error is None else image.error.kind for image in found] == [kind, None]
 
@@ -163,21 +163,23 @@ def test_what_the_web_says_for_good_is_a_failure(server: str, path: str, kind: s
     ],
 )
 def test_urls_that_no_server_has_are_failures_if_an_older_version_has_planned_them(server: str, uri: str) -> None:
-    rows = [(row, Shard(uri=each, kind="image", size=None, version=None)) for row, each in enumerate([uri, f"{server}/a.jpg"])]
+    rows = [
+        (row, SourceObject(uri=each, kind="image", size=None, version=None)) for row, each in enumerate([uri, f"{server}/a.jpg"])
+    ]
     found = list(read_images(iter(rows), ReadOptions(max_encoded_bytes=len(BODY))))
     assert [None if image.error is None else image.error.kind for image in found] == ["ObjectUnreachable", None]
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
 def test_what_may_be_otherwise_later_stays_open(server: str, status: int) -> None:
-    rows = [(0, Shard(uri=f"{server}/a.jpg", kind="image", size=None, version=None)),
-            (1, Shard(uri=f"{server}/status/{status}", kind="image", size=None, version=None))]  # fmt: skip
+    rows = [(0, SourceObject(uri=f"{server}/a.jpg", kind="image", size=None, version=None)),
+            (1, SourceObject(uri=f"{server}/status/{status}", kind="image", size=None, version=None))]  # fmt: skip
     with pytest.raises(StorageError, match=f"HTTP {status}"):
         list(read_images(iter(rows), ReadOptions(max_encoded_bytes=len(BODY))))
 
 
 def test_dead_hosts_alone_may_be_a_dead_network(server: str) -> None:
-    rows = [(0, Shard(uri="http://no-such-host.invalid/x.jpg", kind="image", size=None, version=None))]
+    rows = [(0, SourceObject(uri="http://no-such-host.invalid/x.jpg", kind="image", size=None, version=None))]
     with pytest.raises(StorageError, match="nothing else can be read"):
         list(read_images(iter(rows), ReadOptions()))
 
@@ -196,7 +198,7 @@ def test_a_network_that_is_gone_makes_no_failures_of_those_that_answered_before(
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
     answers = Answers()
-    rows = [(row, Shard(uri=uri, kind="image", size=None, version=None)) for row, uri in enumerate(names)]
+    rows = [(row, SourceObject(uri=uri, kind="image", size=None, version=None)) for row, uri in enumerate(names)]
     found = list(read_images(iter(rows), ReadOptions(max_encoded_bytes=len(BODY)), answers))
     assert [None if image.error is None else image.error.kind for image in found] == [None, None, "MissingImage", "MissingImage"]
     for server in servers:

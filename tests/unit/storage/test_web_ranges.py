@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 
 from pipeline.errors import ObjectChanged, StorageError, StorageRefused
-from pipeline.shards.base import Cursor, ReadOptions, Shard
+from pipeline.shards.base import Cursor, ReadOptions, SourceObject
 from pipeline.shards.range_file import CHUNK_BYTES
 from pipeline.shards.tar import read_tar
 from pipeline.storage import retry
@@ -101,9 +101,9 @@ def test_a_short_answer_is_a_storage_error(server: str) -> None:
         RemoteStore("http").read(f"{server}/ranges/a", len(BODY) - 5, 10)
 
 
-@pytest.mark.parametrize("most", [None, len(BODY)])
-def test_whole_objects_are_read_from_servers_without_ranges(server: str, most: int | None) -> None:
-    assert RemoteStore("http").read(f"{server}/a.jpg", most=most) == BODY
+@pytest.mark.parametrize("max_bytes", [None, len(BODY)])
+def test_whole_objects_are_read_from_servers_without_ranges(server: str, max_bytes: int | None) -> None:
+    assert RemoteStore("http").read(f"{server}/a.jpg", max_bytes=max_bytes) == BODY
 
 
 def test_the_beginning_is_read_from_servers_without_ranges_and_no_more(server: str) -> None:
@@ -173,7 +173,7 @@ def test_a_tar_that_was_replaced_while_it_was_read_is_not_mixed_with_the_one_bef
     _Handler.bodies["/ranges/a.tar"] = tar_bytes(photos(3))
     info = store.stat(uri)
     assert (info.size, info.version) == (len(_Handler.bodies["/ranges/a.tar"]), ETAG)
-    shard = Shard(uri=uri, kind="tar", size=info.size, version=info.version)
+    shard = SourceObject(uri=uri, kind="tar", size=info.size, version=info.version)
     assert info.size is not None
     assert info.size < CHUNK_BYTES
     first = next(read_tar(store, shard, Cursor(), ReadOptions()))

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.driver.obsolete import remove_stale
+from pipeline.driver.obsolete import remove_obsolete
 from pipeline.errors import Damaged, StorageError
 from pipeline.output.footer import PartFooter, failures_bytes
 from pipeline.output.parts import PartName, PartTable, list_parts, source_digest
 from pipeline.plan.plan import Plan, PlanFile
-from pipeline.shards.base import Shard
+from pipeline.shards.base import SourceObject
 from pipeline.storage.local import LocalStore
 from pipeline.sums import sums as room
 from pipeline.sums.checkpoint import NAME
@@ -29,7 +29,7 @@ from tests.support.asked import asked
 from tests.support.made_up import CLASSES, FINGERPRINT, commit, made_up_footer, make_anew
 
 STORE = LocalStore()
-SHARD = Shard(uri="/in/a.tar", kind="tar", size=1000, version="etag:1")
+SHARD = SourceObject(uri="/in/a.tar", kind="tar", size=1000, version="etag:1")
 SOURCES = {source_digest(SHARD.uri, SHARD.size, SHARD.version)}
 ERRORS = {1: "CorruptImage", 4: "ImageTimeout", 5: "ImageTimeout"}
 
@@ -236,11 +236,11 @@ def test_a_part_of_another_run_is_damage_and_not_counted(out: str, classes: int)
 
 
 def test_a_part_that_is_made_anew_with_the_same_size_is_not_counted_as_it_was(out: str) -> None:
-    """What a receipt said of a part that another attempt's `--redo` has removed and made anew meanwhile is not the truth."""
+    """What a report said of a part that another attempt's `--redo` has removed and made anew meanwhile is not the truth."""
     sums = _sums(out)
     listed = sums.begin()
     name = commit(STORE, out, made_up_footer(8, error="ImageTimeout"))
-    sums.totals.add(name, made_up_footer(8, error="ImageTimeout"))  # the receipt
+    sums.totals.add(name, made_up_footer(8, error="ImageTimeout"))  # the report
     anew = make_anew(STORE, out, made_up_footer(8))
     assert (str(anew), anew.size) == (str(name), name.size)
     sums.close(SOURCES, 0, listed)
@@ -305,7 +305,7 @@ def test_redo_reads_parts_with_failures_alone_and_takes_them_out(out: str, monke
     sums = _sums(out)
     with asked(monkeypatch, out) as calls:
         listed = sums.begin()
-        kept = remove_stale(STORE, out, _plan(), listed, sums, "ImageTimeout")
+        kept = remove_obsolete(STORE, out, _plan(), listed, sums, "ImageTimeout")
     redone = [str(made_up_footer(number, error="x").name) for number in (4, 5)]
     assert {call for call in calls if call.startswith("delete")} == {
         f"delete {folder}/{name}" for folder in ("masks", "failures") for name in redone
@@ -326,7 +326,7 @@ def test_redo_of_what_nobody_failed_with_reads_no_part(out: str, monkeypatch: py
     _sums(out).close(SOURCES, 0)
     sums = _sums(out)
     with asked(monkeypatch, out) as calls:
-        assert remove_stale(STORE, out, _plan(), sums.begin(), sums, "KillsItsProcess").part_count == 8
+        assert remove_obsolete(STORE, out, _plan(), sums.begin(), sums, "KillsItsProcess").part_count == 8
     assert not _masks_read(calls)
     assert not any(call.startswith(("delete", "replace")) for call in calls)
 
@@ -336,7 +336,7 @@ def test_redo_needs_no_files_of_failures(out: str) -> None:
     for path in Path(out, "failures").iterdir():
         path.unlink()
     sums = _sums(out)
-    kept = remove_stale(STORE, out, _plan(), sums.begin(), sums, "ImageTimeout")
+    kept = remove_obsolete(STORE, out, _plan(), sums.begin(), sums, "ImageTimeout")
     assert kept.part_count == 6
     assert [name.first for name in kept.parts()] == [0, 4, 8, 12, 24, 28]
 
@@ -352,7 +352,7 @@ def test_a_part_whose_sums_cannot_be_taken_out_makes_all_be_counted_again(out: s
         here.setattr(room, "read_footer", damaged)
         plan = _plan()
         plan.shards, plan.replaced = {}, [SHARD]
-        kept = remove_stale(STORE, out, plan, listed, sums)
+        kept = remove_obsolete(STORE, out, plan, listed, sums)
     assert kept.part_count == 0
     assert len(sums.totals.parts) == 0
 
@@ -368,7 +368,7 @@ def test_parts_that_the_plan_does_not_mean_leave_the_sums(out: str, replaced: bo
     sums, plan = _sums(out), _plan()
     if replaced:
         plan.replaced = [replace(SHARD, uri="/in/b.tar")]
-    kept = remove_stale(STORE, out, plan, sums.begin(), sums)
+    kept = remove_obsolete(STORE, out, plan, sums.begin(), sums)
     assert set(kept) == SOURCES
     assert sums.totals.images == 8 * 4
     assert sums.totals.is_exactly(kept.part_keys)
@@ -376,7 +376,7 @@ def test_parts_that_the_plan_does_not_mean_leave_the_sums(out: str, replaced: bo
     assert not sums.are_written(kept, 0)
     sums.close(SOURCES, 0, kept)
     again = _sums(out)
-    kept = remove_stale(STORE, out, plan, again.begin(), again)
+    kept = remove_obsolete(STORE, out, plan, again.begin(), again)
     assert again.totals.same_sums(sums.totals)
     assert again.are_written(kept, 0)
 
@@ -404,7 +404,7 @@ def test_parts_with_replaced_rows_go(tmp_path: Path, monkeypatch: pytest.MonkeyP
     if checkpoint:
         sums.close({source_digest("plan/00000.parquet", None, None)}, 0)
     with asked(monkeypatch, out) as calls:
-        kept = remove_stale(STORE, out, plan, list_parts(STORE, out), sums)
+        kept = remove_obsolete(STORE, out, plan, list_parts(STORE, out), sums)
     assert [name.first for name in kept.parts()] == [0, 8, 12]
     assert len(_masks_read(calls)) == (1 if checkpoint else 2)  # to be taken out of the sums; to be asked how many rows they have
     assert sums.totals.is_within(kept.part_keys)
@@ -424,7 +424,7 @@ def test_a_worker_that_dies_between_the_removals_leaves_no_failures_without_a_pa
 
     monkeypatch.setattr(LocalStore, "delete", delete)
     with pytest.raises(StorageError):
-        remove_stale(STORE, out, _plan(), listed, sums, "ImageTimeout")
+        remove_obsolete(STORE, out, _plan(), listed, sums, "ImageTimeout")
     monkeypatch.undo()
     sums = _sums(out)
     sums.close(SOURCES, 0, sums.begin())
@@ -437,13 +437,13 @@ def test_two_redos_at_once_remove_each_part_once(out: str) -> None:
 
     def first() -> None:
         sums = _sums(out)
-        remove_stale(STORE, out, _plan(), sums.begin(), sums, "ImageTimeout")
+        remove_obsolete(STORE, out, _plan(), sums.begin(), sums, "ImageTimeout")
         for number in (4, 5):
             sums.totals.add(commit(STORE, out, made_up_footer(number)), made_up_footer(number))
         sums.close(SOURCES, 0)
 
     second = _sums(out)
-    remove_stale(STORE, out, _plan(), second.begin(), second, "ImageTimeout", announce=first)
+    remove_obsolete(STORE, out, _plan(), second.begin(), second, "ImageTimeout", announce=first)
     assert list_parts(STORE, out).part_count == 8
     second.close(SOURCES, 0)
     assert _is_true(out, second)
@@ -466,7 +466,7 @@ def test_an_attempt_that_reads_beside_a_redo_leaves_no_failures_without_a_part(
             FailureFiles(STORE, out).fill(name, footer)
 
     monkeypatch.setattr(LocalStore, "delete", delete)
-    remove_stale(STORE, out, _plan(), redo.begin(), redo, "ImageTimeout")
+    remove_obsolete(STORE, out, _plan(), redo.begin(), redo, "ImageTimeout")
     assert done
     for number in (4, 5):
         commit(STORE, out, made_up_footer(number))
@@ -508,7 +508,7 @@ def test_a_part_that_is_made_anew_right_after_it_was_removed_keeps_its_failures(
 
     listed = redo.begin()
     monkeypatch.setattr(LocalStore, "delete", delete)
-    remove_stale(STORE, out, _plan(), listed, redo, "ImageTimeout")
+    remove_obsolete(STORE, out, _plan(), listed, redo, "ImageTimeout")
     assert Path(out, "failures", str(footer.name)).read_bytes() == failures_bytes(footer)
 
 
@@ -556,7 +556,7 @@ def test_an_attempt_beside_a_redo_does_not_read_all_again(out: str, monkeypatch:
     one, other = _sums(out), _sums(out)
     listed = one.begin()
     one.read(listed)
-    remove_stale(STORE, out, _plan(), other.begin(), other, "ImageTimeout")
+    remove_obsolete(STORE, out, _plan(), other.begin(), other, "ImageTimeout")
     one.save()  # the parts that it holds are gone: the other's stays
     with asked(monkeypatch, out) as calls:
         one.close(SOURCES, 0)
@@ -624,12 +624,12 @@ def test_beside_an_attempt_that_goes_on_one_round_is_enough(out: str, monkeypatc
 
     monkeypatch.setattr("pipeline.sums.derived.list_parts", listed)
     sums = _sums(out)
-    found = sums.close(SOURCES, 0, sums.begin(), is_left=lambda table: table.part_count < 30)
+    found = sums.close(SOURCES, 0, sums.begin(), has_remaining=lambda table: table.part_count < 30)
     assert len(listings) == 1
     assert sums.totals.is_exactly(found.part_keys)  # not of the part that came in between
     assert found.part_count == 8
     assert sums.totals.same_sums(read_totals(STORE, out, found, Totals(CLASSES), FINGERPRINT))
-    found = sums.close(SOURCES, 0, found, is_left=lambda table: table.part_count < 10)
+    found = sums.close(SOURCES, 0, found, has_remaining=lambda table: table.part_count < 10)
     assert found.part_count == 12  # nothing is left, as far as is known: until no part comes in between
     assert len(listings) == 5
     assert sums.totals.is_exactly(found.part_keys)
@@ -641,7 +641,7 @@ def test_after_a_removal_by_another_attempt_it_is_saved_again(out: str, monkeypa
     _sums(out).close(SOURCES, 0)
     one, redo = _sums(out), _sums(out)
     listed = one.begin()
-    remove_stale(STORE, out, _plan(), redo.begin(), redo, "ImageTimeout")
+    remove_obsolete(STORE, out, _plan(), redo.begin(), redo, "ImageTimeout")
     if not has_them:
         gone = [replace(name, version=name.version) for name in listed.parts() if name.first in (16, 20)]
         for name, number in zip(gone, (4, 5), strict=True):
@@ -668,7 +668,7 @@ def test_parts_that_come_while_another_attempts_removal_is_looked_at_are_not_rea
     _sums(out).close(SOURCES, 0)
     one, redo = _sums(out), _sums(out)
     listed = one.begin()
-    remove_stale(STORE, out, _plan(), redo.begin(), redo, "ImageTimeout")
+    remove_obsolete(STORE, out, _plan(), redo.begin(), redo, "ImageTimeout")
     for name, number in zip([name for name in listed.parts() if name.first in (16, 20)], (4, 5), strict=True):
         assert one.totals.remove(name, made_up_footer(number, error="ImageTimeout"))
     for number in range(8, 12):

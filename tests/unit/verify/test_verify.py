@@ -21,7 +21,7 @@ from pipeline.output.footer import Failure, PartFooter, failures_bytes, part_byt
 from pipeline.output.parts import PartName, add_digests, row_digest
 from pipeline.plan.fingerprint import fingerprint
 from pipeline.plan.plan import extend_plan
-from pipeline.shards.base import Cursor, Shard
+from pipeline.shards.base import Cursor, SourceObject
 from pipeline.storage import join, writable_store_for
 from pipeline.verify.findings import Finding
 from pipeline.verify.verify import Verification, verify
@@ -125,7 +125,9 @@ def test_part_of_another_arrow(out: Path) -> None:
 def test_large_files_are_written_again_byte_for_byte(tmp_path: Path) -> None:
     """Several row groups in the plan, several pages and dictionaries that overflow in the part: no false alarm."""
     out, count = tmp_path / "out", 20_000
-    images = (Shard(uri=f"/images/{number:06}.jpg", kind="image", size=number, version="mtime:1") for number in range(count))
+    images = (
+        SourceObject(uri=f"/images/{number:06}.jpg", kind="image", size=number, version="mtime:1") for number in range(count)
+    )
     rng = np.random.default_rng(0)
     names = ("background", "other")
     labels = {"classes": names, "min_confidence": 0.0, "engine": "none", "labels_version": 1}
@@ -429,11 +431,11 @@ def test_images_that_are_planned_anew(source: Path, tmp_path: Path) -> None:
     label([folder], tmp_path / "out")
     (folder / "0000.jpg").write_bytes(photos(1)[0][1])
     label([folder], tmp_path / "out", relabel_changed=True)
-    stale = parts_of(tmp_path / "out", "plan/00000")[0]
+    obsolete = parts_of(tmp_path / "out", "plan/00000")[0]
     found = verify(str(tmp_path / "out"))
-    assert_damaged(found, stale.object, "0000.jpg #0 is not in its range")
-    stale.file.unlink()
-    (tmp_path / "out" / "failures" / stale.file.name).unlink()
+    assert_damaged(found, obsolete.object, "0000.jpg #0 is not in its range")
+    obsolete.file.unlink()
+    (tmp_path / "out" / "failures" / obsolete.file.name).unlink()
     label([folder], tmp_path / "out")
     found = verify(str(tmp_path / "out"), deep=True)
     assert (found.state, found.images) == ("whole", 5)
@@ -443,13 +445,13 @@ def test_shard_that_is_planned_anew(source: Path, tmp_path: Path) -> None:
     shard = tmp_path / "a.tar"
     shutil.copy(source / "a.tar", shard)
     label([shard], tmp_path / "out")
-    stale = parts_of(tmp_path / "out", "a.tar")
+    obsolete = parts_of(tmp_path / "out", "a.tar")
     shard.write_bytes(tar_bytes(photos(3)))
     label([shard], tmp_path / "out", relabel_changed=True)
     found = verify(str(tmp_path / "out"))
-    assert {finding.object for finding in found.findings} == {part.object for part in stale}
+    assert {finding.object for finding in found.findings} == {part.object for part in obsolete}
     assert {finding.problem for finding in found.findings} == {"a part of no planned source"}
-    for part in stale:
+    for part in obsolete:
         part.file.unlink()
     assert verify(str(tmp_path / "out")).state == "whole"
 

@@ -10,18 +10,18 @@ import pytest
 from pipeline.output.span import Span
 from pipeline.plan import plan
 from pipeline.plan.plan import extend_plan
-from pipeline.shards.base import Shard, ShardKind
+from pipeline.shards.base import SourceKind, SourceObject
 from pipeline.storage.local import LocalStore
 from pipeline.worker import beside
 from pipeline.worker.beside import FOLDERS, SAMPLE, Beside
 
 
-def _shards(kind: ShardKind, count: int) -> Iterator[Shard]:
-    return (Shard(uri=f"s3://b/{kind}-{number}", kind=kind, size=None, version=None) for number in range(count))
+def _shards(kind: SourceKind, count: int) -> Iterator[SourceObject]:
+    return (SourceObject(uri=f"s3://b/{kind}-{number}", kind=kind, size=None, version=None) for number in range(count))
 
 
-def _span(uri: str, kind: ShardKind, *others: str) -> Span:
-    return Span(source=Shard(uri=uri, kind=kind, size=None, version=None), digest="d", first=0, stop=None, others=others)
+def _span(uri: str, kind: SourceKind, *others: str) -> Span:
+    return Span(source=SourceObject(uri=uri, kind=kind, size=None, version=None), digest="d", first=0, stop=None, others=others)
 
 
 IMAGES, TAR = _span("plan/00000.parquet", "image"), _span("s3://b/tar-0", "tar", "https://h/x?sig=1")
@@ -52,12 +52,12 @@ def test_a_plan_without_shards_has_none(tmp_path: Path) -> None:
     assert list(Beside(str(tmp_path)).of(TAR, "s3://b/tar-0")) == ["https://h/x?sig=1"]
 
 
-def _files(folder: Path, kind: ShardKind, suffix: str, count: int) -> list[Shard]:
+def _files(folder: Path, kind: SourceKind, suffix: str, count: int) -> list[SourceObject]:
     folder.mkdir(parents=True)
     for number in range(count):
         (folder / f"{number}{suffix}").write_bytes(b"x")
     found = LocalStore().walk(str(folder))
-    return [Shard(uri=info.uri, kind=kind, size=info.size, version=info.version) for info in found]
+    return [SourceObject(uri=info.uri, kind=kind, size=info.size, version=info.version) for info in found]
 
 
 def test_of_a_local_file_those_of_its_folder_come_too_as_far_as_they_are_as_planned(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_million_folders_are_not_remembered(tmp_path: Path) -> None:
 def test_a_plan_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, reads = _plan(tmp_path, 3, 2), 0
 
-    def counted(*asked: object) -> Iterator[tuple[int, Shard]]:
+    def counted(*asked: object) -> Iterator[tuple[int, SourceObject]]:
         nonlocal reads
         reads += 1
         return plan.read_plan_rows(*asked)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.output.parts import PartName
 from pipeline.output.span import Span
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, SourceObject
 from pipeline.shards.parquet import read_parquet
 from pipeline.shards.tar import read_tar
 from pipeline.storage.local import LocalStore
@@ -28,13 +28,13 @@ MIB = 1 << 20
 
 
 def _shard(size: float, name: str = "a") -> Span:
-    source = Shard(uri=f"/in/{name}.tar", kind="tar", size=round(size), version="etag:1")
+    source = SourceObject(uri=f"/in/{name}.tar", kind="tar", size=round(size), version="etag:1")
     return Span(source=source, digest=SOURCE, first=0, stop=None)
 
 
 def _rows(images: int) -> Span:
     return Span(
-        source=Shard(uri="plan/00000.parquet", kind="image", size=None, version=None), digest=SOURCE, first=0, stop=images
+        source=SourceObject(uri="plan/00000.parquet", kind="image", size=None, version=None), digest=SOURCE, first=0, stop=images
     )
 
 
@@ -154,7 +154,7 @@ def test_no_more_workers_than_there_can_be_parts() -> None:
 
 
 def _span(path: Path, kind: str, piece_bytes: int | None = None) -> Span:
-    source = Shard(uri=str(path), kind=kind, size=path.stat().st_size, version=None)  # type: ignore[arg-type]
+    source = SourceObject(uri=str(path), kind=kind, size=path.stat().st_size, version=None)  # type: ignore[arg-type]
     return Span(source=source, digest=SOURCE, first=0, stop=None, piece_bytes=piece_bytes)
 
 
@@ -247,7 +247,7 @@ def test_where_to_read_a_shard_goes_with_its_pieces(tar: Path, tmp_path: Path) -
 
 
 def test_a_shard_that_cannot_be_opened_is_left_to_its_worker(tmp_path: Path) -> None:
-    source = Shard(uri=str(tmp_path / "gone.tar"), kind="tar", size=100, version=None)
+    source = SourceObject(uri=str(tmp_path / "gone.tar"), kind="tar", size=100, version=None)
     gone = Span(source=source, digest=SOURCE, first=0, stop=None, piece_bytes=1)
     assert _pieces(gone) == [replace(gone, piece_bytes=None)]
 

@@ -125,7 +125,7 @@ def test_an_error_after_close_is_nobodys() -> None:
     assert not _threads()
 
 
-def _waiting(sizes: list[int], most_bytes: int) -> int:
+def _waiting(sizes: list[int], max_bytes: int) -> int:
     """How many of these are taken from their source while nobody asks."""
     taken = 0
 
@@ -135,7 +135,7 @@ def _waiting(sizes: list[int], most_bytes: int) -> int:
             taken += 1
             yield size
 
-    items = ReadAhead(source(), 4, most_bytes=most_bytes, size_of=lambda size: size)
+    items = ReadAhead(source(), 4, max_bytes=max_bytes, size_of=lambda size: size)
     time.sleep(0.05)
     found, before = taken, list(items)
     assert before == sizes

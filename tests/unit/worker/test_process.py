@@ -5,7 +5,7 @@ import pytest
 
 _PROGRAM = """
 import ctypes, sys
-from pipeline.worker.process import leave_without_destructors
+from pipeline.worker.process import exit_without_destructors
 libc = ctypes.CDLL(None)
 libc.__cxa_atexit(libc.pause, None, None)  # waits for ever, as Ray's own destructors do now and then
 {call}
@@ -21,7 +21,7 @@ def _run(call: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_a_destructor_that_hangs_keeps_no_worker() -> None:
-    done = _run("leave_without_destructors(); leave_without_destructors()")
+    done = _run("exit_without_destructors(); exit_without_destructors()")
     assert (done.returncode, done.stdout, done.stderr) == (0, "said", "warned")
     with pytest.raises(subprocess.TimeoutExpired):  # else it would
         _run("")

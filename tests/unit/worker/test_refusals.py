@@ -67,7 +67,7 @@ def test_nobody_is_waited_for_who_does_not_come(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_more_that_wait_than_are_at_work_end_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray Data lets no pool grow of which more than half is on its way: the next pass keeps off their nodes."""
+    """Ray Data lets no pool grow of which more than half is on its way: the next round keeps off their nodes."""
     roster = Roster()
     roster.begin(1, workers=3)
     roster.starts(1)

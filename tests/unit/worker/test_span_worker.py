@@ -30,7 +30,7 @@ from pipeline.model.zoo import DEFAULT_MODEL
 from pipeline.output.footer import PartFooter
 from pipeline.output.parts import PartName
 from pipeline.output.remaining import remaining_spans
-from pipeline.output.span import Receipt, Span
+from pipeline.output.span import PartReport, Span
 from pipeline.plan.options import label_options, network_request, read_options
 from pipeline.plan.plan import extend_plan
 from pipeline.shards.range_file import CHUNK_BYTES
@@ -88,23 +88,23 @@ def test_a_span_is_read_to_its_end_and_one_image_further(tmp_path: Path, monkeyp
     found = pieces(replace(whole, piece_bytes=1), read=segment._config.read, part_images=PART_IMAGES, output="")
     first = replace(whole, stop=9)
     (last,) = (replace(piece, stop=None) for piece in found if piece.first == 9)
-    receipts = list(segment(first))
+    reports = list(segment(first))
     assert read == 9 + 1  # that it goes on says that the part before is not the last
-    receipts += segment(last)
+    reports += segment(last)
     assert read == 20 + 1
-    names = [PartName.parse(receipt.part or "", receipt.size) for receipt in receipts]
+    names = [PartName.parse(report.part or "", report.size) for report in reports]
     assert [(name.first, name.last) for name in names if name is not None] == [(at, at == 18) for at in range(0, 20, 3)]
 
 
 def test_a_hole_between_parts_is_filled_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "in.tar").write_bytes(tar_bytes(photos(9)))
     segment, whole = _worker(tmp_path / "in.tar", tmp_path / "out")
-    receipts = list(segment(whole))
-    before = {receipt.part: (tmp_path / "out" / "masks" / (receipt.part or "")).read_bytes() for receipt in receipts}
+    reports = list(segment(whole))
+    before = {report.part: (tmp_path / "out" / "masks" / (report.part or "")).read_bytes() for report in reports}
     first, second, _ = before
     (tmp_path / "out" / "masks" / (second or "")).unlink()
-    hole = replace(whole, first=3, stop=6, after=PartName.parse(first or "", receipts[0].size))
-    assert [receipt.part for receipt in segment(hole)] == [second]
+    hole = replace(whole, first=3, stop=6, after=PartName.parse(first or "", reports[0].size))
+    assert [report.part for report in segment(hole)] == [second]
     assert (tmp_path / "out" / "masks" / (second or "")).read_bytes() == before[second]
 
 
@@ -131,11 +131,11 @@ def test_two_parts_never_cover_one_index_however_two_attempts_saw_the_shard(
         return real(self, uri, data)
 
     monkeypatch.setattr(LocalStore, "create", create)
-    receipts = list(segment(span))
+    reports = list(segment(span))
     assert raced
     parts = parts_in(out)
     assert [(part.first, part.rows, part.last) for part in parts] == [(0, 3, False), (3, 2, True)]
-    assert [receipt.committed for receipt in receipts] == [True, False]
+    assert [report.committed for report in reports] == [True, False]
     (failures,) = (out / "failures").iterdir()
     assert failures.name == str(parts[1])
     assert pq.read_table(failures).column("error").to_pylist() == ["BrokenShard"]
@@ -156,7 +156,7 @@ def test_who_loses_a_part_keeps_to_the_failures_of_the_winner(tmp_path: Path, mo
         return real(self, uri, data)
 
     monkeypatch.setattr(LocalStore, "create", create)
-    assert [receipt.committed for receipt in segment(span)] == [False]
+    assert [report.committed for report in segment(span)] == [False]
     (failures,) = (out / "failures").iterdir()
     assert pq.read_table(failures).column("error").to_pylist() == ["CorruptImage"]
 
@@ -167,9 +167,9 @@ def test_a_shard_that_is_gone_with_all_its_folder_stays_open(tmp_path: Path) -> 
     (tmp_path / "in" / "a.tar").write_bytes(tar_bytes(photos(3)))
     segment, span = _worker(tmp_path / "in" / "a.tar", tmp_path / "out")
     (tmp_path / "in" / "a.tar").rename(tmp_path / "elsewhere.tar")
-    (receipt,) = segment(span)
-    assert (receipt.error_class, receipt.part) == ("StorageError", None)
-    assert "nothing else can be read there now" in str(receipt.error)
+    (report,) = segment(span)
+    assert (report.error_class, report.part) == ("StorageError", None)
+    assert "nothing else can be read there now" in str(report.error)
     assert parts_in(tmp_path / "out") == []
 
 
@@ -179,8 +179,8 @@ def test_a_shard_that_is_gone_beside_others_is_broken(tmp_path: Path) -> None:
     (tmp_path / "in" / "b.tar").write_bytes(tar_bytes(photos(3)))
     segment, span = _worker(tmp_path / "in" / "a.tar", tmp_path / "out")
     (tmp_path / "in" / "a.tar").unlink()
-    (receipt,) = segment(span)
-    assert (receipt.error, receipt.failures) == (None, 1)
+    (report,) = segment(span)
+    assert (report.error, report.failures) == (None, 1)
     assert [(part.first, part.rows, part.last) for part in parts_in(tmp_path / "out")] == [(0, 1, True)]
 
 
@@ -201,11 +201,11 @@ def test_a_folder_where_the_disk_is_not_mounted_leaves_all_open_whatever_else_li
     (tmp_path / "in" / kind / ".NOT_MOUNTED").write_bytes(b"no disk")
     (tmp_path / "in" / kind / "1.jpg.part").write_bytes(b"a sync that is under way")
     for span in spans[:3]:
-        (receipt,) = segment(span)
-        assert (receipt.error_class, receipt.part) == ("StorageError", None)
+        (report,) = segment(span)
+        assert (report.error_class, report.part) == ("StorageError", None)
     files[-1].write_bytes(b"something else of that name")  # is not what was planned
-    (receipt,) = segment(spans[0])
-    assert (receipt.error_class, receipt.part) == ("StorageError", None)
+    (report,) = segment(spans[0])
+    assert (report.error_class, report.part) == ("StorageError", None)
     assert parts_in(tmp_path / "out") == []
 
 
@@ -217,11 +217,11 @@ def test_what_was_removed_from_a_folder_of_its_own_is_a_failure_beside_planned_f
         (tmp_path / "in" / f"{number}" / ".note").write_bytes(b"")
     segment, spans = _worker_and_spans(tmp_path / "in", tmp_path / "out")
     (tmp_path / "in" / "0" / "rgb.jpg").unlink()
-    (receipt,) = segment(spans[0])
-    assert (receipt.error_class, receipt.part) == ("StorageError", None)
+    (report,) = segment(spans[0])
+    assert (report.error_class, report.part) == ("StorageError", None)
     (tmp_path / "in" / "0" / "meta.json").write_bytes(b"{}")
-    (receipt,) = segment(spans[0])
-    assert (receipt.error, receipt.failures) == (None, 1)
+    (report,) = segment(spans[0])
+    assert (report.error, report.failures) == (None, 1)
 
 
 @pytest.mark.parametrize("kind", ["tar", "image"])
@@ -236,8 +236,8 @@ def test_what_was_removed_is_a_failure_beside_planned_files_of_its_folder(tmp_pa
     assert span.first == 0
     for file in files[:-1]:
         file.unlink()
-    receipt = next(receipt for receipt in segment(span) if receipt.part is not None)
-    assert receipt.failures == (20 if kind == "image" else 1)
+    report = next(report for report in segment(span) if report.part is not None)
+    assert report.failures == (20 if kind == "image" else 1)
 
 
 class _Web(BaseHTTPRequestHandler):
@@ -276,15 +276,15 @@ def test_a_resume_with_nothing_left_but_dead_links_comes_to_its_end(tmp_path: Pa
     names = [name for name, _ in photos(PART_IMAGES)] + [f"dead-{number}.jpg" for number in range(PART_IMAGES)]
     (tmp_path / "list.txt").write_text("\n".join(f"{web}/{name}" for name in names))
     segment, spans = _worker_and_spans(tmp_path / "list.txt", tmp_path / "out")
-    assert [(receipt.error, receipt.failures) for receipt in segment(spans[-1])] == [(None, PART_IMAGES)]
+    assert [(report.error, report.failures) for report in segment(spans[-1])] == [(None, PART_IMAGES)]
     assert {row["error"] for row in read_rows(tmp_path / "out").failures} == {"MissingImage"}
 
 
 def test_dead_links_and_nothing_else_stay_open(tmp_path: Path, web: str) -> None:
     (tmp_path / "list.txt").write_text("\n".join(f"{web}/dead-{number}.jpg" for number in range(4)))
     segment, spans = _worker_and_spans(tmp_path / "list.txt", tmp_path / "out")
-    (receipt,) = segment(spans[0])
-    assert (receipt.error_class, receipt.part) == ("StorageError", None)
+    (report,) = segment(spans[0])
+    assert (report.error_class, report.part) == ("StorageError", None)
 
 
 def test_a_listed_shard_whose_host_is_dead_is_broken_and_does_not_end_the_listing(
@@ -295,7 +295,7 @@ def test_a_listed_shard_whose_host_is_dead_is_broken_and_does_not_end_the_listin
     (tmp_path / "list.txt").write_text(f"{web}/a.jpg\nhttp://no-such-host.invalid/b.tar")
     segment, spans = _worker_and_spans(tmp_path / "list.txt", tmp_path / "out")
     of = {span.source.kind: span for span in spans}
-    assert [(receipt.error, receipt.failures) for kind in ("image", "tar") for receipt in segment(of[kind])] == [
+    assert [(report.error, report.failures) for kind in ("image", "tar") for report in segment(of[kind])] == [
         (None, 0),
         (None, 1),
     ]
@@ -311,9 +311,9 @@ def test_a_shard_that_was_there_when_it_was_listed_waits_for_its_host(
     (tmp_path / "list.txt").write_text(f"{web}/a.jpg\n{web}/b.tar")
     segment, spans = _worker_and_spans(tmp_path / "list.txt", tmp_path / "out")
     of = {span.source.kind: span for span in spans}
-    assert [receipt.error for receipt in segment(of["image"])] == [None]
+    assert [report.error for report in segment(of["image"])] == [None]
     away = replace(of["tar"], source=replace(of["tar"].source, secret="http://no-such-host.invalid/b.tar"))
-    assert [receipt.error_class for receipt in segment(away)] == ["HostUnreachable"]
+    assert [report.error_class for report in segment(away)] == ["HostUnreachable"]
 
 
 def test_pieces_of_a_shard_that_is_gone_are_one_chain(tmp_path: Path) -> None:
@@ -329,13 +329,13 @@ def test_pieces_of_a_shard_that_is_gone_are_one_chain(tmp_path: Path) -> None:
     first, second = next(found), replace(next(found), stop=None)
     assert (first.first, first.stop, second.first) == (0, 3, 3)
     tar.unlink()
-    assert [receipt.failures for piece in (first, second) for receipt in segment(piece)] == [3, 1]
+    assert [report.failures for piece in (first, second) for report in segment(piece)] == [3, 1]
     parts = parts_in(tmp_path / "out")
     assert [(part.first, part.rows, part.last) for part in parts] == [(0, 3, False), (3, 1, True)]
     (tmp_path / "out" / "masks" / str(parts[1])).unlink()
     tar.write_bytes(whole)
     os.utime(tar, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert [receipt.rows for receipt in segment(replace(span, first=3, after=parts[0]))] == [3, 3]
+    assert [report.rows for report in segment(replace(span, first=3, after=parts[0]))] == [3, 3]
     rows = read_rows(tmp_path / "out").masks
     assert [(row["index"], row["member"]) for row in rows] == [(index, f"{index + 1:04}.jpg") for index in range(3, 9)]
 
@@ -346,7 +346,7 @@ def test_a_camera_raw_is_no_photograph(tmp_path: Path) -> None:
     members = [("0.jpg", jpeg()), ("1.nef", encode(scene(), "TIFF")), ("2.jpg", dng), ("3.tif", encode(scene(), "TIFF"))]
     (tmp_path / "in.tar").write_bytes(tar_bytes(members))
     segment, whole = _worker(tmp_path / "in.tar", tmp_path / "out")
-    assert [receipt.error for receipt in segment(whole)] == [None, None]
+    assert [report.error for report in segment(whole)] == [None, None]
     failures = read_rows(tmp_path / "out").failures
     assert [(row["image_id"], row["error"]) for row in failures] == [("1", "UnsupportedFormat"), ("2", "UnsupportedFormat")]
 
@@ -365,7 +365,7 @@ said = []
 for most in (100 << 20, None):
     limit = resource.RLIM_INFINITY if most is None else data_bytes() + most
     resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
-    said.append([[receipt.rows, receipt.error_class, receipt.error] for receipt in segment(whole)])
+    said.append([[report.rows, report.error_class, report.error] for report in segment(whole)])
 print(json.dumps(said))
 """
 
@@ -400,7 +400,7 @@ segment, whole = _worker(Path(sys.argv[1]), Path(sys.argv[2]), part_images=8)
 segment._labeller.label(segment._labeller.read(jpeg(SEED)))  # the network has its memory, and the images that come next have not
 if room := int(sys.argv[3]):
     resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + room, resource.RLIM_INFINITY))
-print(json.dumps([[receipt.rows, receipt.error_class] for receipt in segment(whole)]), flush=True)
+print(json.dumps([[report.rows, report.error_class] for report in segment(whole)]), flush=True)
 """
 
 
@@ -472,12 +472,12 @@ def test_a_node_whose_disk_is_full_leaves_its_spans_to_others(tmp_path: Path, mo
     (tmp_path / "in.tar").write_bytes(tar_bytes(photos(2)))
     segment, whole = _worker(tmp_path / "in.tar", tmp_path / "out")
     began = time.monotonic()
-    (receipt,) = segment(whole)
-    assert receipt.error_class == "Incomplete"
-    assert receipt.error == f"a worker on {socket.gethostname()} cannot go on: OSError: [Errno 28] No space left on device"
+    (report,) = segment(whole)
+    assert report.error_class == "Incomplete"
+    assert report.error == f"a worker on {socket.gethostname()} cannot go on: OSError: [Errno 28] No space left on device"
     assert time.monotonic() - began >= 0.5, "else it would have the spans of all others soon"
     monkeypatch.delenv(worker_module.TRACE)
-    assert [receipt.error for receipt in segment(whole)] == [None]
+    assert [report.error for report in segment(whole)] == [None]
 
 
 _NODE_LACKS = """
@@ -493,9 +493,9 @@ said = []
 for kind, limit in ((resource.RLIMIT_NOFILE, 4), (resource.RLIMIT_DATA, data_bytes() + (256 << 20))):
     before = resource.getrlimit(kind)
     resource.setrlimit(kind, (limit, before[1]))
-    receipts = list(segment(whole))
+    reports = list(segment(whole))
     resource.setrlimit(kind, before)
-    said += [[receipt.error_class, receipt.error] for receipt in receipts]
+    said += [[report.error_class, report.error] for report in reports]
 print(json.dumps(said))
 """
 
@@ -520,7 +520,7 @@ def test_no_image_lies_in_memory_beside_the_next(tmp_path: Path) -> None:
     del noise
     segment, whole = _worker(tmp_path / "in.tar", tmp_path / "out")
     tracemalloc.start()
-    assert [receipt.error for receipt in segment(whole)] == [None, None]
+    assert [report.error for report in segment(whole)] == [None, None]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2 * size + 2 * CHUNK_BYTES + (4 << 20)  # one of them, in pieces and whole, and the chunks that it comes in
@@ -532,12 +532,12 @@ def test_a_part_in_hand_is_reported_by_count_and_the_same_if_it_was_there(tmp_pa
     (tmp_path / "in.tar").write_bytes(tar_bytes([*photos(images - 1), ("bad.jpg", b"no image")]))
     segment, whole = _worker(tmp_path / "in.tar", tmp_path / "out", part_images=5, beats=2)
     first, again = list(segment(whole)), list(segment(whole))
-    assert [receipt.in_hand for receipt in first if receipt.part is None] == beats
-    assert all(receipt.error is None for receipt in first)
-    assert [(receipt.part, receipt.in_hand, receipt.rows) for receipt in again] == [
-        (receipt.part, receipt.in_hand, receipt.rows) for receipt in first
+    assert [report.in_hand for report in first if report.part is None] == beats
+    assert all(report.error is None for report in first)
+    assert [(report.part, report.in_hand, report.rows) for report in again] == [
+        (report.part, report.in_hand, report.rows) for report in first
     ]
-    assert not any(receipt.committed for receipt in again)
+    assert not any(report.committed for report in again)
 
 
 def test_a_break_is_reported_the_same_if_it_was_there(tmp_path: Path) -> None:
@@ -545,8 +545,8 @@ def test_a_break_is_reported_the_same_if_it_was_there(tmp_path: Path) -> None:
         (tmp_path / f"{name}.tar").write_bytes(data)
         segment, whole = _worker(tmp_path / f"{name}.tar", tmp_path / name, part_images=5, beats=1)
         first, again = list(segment(whole)), list(segment(whole))
-        assert [(receipt.part, receipt.in_hand) for receipt in again] == [(receipt.part, receipt.in_hand) for receipt in first]
-        assert {receipt.in_hand for receipt in first} == ({0} if name == "none" else {0, 1, 2, 3, 4})
+        assert [(report.part, report.in_hand) for report in again] == [(report.part, report.in_hand) for report in first]
+        assert {report.in_hand for report in first} == ({0} if name == "none" else {0, 1, 2, 3, 4})
 
 
 def test_rows_that_are_superseded_count_like_others(tmp_path: Path) -> None:
@@ -556,7 +556,7 @@ def test_rows_that_are_superseded_count_like_others(tmp_path: Path) -> None:
     segment, whole = _worker(tmp_path / "in", tmp_path / "out", part_images=9, beats=2)
     span = replace(whole, superseded=(1, 2, 3, 4, 8))
     first, again = list(segment(span)), list(segment(span))
-    assert [receipt.in_hand for receipt in first] == [receipt.in_hand for receipt in again] == [2, 4, 6, 8, 0]
+    assert [report.in_hand for report in first] == [report.in_hand for report in again] == [2, 4, 6, 8, 0]
 
 
 def test_a_row_is_not_compared_with_all_that_are_superseded(tmp_path: Path) -> None:
@@ -566,8 +566,8 @@ def test_a_row_is_not_compared_with_all_that_are_superseded(tmp_path: Path) -> N
     segment, whole = _worker(tmp_path / "in", tmp_path / "out", part_images=200)
     span = replace(whole, superseded=tuple(CountedRow(row) for row in range(199)))
     compared.clear()
-    (receipt,) = (receipt for receipt in segment(span) if receipt.part is not None)
-    assert (receipt.error, receipt.rows, receipt.inferred) == (None, 200, 1)
+    (report,) = (report for report in segment(span) if report.part is not None)
+    assert (report.error, report.rows, report.inferred) == (None, 200, 1)
     assert compared["rows"] <= 4 * 200
 
 
@@ -580,10 +580,10 @@ def test_a_bug_is_told_without_the_secret_of_its_shard(tmp_path: Path, monkeypat
         raise LookupError(f"no way to {uri}")
 
     monkeypatch.setattr(worker_module, "store_for", broken)
-    (receipt,) = segment(replace(whole, source=replace(whole.source, secret=secret)))
-    assert receipt.error_class == "Bug"
-    assert "no way to https://host/a.tar" in str(receipt.error)
-    assert "secret" not in str(receipt.error).replace("without_secrets", "")
+    (report,) = segment(replace(whole, source=replace(whole.source, secret=secret)))
+    assert report.error_class == "Bug"
+    assert "no way to https://host/a.tar" in str(report.error)
+    assert "secret" not in str(report.error).replace("without_secrets", "")
 
 
 @pytest.mark.parametrize("images", [9, 30])
@@ -607,19 +607,17 @@ def test_in_runs_of_format_1_the_folder_is_not_listed_for_each_part(
 def test_in_runs_of_format_1_parts_of_both_kinds_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in.tar").write_bytes(tar_bytes(photos(9)))
     segment, span = _worker(tmp_path / "in.tar", tmp_path / "out")
-    receipts = list(segment(span))
+    reports = list(segment(span))
     first, *_ = parts_in(tmp_path / "out")
     masks = tmp_path / "out" / "masks"
     (masks / str(first)).rename(masks / str(replace(first, max_rows=0)))  # as an older version has named it
-    monkeypatch.setattr("pipeline.worker.span_worker.read_footer", lambda _store, _out, name: _footer_of(receipts, name))
+    monkeypatch.setattr("pipeline.worker.span_worker.read_footer", lambda _store, _out, name: _footer_of(reports, name))
     old = SegmentSpan(replace(segment._config, plan_format=1), _network())
-    assert [(receipt.part, receipt.committed) for receipt in old(span)] == [
-        (str(replace(first, max_rows=0)), False), (receipts[1].part, False), (receipts[2].part, False)
+    assert [(report.part, report.committed) for report in old(span)] == [
+        (str(replace(first, max_rows=0)), False), (reports[1].part, False), (reports[2].part, False)
     ]  # fmt: skip
 
 
-def _footer_of(receipts: list[Receipt], name: PartName) -> PartFooter:
-    (found,) = (
-        PartFooter.from_json(receipt.footer or "") for receipt in receipts if f"-{name.first:010d}-" in (receipt.part or "")
-    )
+def _footer_of(reports: list[PartReport], name: PartName) -> PartFooter:
+    (found,) = (PartFooter.from_json(report.footer or "") for report in reports if f"-{name.first:010d}-" in (report.part or ""))
     return found

@@ -62,7 +62,7 @@ def test_loops_that_disagree_are_an_error(task: Task, monkeypatch: pytest.Monkey
     def shifted(self: PlainLabeller, resized: Resized) -> "np.ndarray[tuple[int, int], np.dtype[np.uint8]]":
         return np.roll(real(self, resized), 1, axis=1)
 
-    assert check_labels(task).agreement > contenders.LEAST_AGREEMENT
+    assert check_labels(task).agreement > contenders.MIN_AGREEMENT
     monkeypatch.setattr(PlainLabeller, "label_map", shifted)
     with pytest.raises(Bug, match="pixels differently"):
         check_labels(task)
