@@ -9,11 +9,10 @@ from itertools import pairwise
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import click
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from jobs.report import Report
-from pipeline.config import DEFAULT, is_for_once
+from pipeline.config import DEFAULT, Group, groups_of, is_for_once
 from pipeline.driver.stopped import Stopped
 from pipeline.errors import Bug, MaskfleetError, UsageError, printable
 
@@ -56,12 +55,12 @@ def _or_none(kind: Any) -> Callable[[Any], Any]:
     return lambda given: DEFAULT if given == "none" else convert(given, None, None)
 
 
-def flags_of(config: type[BaseModel]) -> list[click.Option]:
+def flags_of(config: type[Group]) -> list[click.Option]:
     """One `--kebab-case` option a field. Nothing is filled in here: what is not given stays None.
 
     What a config file may set, a flag can set back: a switch has `--no-…`, what has no value by default takes `none`.
     """
-    return [_option(name, field) for name, field in config.model_fields.items()]
+    return [_option(name, field) for fields in groups_of(config).values() for name, field in fields.items()]
 
 
 _METAVARS = {"int": "N", "float": "X", "Workers": "N|MIN:MAX"}

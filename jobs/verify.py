@@ -39,7 +39,7 @@ def _verify(out: str, report: Report, *, deep: bool, repairs: bool) -> int:
     lines: list[str] = []
     if repairs:
         done = repair(out, deep=deep)
-        found = done.after
+        found = done.now
         values = {"removed": [finding.as_json() for finding in done.removed], "made": list(done.made)}
         lines = _shortened([f"removed: {finding.object}: {finding.problem}" for finding in done.removed])
         lines += _shortened([f"made again, or removed as no part's: {name}" for name in done.made])

@@ -3,7 +3,7 @@
 import re
 import tomllib
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -51,84 +51,35 @@ def encoded_bytes_limit(max_source_pixels: int) -> int:
 _ONCE = {"config_file": False}  # a deliberate act for one run: refused in a config file
 
 
-class SegmentConfig(BaseModel):
-    """The flags of `segment`; each field is a flag `--kebab-case` and a key of the TOML file."""
+class Group(BaseModel):
+    """Flags that belong together. A job's config is a class that inherits the groups which the job needs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    title: ClassVar[str] = ""
+
+
+class Reading(Group):
+    """What is read, and how."""
+
+    title = "Input"
 
     input: Annotated[tuple[str, ...], Field(min_length=1, description="Shards, images, globs or lists; repeat it.")]
-    output: Annotated[str, Field(description="Where the run goes: a folder or s3:// prefix.")]
-    model: Annotated[Model, Field(description="The network, by torchvision's name.")] = DEFAULT_MODEL
-    weights: Annotated[
-        str, Field(description="bundled, a torchvision enum member, or the URI of a .pth or .safetensors file.")
-    ] = "COCO_WITH_VOC_LABELS_V1"
-    classes: Annotated[
-        str | None, Field(description="File with the class names, one a line, for weights with other classes.")
-    ] = None
-    short_side: Annotated[
-        int | None,
-        Field(ge=16, le=8192, description="Resize the short side to this many pixels [default: what the weights say]."),
-    ] = None
-    engine: Annotated[Engine, Field(description="What runs the network.")] = "openvino"
-    precision: Annotated[Precision, Field(description="Arithmetic of the network; bf16 where the CPU has it.")] = "fp32"
-    workers: Annotated[
-        Workers | None,
-        BeforeValidator(Workers.parse),
-        Field(description="Worker processes, one core each; MIN:MAX follows the cluster [default: every core it has and gets]."),
-    ] = None
-    part_images: Annotated[int, Field(ge=1, le=65536, description="Images in a part: the unit of commit and of loss.")] = 256
-    min_confidence: Annotated[
-        float, Field(ge=0, le=1, description="Final masks: pixels below become 255 (ignore), for good.")
-    ] = 0.0
-    limit: Annotated[int | None, Field(ge=1, description="Stop at the end of the part that reaches this many images.")] = None
-    failure_budget: Annotated[float, Field(ge=0, le=1, description="Failures / images allowed before exit code 3.")] = 0.01
-    allow_broken_shards: Annotated[int, Field(ge=0, description="Shards that may break off before exit code 3.")] = 0
-    max_pixels: Annotated[int, Field(ge=1, description="Most pixels of a resized input.")] = 4_000_000
+    input_format: Annotated[InputFormat, Field(description="What the inputs are, if their names do not say.")] = "auto"
+    image_column: Annotated[str | None, Field(description="Column of the images (Parquet) or URIs (.csv, .jsonl).")] = None
+    id_column: Annotated[str | None, Field(description="Parquet column that becomes image_id.")] = None
+    image_ext: Annotated[str | None, Field(description="Whole extension of the image members of a tar, such as jpg.")] = None
+    allow_root: Annotated[
+        tuple[str, ...], Field(description="Lists may name only what lies at or below it; repeat it for several.")
+    ] = ()
     max_source_pixels: Annotated[int, Field(ge=1, description="Most pixels of a photograph.")] = PILLOW_MAX_PIXELS
     fast_decode: Annotated[
         bool, Field(description="Decode large JPEGs at 1/2, 1/4 or 1/8 of their size: sooner, a few label pixels differ.")
     ] = False
-    image_timeout_s: Annotated[
-        float, Field(gt=0, le=86400, description="Seconds that decoding or labelling one image may take.")
-    ] = 120.0
-    idle_minutes: Annotated[
-        float,
-        Field(
-            gt=0, description="Give up (exit code 5) when no image is labelled for so long (3 times --image-timeout-s at least)."
-        ),
-    ] = 30.0
-    input_format: Annotated[InputFormat, Field(description="What the inputs are, where their names do not say.")] = "auto"
-    image_column: Annotated[str | None, Field(description="Column of the images (Parquet) or URIs (.csv, .jsonl).")] = None
-    allow_root: Annotated[
-        tuple[str, ...], Field(description="Lists may name only what lies at or below it; repeat it for several.")
-    ] = ()
-    image_ext: Annotated[str | None, Field(description="Whole extension of the image members of a tar, such as jpg.")] = None
-    id_column: Annotated[str | None, Field(description="Parquet column that becomes image_id.")] = None
-    confidence_map: Annotated[
-        bool, Field(description="Store the confidence of every pixel too: masks keep every label, readers choose a threshold.")
-    ] = False
-    redo: Annotated[
-        str | None, Field(description="Label again the parts with failures of this error class.", json_schema_extra=_ONCE)
-    ] = None
-    relabel_changed: Annotated[
-        bool, Field(description="Label shards again whose size or ETag changed.", json_schema_extra=_ONCE)
-    ] = False
-    dry_run: Annotated[
-        bool, Field(description="Commit nothing: list, label 64 images, forecast time, size and price.", json_schema_extra=_ONCE)
-    ] = False
-    usd_per_core_hour: Annotated[float | None, Field(ge=0, description="Price of a core hour, for the forecast.")] = None
 
     @field_validator("input", "allow_root", mode="before")
     @classmethod
     def _one_or_several(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
-
-    @field_validator("output")
-    @classmethod
-    def _writable(cls, value: str) -> str:
-        if scheme_of(value) not in ("file", "s3"):
-            raise ValueError(f"outputs go to a local path or s3://, not to {scheme_of(value)}://")
-        return normalise(value).rstrip("/") or "/"
 
     @field_validator("image_ext")
     @classmethod
@@ -140,9 +91,117 @@ class SegmentConfig(BaseModel):
         """Bytes of the longest encoded image that is read."""
         return encoded_bytes_limit(self.max_source_pixels)
 
+
+class Network(Group):
+    """Which network labels, and what runs it."""
+
+    title = "Network"
+
+    model: Annotated[Model, Field(description="The network, by torchvision's name.")] = DEFAULT_MODEL
+    weights: Annotated[
+        str, Field(description="bundled, a torchvision enum member, or the URI of a .pth or .safetensors file.")
+    ] = "COCO_WITH_VOC_LABELS_V1"
+    classes: Annotated[
+        str | None, Field(description="File with the class names, one per line, for weights with other classes.")
+    ] = None
+    short_side: Annotated[
+        int | None,
+        Field(ge=16, le=8192, description="Resize the short side to this many pixels [default: what the weights say]."),
+    ] = None
+    max_pixels: Annotated[int, Field(ge=1, description="Most pixels of a resized input.")] = 4_000_000
+    engine: Annotated[Engine, Field(description="What runs the network.")] = "openvino"
+    precision: Annotated[Precision, Field(description="Arithmetic of the network; bf16 needs a CPU that has it.")] = "fp32"
+
+
+class Labels(Group):
+    """What the masks keep."""
+
+    title = "Labels"
+
+    confidence_map: Annotated[
+        bool, Field(description="Store the confidence of every pixel too: masks keep every label, readers choose a threshold.")
+    ] = False
+    min_confidence: Annotated[
+        float, Field(ge=0, le=1, description="Final masks: pixels below become 255 (ignore), for good.")
+    ] = 0.0
+
+
+class Running(Group):
+    """Where the run goes, with how many workers, and what is labelled again."""
+
+    title = "Run"
+
+    output: Annotated[str, Field(description="Where the run goes: a folder or s3:// prefix.")]
+    workers: Annotated[
+        Workers | None,
+        BeforeValidator(Workers.parse),
+        Field(description="Worker processes, one core each; MIN:MAX follows the cluster [default: every core it has and gets]."),
+    ] = None
+    part_images: Annotated[int, Field(ge=1, le=65536, description="Images in a part: the unit of commit and of loss.")] = 256
+    redo: Annotated[
+        str | None, Field(description="Label again the parts with failures of this error class.", json_schema_extra=_ONCE)
+    ] = None
+    relabel_changed: Annotated[
+        bool, Field(description="Label shards again whose size or ETag changed.", json_schema_extra=_ONCE)
+    ] = False
+
+    @field_validator("output")
+    @classmethod
+    def _writable(cls, value: str) -> str:
+        if scheme_of(value) not in ("file", "s3"):
+            raise ValueError(f"outputs go to a local path or s3://, not to {scheme_of(value)}://")
+        return normalise(value).rstrip("/") or "/"
+
+
+class Budget(Group):
+    """When a run stops, and what makes it a failure."""
+
+    title = "Limits"
+
+    limit: Annotated[int | None, Field(ge=1, description="Stop at the end of the part that reaches this many images.")] = None
+    failure_budget: Annotated[float, Field(ge=0, le=1, description="Failures / images allowed before exit code 3.")] = 0.01
+    allow_broken_shards: Annotated[int, Field(ge=0, description="Shards that may be truncated before exit code 3.")] = 0
+    image_timeout_s: Annotated[
+        float, Field(gt=0, le=86400, description="Seconds that decoding or labelling one image may take.")
+    ] = 120.0
+    idle_minutes: Annotated[
+        float,
+        Field(
+            gt=0, description="Give up (exit code 5) when no image is labelled for so long (3 times --image-timeout-s at least)."
+        ),
+    ] = 30.0
+
+
+class Forecasting(Group):
+    """What a run would take."""
+
+    title = "Forecast"
+
+    dry_run: Annotated[
+        bool, Field(description="Commit nothing: list, label 64 images, forecast time, size and price.", json_schema_extra=_ONCE)
+    ] = False
+    usd_per_core_hour: Annotated[float | None, Field(ge=0, description="Price of a core hour, for the forecast.")] = None
+
+
+class Labelling(Reading, Network, Labels):
+    """What every job needs that labels images."""
+
+
+class SegmentConfig(Labelling, Running, Budget, Forecasting):
+    """The flags of `segment`; each field is a flag `--kebab-case` and a key of the TOML file."""
+
     def shape(self) -> dict[str, Any]:
         """What, besides the fingerprint, shapes the output, and is fixed for an OUT."""
         return {name: getattr(self, name) for name in _SHAPE}
+
+
+def groups_of(config: type[Group]) -> dict[str, dict[str, FieldInfo]]:
+    """The fields of a config class by the title of their group, in the order in which its groups are inherited."""
+    found: dict[str, dict[str, FieldInfo]] = {}
+    for group in config.__mro__:
+        if group is not Group and issubclass(group, Group) and "title" in vars(group):
+            found[group.title] = {name: config.model_fields[name] for name in group.model_fields}
+    return found
 
 
 _SHAPE = (
@@ -190,7 +249,10 @@ def _from_toml(path: str) -> dict[str, Any]:
 
 def _one_line(error: ValidationError) -> str:
     lines = []
-    for problem in error.errors():
+    order = [name for fields in groups_of(SegmentConfig).values() for name in fields]  # as the help text has them
+    problems = error.errors()
+    problems.sort(key=lambda problem: order.index(problem["loc"][0]) if problem["loc"][:1] and problem["loc"][0] in order else -1)
+    for problem in problems:
         flag = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else "config"
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown setting {flag.removeprefix('--')}")

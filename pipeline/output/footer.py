@@ -73,18 +73,28 @@ class PartFooter:
         source = source_digest(self.source["uri"], self.source["size"], self.source["version"])
         return PartName(source, self.first, self.rows, self.last, self.part_images)
 
-    def to_json(self) -> str:
-        """The same text for the same part, wherever it is made."""
+    def to_dict(self) -> dict[str, Any]:
+        """What JSON can hold; of format 2."""
         assert self.format != 1  # which is read, and never written again
-        values = asdict(self)
-        values["histograms"] = pack_histograms(self.histograms)
-        return json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return asdict(self) | {"histograms": pack_histograms(self.histograms)}
+
+    def to_json(self) -> str:
+        """The same text for the same part, wherever the part is made."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: bytes | str) -> "PartFooter":
         """Raises `Damaged` if the text is not a footer, and `NewerFormat` if it is one of a later format."""
         try:
-            values = json.loads(text)
+            return cls.from_dict(json.loads(text))
+        except (ValueError, RecursionError) as error:
+            raise Damaged(f"the footer of a part cannot be read: {error}") from error
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "PartFooter":
+        """Raises as `from_json`."""
+        try:
+            values = dict(values)
             known = values.get("format", 1)
             if isinstance(known, int) and known > FOOTER_FORMAT:
                 raise NewerFormat("a footer", known, FOOTER_FORMAT)
@@ -97,7 +107,7 @@ class PartFooter:
             footer = cls(**values)
             _ = footer.name  # the source must be whole, too
             return footer
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, zlib.error) as error:
             raise Damaged(f"the footer of a part cannot be read: {error}") from error
 
 

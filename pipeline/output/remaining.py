@@ -23,11 +23,11 @@ WAVE_SPANS, WAVE_SPANS_A_WORKER = 100_000, 500  # whichever is more: about a kil
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Indices `first` to `stop` (None: the end) of a source that no part covers, behind the part `after`."""
+    """Indices `first` to `stop` (None: the end) of a source that no part covers, behind the part `previous`."""
 
     first: int
     stop: int | None
-    after: PartName | None
+    previous: PartName | None
 
 
 def gaps(parts: Sequence[PartName]) -> Iterator[Gap]:
@@ -118,7 +118,7 @@ def _spans(plan: Plan, committed: Committed, part_images: int, workers: int, beg
     for shard in _turned(plan.shards.values(), begin):
         digest = shard_digest(shard)
         for gap in gaps(committed.get(digest, ())):
-            yield Span(source=shard, digest=digest, first=gap.first, stop=gap.stop, after=gap.after)
+            yield Span(source=shard, digest=digest, first=gap.first, stop=gap.stop, previous=gap.previous)
     images = [file for file in plan.files if file.images]
     parts_a_span = max(1, sum(file.rows for file in images) // part_images // (workers * SPANS_A_WORKER))
     for file in images:

@@ -2,7 +2,7 @@
 
 from itertools import islice
 
-from pipeline.config import SegmentConfig
+from pipeline.config import Budget, Labelling, Labels, Network, Reading
 from pipeline.errors import AmbiguousImage, NotReachable, ObjectMissing, StorageError, UsageError
 from pipeline.labels.labeller import LabelOptions
 from pipeline.model.engine import Prepared
@@ -23,7 +23,7 @@ _TIMEOUTS = 3  # of an image that are waited for at least: decoding, labelling, 
 _HEAD_IMAGES = 16  # of the first shard, looked at before anything starts
 
 
-def read_options(config: SegmentConfig) -> ReadOptions:
+def read_options(config: Reading) -> ReadOptions:
     """The flags that readers of shards go by."""
     return ReadOptions(
         image_ext=config.image_ext, image_column=config.image_column, id_column=config.id_column,
@@ -31,7 +31,7 @@ def read_options(config: SegmentConfig) -> ReadOptions:
     )  # fmt: skip
 
 
-def label_options(config: SegmentConfig, network: Prepared) -> LabelOptions:
+def label_options(config: Labelling, network: Prepared) -> LabelOptions:
     """The flags that decide labels."""
     return LabelOptions(
         classes=network.classes, preset=network.preset, min_confidence=config.min_confidence, max_pixels=config.max_pixels,
@@ -39,7 +39,7 @@ def label_options(config: SegmentConfig, network: Prepared) -> LabelOptions:
     )  # fmt: skip
 
 
-def network_request(config: SegmentConfig) -> NetworkRequest:
+def network_request(config: Network) -> NetworkRequest:
     """The flags that decide the network."""
     return NetworkRequest(
         model=config.model, weights=config.weights, engine=config.engine, precision=config.precision, classes=config.classes,
@@ -56,12 +56,12 @@ def heartbeat_rows(network: Prepared) -> int:
     return max(1, int(_HEARTBEAT_ROWS[network.model] / pixels))
 
 
-def idle_minutes(config: SegmentConfig) -> float:
+def idle_minutes(config: Budget) -> float:
     """How long a sign is waited for: `--idle-minutes`, and no less than a few images may take."""
     return max(config.idle_minutes, _TIMEOUTS * config.image_timeout_s / 60)
 
 
-def check_new_output(config: SegmentConfig) -> None:
+def check_new_output(config: Labels) -> None:
     """What an output may not be begun with; one that an older version began so goes on. Raises `UsageError`."""
     if config.confidence_map and config.min_confidence > 0:
         raise UsageError(

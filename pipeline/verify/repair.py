@@ -26,11 +26,11 @@ from pipeline.verify.verify import Verification, verify
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """removed: parts, and why. made: derived files that were written again or were too many. after: what `verify` says now."""
+    """removed: parts, and why. made: derived files that were written again or were too many. now: what `verify` says after that."""
 
     removed: tuple[Finding, ...]
     made: tuple[str, ...]
-    after: Verification
+    now: Verification
 
 
 def repair(out: str, *, deep: bool = False) -> Repair:

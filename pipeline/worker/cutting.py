@@ -150,7 +150,7 @@ def pieces(span: Span, *, read: ReadOptions, part_images: int, output: str) -> I
                 if enough or at - begun >= piece_bytes * min(1.0, share):
                     yield replace(rest, stop=cursor.index, max_parts=None)
                     more = None if span.max_parts is None else span.max_parts - parts
-                    rest, begun = replace(rest, first=cursor.index, start=cursor, after=None, max_parts=more), at
+                    rest, begun = replace(rest, first=cursor.index, start=cursor, previous=None, max_parts=more), at
                 if enough:
                     return
     except MaskfleetError as error:
@@ -162,7 +162,7 @@ def beginning(span: Span, output: str) -> Cursor:
     """Where a span begins: as it says, or as the footer of the part before it does. Raises `StorageError`, `Damaged`."""
     if span.start is not None:
         return span.start
-    return Cursor() if span.after is None else read_footer(writable_store_for(output), output, span.after).after
+    return Cursor() if span.previous is None else read_footer(writable_store_for(output), output, span.previous).after
 
 
 def _starts(shard: SourceObject, read: ReadOptions, part_images: int, start: Cursor) -> Generator[tuple[Cursor, int]]:

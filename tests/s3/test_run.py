@@ -97,7 +97,7 @@ def test_a_resume_in_the_middle_of_a_tar_does_not_read_its_beginning(s3: S3Serve
     plan = read_plan(store, out)
     assert plan is not None
     (span,) = remaining_spans(plan, list_parts(store, out), part_images=4, workers=1)
-    assert (span.first, span.after is not None) == (8, True)
+    assert (span.first, span.previous is not None) == (8, True)
     network = prepare(network_request(config))
     worker = SegmentSpan(
         WorkerConfig(

@@ -112,7 +112,7 @@ def test_gaps_are_exactly_what_no_part_covers(chain: tuple[list[PartName], list[
     for gap in found:
         assert gap.stop is None or gap.first < gap.stop
         before = [part for part in committed if part.stop == gap.first and part.first < gap.first]
-        assert gap.after == (before[-1] if before else None)
+        assert gap.previous == (before[-1] if before else None)
     assert [gap.stop is None for gap in found] == [False] * (len(found) - 1) + [not (committed and committed[-1].last)] * bool(
         found
     )
@@ -153,7 +153,7 @@ def test_shards_go_on_behind_what_is_committed() -> None:
     one, two = shard_digest(_tar("1")), shard_digest(_tar("2"))
     committed = {one: [PartName(one, 0, 4, False)], two: [PartName(two, 0, 4, True)], "f" * 24: [PartName("f" * 24, 0, 9, True)]}
     spans = remaining_spans(plan, committed, part_images=4, workers=2)
-    assert [(span.source, span.first, span.stop, span.after) for span in spans] == [
+    assert [(span.source, span.first, span.stop, span.previous) for span in spans] == [
         (_tar("0"), 0, None, None),
         (_tar("1"), 4, None, committed[one][0]),
     ]

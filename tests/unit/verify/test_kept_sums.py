@@ -67,7 +67,7 @@ def test_sums_that_are_not_those_of_its_parts_are_found_and_made_again(out: Path
     found = verify(str(out))
     assert (found.exit_code, found.findings) == (7, (Finding(NAME, "not the sums of its parts", "derived"),))
     done = repair(str(out))
-    assert (done.removed, done.made, done.after.exit_code) == ((), (NAME,), 0)
+    assert (done.removed, done.made, done.now.exit_code) == ((), (NAME,), 0)
     assert pq.read_metadata(out / NAME).num_rows == len(list((out / "masks").iterdir()))
 
 
@@ -98,7 +98,7 @@ def test_a_damaged_one_is_no_reason_not_to_go_on(kept: Path, data: bytes) -> Non
     assert verify(str(kept)).exit_code == 5
     done = repair(str(kept))
     assert NAME in done.made
-    assert done.after.exit_code == 5
+    assert done.now.exit_code == 5
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"x" * 1000])
@@ -116,7 +116,7 @@ def test_it_is_judged_in_a_run_that_has_not_ended_as_well(out: Path) -> None:
     assert verify(str(out)).exit_code == 7
     done = repair(str(out))
     assert NAME in done.made
-    assert done.after.exit_code == 5
+    assert done.now.exit_code == 5
 
 
 @pytest.mark.parametrize("change", ["removed", "copied"])

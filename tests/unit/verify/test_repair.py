@@ -114,7 +114,7 @@ def test_a_broken_part_goes_and_the_next_run_makes_it_as_it_was(source: Path, ou
     done = repair(str(out), deep=True)
     assert {finding.object for finding in done.removed} == {broken}
     lost = broken in before
-    assert done.after.exit_code == (5 if lost else 0)
+    assert done.now.exit_code == (5 if lost else 0)
     assert json.loads((out / "run.json").read_text())["state"] == ("incomplete" if lost else "complete")
     now, of_failures = _files(out), broken.replace("masks/", "failures/")
     assert {name: data for name, data in now.items() if before.get(name) != data} == {}
@@ -187,7 +187,7 @@ def test_derived_files_are_made_again(out: Path, damage: Callable[[Path], str]) 
     assert verify(str(out)).exit_code == 7
     done = repair(str(out))
     assert (done.removed, done.made) == ((), (name,))
-    assert done.after.exit_code == 0
+    assert done.now.exit_code == 0
     assert _files(out) == before
     now = json.loads((out / "run.json").read_text())
     if "input" not in now:  # neither plan nor parts know of it
@@ -202,7 +202,7 @@ def test_failures_are_put_right_where_a_part_is_missing_too(source: Path, out: P
     _flip(out)
     done = repair(str(out))
     assert name in done.made
-    assert done.after.exit_code == 5
+    assert done.now.exit_code == 5
     label([source], out)
     assert _files(out) == before
 
@@ -210,7 +210,7 @@ def test_failures_are_put_right_where_a_part_is_missing_too(source: Path, out: P
 def test_a_whole_run_is_left_as_it_is(out: Path) -> None:
     before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.rglob("*") if file.is_file()}
     done = repair(str(out), deep=True)
-    assert (done.removed, done.made, done.after.exit_code) == ((), (), 0)
+    assert (done.removed, done.made, done.now.exit_code) == ((), (), 0)
     assert {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in out.rglob("*") if file.is_file()} == before
 
 
@@ -218,9 +218,9 @@ def test_a_whole_run_is_left_as_it_is(out: Path) -> None:
 def test_what_is_no_part_is_left(out: Path, name: str) -> None:
     (out / "masks" / name).write_bytes(b"mine")
     done = repair(str(out))
-    assert (done.removed, done.after.exit_code) == ((), 7)
+    assert (done.removed, done.now.exit_code) == ((), 7)
     assert (out / "masks" / name).read_bytes() == b"mine"
-    assert "move it away" in str(done.after.advice)  # asking for another repair would lead nowhere
+    assert "move it away" in str(done.now.advice)  # asking for another repair would lead nowhere
 
 
 def test_parts_of_a_newer_maskfleet_are_no_damage(out: Path) -> None:
@@ -237,7 +237,7 @@ def test_nothing_is_removed_where_the_plan_is_damaged(out: Path) -> None:
     (out / "plan" / "00000.parquet").write_bytes(b"PAR1")
     before = _files(out)
     done = repair(str(out))
-    assert (done.removed, done.made, done.after.exit_code) == ((), (), 7)
+    assert (done.removed, done.made, done.now.exit_code) == ((), (), 7)
     assert _files(out) == before
 
 
@@ -257,7 +257,7 @@ def test_a_part_that_was_made_anew_since_it_was_verified_stays(out: Path, monkey
     monkeypatch.setattr("pipeline.verify.repair.verify", verified)
     done = repair(str(out))
     assert done.removed == ()
-    assert done.after.exit_code == 0
+    assert done.now.exit_code == 0
     assert part.file.read_bytes() == data
 
 
@@ -274,7 +274,7 @@ def test_failures_of_a_part_that_is_made_meanwhile_stay(out: Path, monkeypatch: 
     assert failures.exists()
     done = repair(str(out))
     assert failures.exists()
-    assert done.after.exit_code == 0
+    assert done.now.exit_code == 0
 
 
 def test_the_job(out: Path, tmp_path: Path) -> None:

@@ -211,9 +211,9 @@ def test_a_span_that_goes_on_is_cut_behind_what_is_committed(tar: Path, monkeypa
     assert twentieth.index == 20
     monkeypatch.setattr(cutting, "beginning", lambda _span, _output: twentieth)
     after = PartName(SOURCE, 0, 20, False, 20)
-    span = Span(source=_span(tar, "tar").source, digest=SOURCE, first=20, stop=None, after=after, piece_bytes=1)
+    span = Span(source=_span(tar, "tar").source, digest=SOURCE, first=20, stop=None, previous=after, piece_bytes=1)
     found = _pieces(span)
-    assert [(piece.first, piece.stop, piece.after) for piece in found[:2]] == [(20, 24, after), (24, 28, None)]
+    assert [(piece.first, piece.stop, piece.previous) for piece in found[:2]] == [(20, 24, after), (24, 28, None)]
     assert found[0].start is None
     assert found[1].start is not None
     assert found[1].start.index == 24
