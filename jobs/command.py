@@ -13,8 +13,8 @@ from pydantic.fields import FieldInfo
 
 from jobs.report import Report
 from pipeline.config import DEFAULT, Group, groups_of, is_for_once
-from pipeline.driver.stopped import Stopped
 from pipeline.errors import Bug, MaskfleetError, UsageError, printable
+from pipeline.stopped import Stopped
 
 _STOPPED = "stopped; the same command goes on from here"
 

@@ -9,8 +9,8 @@ from rich.table import Table
 from jobs.report import Report
 from jobs.show import duration
 from pipeline.config import SegmentConfig
-from pipeline.driver.stopped import stop_on_signals
 from pipeline.forecast.forecast import Forecast, forecast
+from pipeline.stopped import stop_on_signals
 
 _SHOWN_CLASSES = 8
 

@@ -11,8 +11,8 @@ from jobs.show import print_outcome, shown
 from pipeline.config import SegmentConfig, load_config
 from pipeline.driver.attempt import Attempt, Outcome
 from pipeline.driver.progress import Progress
-from pipeline.driver.stopped import Stopped, stop_on_signals
 from pipeline.errors import MaskfleetError
+from pipeline.stopped import Stopped, stop_on_signals
 from pipeline.storage import without_secrets
 
 log = logging.getLogger(__name__)

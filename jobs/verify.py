@@ -6,8 +6,8 @@ import click
 
 from jobs.command import Job, run_job
 from jobs.report import Report
-from pipeline.driver.stopped import stop_on_signals
 from pipeline.errors import printable
+from pipeline.stopped import stop_on_signals
 from pipeline.verify.repair import repair
 from pipeline.verify.verify import Verification, verify
 

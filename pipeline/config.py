@@ -3,6 +3,7 @@
 import re
 import tomllib
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
@@ -249,10 +250,9 @@ def _from_toml(path: str) -> dict[str, Any]:
 
 def _one_line(error: ValidationError) -> str:
     lines = []
-    order = [name for fields in groups_of(SegmentConfig).values() for name in fields]  # as the help text has them
-    problems = error.errors()
-    problems.sort(key=lambda problem: order.index(problem["loc"][0]) if problem["loc"][:1] and problem["loc"][0] in order else -1)
-    for problem in problems:
+    names = chain.from_iterable(groups_of(SegmentConfig).values())
+    order: dict[tuple[int | str, ...], int] = {(name,): number for number, name in enumerate(names)}  # as the help text has them
+    for problem in sorted(error.errors(), key=lambda problem: order.get(problem["loc"][:1], -1)):
         flag = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else "config"
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown setting {flag.removeprefix('--')}")

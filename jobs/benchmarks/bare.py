@@ -23,7 +23,7 @@ from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, SourceObject
 from pipeline.shards.tar import read_tar
 from pipeline.storage import base_name, store_for
 from pipeline.worker.prefetch import ReadAhead
-from pipeline.worker.span_worker import IMAGES_AHEAD
+from pipeline.worker.reading import IMAGES_AHEAD
 
 LoopKind = Literal["bare", "plain"]
 

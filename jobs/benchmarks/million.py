@@ -22,10 +22,10 @@ from pipeline.config import SegmentConfig
 from pipeline.driver import attempt as segment
 from pipeline.driver.attempt import Attempt
 from pipeline.driver.progress import Progress
-from pipeline.driver.stopped import Stopped, stop_on_signals
 from pipeline.errors import Incomplete
 from pipeline.listing.listing import list_inputs
 from pipeline.shards.base import SourceObject
+from pipeline.stopped import Stopped, stop_on_signals
 
 _POLL_S = 0.01
 _LIMIT_S = 900.0

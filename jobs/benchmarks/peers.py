@@ -11,8 +11,8 @@ from jobs.benchmarks.machine import machine
 from jobs.benchmarks.photographs import photographs
 from jobs.benchmarks.report import OUT, need_altair, publish
 from jobs.command import run_job
-from pipeline.driver.stopped import stop_on_signals
 from pipeline.errors import UsageError
+from pipeline.stopped import stop_on_signals
 
 NAMES = ("ray-16", "ray", "daft", "dataloader", "daft-worker", "multiprocessing", "maskfleet")
 IMAGES_A_CORE = 48

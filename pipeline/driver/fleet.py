@@ -3,41 +3,29 @@
 import logging
 import socket
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 from pipeline.config import Workers
+from pipeline.driver.rounds import NoWorkerLeft, RoundFailed
 from pipeline.errors import MaskfleetError
 from pipeline.memory import bound_malloc
 from pipeline.model.engine import Prepared
 from pipeline.output.remaining import SPANS_AHEAD
-from pipeline.output.span import PartReport, Span
+from pipeline.output.reports import Events, PartReport, WorkerRetired
 from pipeline.worker.process import exit_without_destructors
 from pipeline.worker.refusals import NODE_ID, Next, Refusal, Roster, anyone_left, elsewhere, verdict
-from pipeline.worker.span_worker import SegmentSpan, WorkerConfig
 
 _GROWTH, _MIN_GROWTH = 4, 64  # a cluster that can grow may come to as many times its CPUs, or to as many
 _ASK_S, _LONGEST_ASK_S = 1.0, 30.0  # between two questions of a worker that refused: doubled each time
 _LOOK_S = 10.0  # that an answer of the roster may take
 
 log = logging.getLogger(__name__)
-
-
-class NoWorkerLeft(Exception):
-    """No worker can start on any node. `error` says why, and decides the exit code."""
-
-    def __init__(self, error: MaskfleetError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class RoundFailed(Exception):
-    """A fault of Ray or of the cluster ended a round; what is left can be sent again."""
 
 
 @contextmanager
@@ -60,9 +48,11 @@ class Fleet:
     """All workers of an attempt, on the Ray that this process has joined.
 
     asked: `--workers`, or None for all that the cluster has, and will have. own: this process started it, so it never grows.
+    events: are told of nodes on which no worker can start.
     """
 
-    def __init__(self, asked: Workers | None, *, own: bool) -> None:
+    def __init__(self, asked: Workers | None, events: Events, *, own: bool) -> None:
+        self._events = events
         self._asked = Workers(_cpus(), _cpus()) if asked is None and own else asked
         self._mine = str(ray.get_runtime_context().get_node_id())
         self._seen = 1  # CPUs that were free, at most: those of a round before are not at once
@@ -135,6 +125,7 @@ class Fleet:
             if refusal.node not in self._known:
                 self._known[refusal.node] = refusal
                 log.warning("%s", refusal)
+                self._events.emit(WorkerRetired(refusal.node, str(refusal)))
 
 
 class Member:
@@ -170,29 +161,43 @@ class Member:
         raise error
 
 
-class Worker:
-    """`SegmentSpan` as Ray Data's actor: a batch of one span in, reports out, as JSON both ways."""
+Work = Callable[[str], Iterator[PartReport]]
 
-    def __init__(self, config: WorkerConfig, shared: list["ray.ObjectRef[Prepared]"], member: Member) -> None:
+
+class Task(Protocol):
+    """What the workers of a pool do; it is sent to them once."""
+
+    def begin(self, network: Prepared | None) -> Work:
+        """Called in each worker before its first item -> what makes reports of an item, which is text.
+
+        Whatever this raises is of the worker's node: others go on.
+        """
+        ...
+
+
+class Worker:
+    """Ray Data's actor: batches of one item in, batches of one report out, as JSON both ways."""
+
+    def __init__(self, task: Task, shared: list["ray.ObjectRef[Prepared]"], member: Member) -> None:
         bound_malloc()
         exit_without_destructors()
-        network = ray.get(shared[0])
+        network = ray.get(shared[0]) if shared else None
         self._refusal: Refusal | None = None
         try:
-            self._segment = SegmentSpan(config, network)
+            self._work = task.begin(network)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is of this node, and other nodes go on
             self._refusal = member.refuses(error)
         else:
             member.starts()
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
-        """A batch of one span -> reports, each a batch of one, as its part is committed."""
+        """A batch of one item -> reports, each a batch of one, as its part is committed."""
         if self._refusal is not None:
             report = PartReport(error=str(self._refusal), error_class=self._refusal.error_class, refused=True)
             yield {"report": [report.to_json()]}
             return
-        for text in batch["span"]:
-            for report in self._segment(Span.from_json(str(text))):
+        for text in batch["item"]:
+            for report in self._work(str(text)):
                 yield {"report": [report.to_json()]}
 
 

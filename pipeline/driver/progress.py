@@ -1,15 +1,32 @@
-"""Where a run stands, for whoever shows it."""
+"""Where a run stands, for whoever shows it, and for `run.json`."""
 
+import os
 import time
+import uuid
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from pipeline.config import SegmentConfig
+from pipeline.model.engine import Prepared
+from pipeline.output.reports import Event, ImageFailed, PartCommitted, PartReport, Retried, WorkerRetired
+from pipeline.plan.plan import Plan
+from pipeline.storage import normalise, without_secrets
+from pipeline.storage.retry import retries
+from pipeline.sums.totals import Totals
+
+_RECORDED = ("ray", "openvino", "torch", "torchvision", "pyarrow", "pillow", "numba", "numpy")
 
 
 @dataclass(slots=True)
 class Progress:
-    """Counts of one attempt, updated as reports come in. Times are `time.monotonic` seconds.
+    """Counts of one attempt; `hear` is a listener of its events. Times are `time.monotonic` seconds.
 
-    expected_images: a forecast where shards have not been read to their end. phase: what happens now.
+    phase: what happens now. failures: of this attempt; errors: these by class.
+    retired: nodes on which no worker can start, or any more.
     """
 
     phase: str = "starting"
@@ -23,9 +40,35 @@ class Progress:
     read_bytes: int = 0
     milliseconds: Counter[str] = field(default_factory=Counter)
     retries: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    retired: int = 0
     labelling_since: float | None = None
     last_part: float = field(default_factory=time.monotonic)
     last_sign: float = field(default_factory=time.monotonic)  # of a worker that gets on
+
+    def hear(self, event: Event) -> None:
+        """Count what happened."""
+        match event:
+            case PartReport():
+                self.inferred += event.inferred
+                self.milliseconds.update({stage: round(spent) for stage, spent in event.milliseconds.items()})
+                if event.part is not None or event.in_hand:
+                    self.last_sign = time.monotonic()
+                    self.phase = self.phase if self.parts else "labelling the first parts"
+            case PartCommitted(footer=footer, report=report):
+                self.images += footer.masks + len(footer.failures)
+                self.read_bytes += report.bytes
+                self.parts += 1
+                self.phase, self.last_part = "labelling", time.monotonic()
+                began = self.last_part - report.seconds
+                self.labelling_since = min(began, self.labelling_since or began)
+            case ImageFailed(failure):
+                self.failures += 1
+                self.errors[failure.error] += 1
+            case Retried(what, times):
+                self.retries[what] += times
+            case WorkerRetired():
+                self.retired += 1
 
     @property
     def done(self) -> int:
@@ -54,3 +97,48 @@ class Progress:
         if self.expected_images is None or not self.images_per_s:
             return None
         return (self.expected_images - self.done) / self.images_per_s
+
+
+class Account:
+    """Of one attempt, from its start on. id: of 12 hex digits, by which attempts are told apart."""
+
+    def __init__(self, config: SegmentConfig, progress: Progress) -> None:
+        self.id = uuid.uuid4().hex[:12]
+        self._config, self._progress = config, progress
+        self._started, self._began = time.time(), time.monotonic()  # the first to tell, the second to measure by
+        self._retries = retries()  # before this attempt
+
+    def values(self, state: str, network: Prepared, plan: Plan, totals: Totals, *, ignored: int) -> dict[str, Any]:
+        """All that `run.json` says. totals: of all parts of the run. ignored: objects of the input that are no images."""
+        config, progress, settings = self._config, self._progress, plan.settings  # an older version may have written the plan
+        images = max(totals.images, progress.done) if state == "running" else totals.images
+        mine = {
+            "id": self.id, "started": _utc(self._started), "seconds": round(time.monotonic() - self._began, 1), "state": state,
+            "inferred": progress.inferred, "skipped": progress.skipped, "images_per_s": round(progress.images_per_s, 2),
+            "pid": os.getpid(), "milliseconds": dict(progress.milliseconds),
+            "retries": dict(progress.retries + (retries() - self._retries)),
+        }  # fmt: skip
+        return {
+            "format": settings.get("format", 1),
+            "maskfleet": version("maskfleet"), "state": state, "updated": _utc(time.time()),
+            "counts": {
+                "images": images, "masks": totals.masks, "failures": totals.failures, "broken_shards": totals.broken_shards,
+                "inferred": progress.inferred, "skipped": progress.skipped,
+            },
+            "labels_digest": totals.labels_digest, "errors": dict(totals.errors.most_common()),
+            "fingerprint": settings["fingerprint"], "labels": settings["labels"], "shape": settings["shape"],
+            "weights": {"name": without_secrets(network.weights), "sha256": network.weights_sha256},
+            "input": [without_secrets(normalise(text)) for text in config.input], "output": config.output,
+            "plan_files": len(plan.files), "ignored_objects": ignored,
+            "versions": _versions(),
+            "attempts": [mine],
+        }  # fmt: skip
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in _RECORDED}
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -1,16 +1,11 @@
-"""Spans -> actor pool -> reports, on Ray Data; with `fleet.py` the only import of Ray, and of its public names."""
+"""Spans, or parts, -> actor pool -> reports, on Ray Data; with `fleet.py` the only import of Ray, and of its public names."""
 
 import json
-import logging
 import math
-import os
-import signal
-import socket
-import sys
-import tempfile
 import zlib
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import ray
@@ -18,112 +13,35 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions, TaskPoolStrategy
 
 from pipeline.config import Workers
-from pipeline.driver.fleet import Fleet, NoWorkerLeft, RoundFailed, Worker, faults_of_ray, first_line
-from pipeline.errors import NotReachable
-from pipeline.memory import ONE_ARENA
+from pipeline.driver.fleet import Fleet, Task, Worker, faults_of_ray
+from pipeline.driver.ray_start import is_own, start_ray
+from pipeline.driver.rounds import RoundFailed, Rounds
+from pipeline.errors import Incomplete, MaskfleetError
 from pipeline.model.engine import Prepared
-from pipeline.output.span import PartReport, Span
+from pipeline.output.parts import PartName
+from pipeline.output.reports import Events, PartReport
+from pipeline.output.span import Span
+from pipeline.stopped import stop_if_asked
 from pipeline.worker.cutting import all_pieces, most_at_once
 from pipeline.worker.process import exit_without_destructors
 from pipeline.worker.span_worker import WorkerConfig
+from pipeline.worker.tasks import MapTask, SegmentTask
 
-__all__ = ["NoWorkerLeft", "RoundFailed", "fleet", "label", "share", "start_ray"]
+__all__ = ["fleet", "label", "map_parts", "share", "start_ray"]
 
 
 BLOCKS = 1_000  # that the driver makes of spans itself, one a span: a second's work, and 10,000 take ten
+WAVE_PARTS = 50_000  # that Ray holds at a time
 CHUNK_SPANS = 500  # that a feed takes at once
 _FED_WORKERS, _MAX_FEEDS = 8, 8  # a feed gives two spans a turn of Ray Data's loop: 20 a second where workers are busy
 _QUEUED = 8  # times the bytes of the spans that workers have, waiting for them in the driver
 _INIT_DEATHS = 10  # in a row, besides one of each: a worker may die while it starts, and be started again
-_LOCAL_OBJECT_STORE_BYTES = 256 << 20  # spans and reports are small; images never enter it
-_KNOCK_S = 20.0  # that the head of a cluster may take to accept a connection
-_own: set[str] = set()  # the driver's nodes of the Rays that were started here
-_UNWATCHED = {  # what a Ray of this run alone need not do: nobody asks for metrics or tasks
-    "RAY_enable_metrics_collection": "0",
-    "REPORTER_UPDATE_INTERVAL_MS": "3600000",
-    "RAY_task_events_report_interval_ms": "0",
-}
-
-
-def start_ray(*, debug: bool) -> bool:
-    """Join the cluster that `RAY_ADDRESS` or this machine names, else start Ray here (`RAY_ADDRESS=local`: always here).
-
-    Returns whether it was started here, so that workers run on this machine alone. Raises `NotReachable` if there is no Ray at
-    `RAY_ADDRESS`, or one of another version.
-    """
-    if ray.is_initialized():
-        return False
-    if not debug:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a FutureWarning
-    quiet: dict[str, Any] = {"log_to_driver": debug, "logging_level": logging.INFO if debug else logging.ERROR}
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    stopped = False
-    try:
-        if debug:
-            return _join_or_start(quiet)
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else an error line for every actor pool, about its arguments
-        with _held_stderr():  # Ray's C++ side says there that it obeys the line above
-            return _join_or_start(quiet)
-    except SystemExit as ended:  # ray.init replaces SIGTERM's handler by sys.exit(15)
-        stopped = ended.code == signal.SIGTERM
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if stopped:
-            signal.raise_signal(signal.SIGTERM)
-
-
-@contextmanager
-def _held_stderr() -> Iterator[None]:
-    """Keep what is written to stderr by C++ code; shown only if the body raises."""
-    sys.stderr.flush()
-    real = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            kept.seek(0)
-            os.write(real, kept.read())
-            raise
-        finally:
-            os.dup2(real, 2)
-            os.close(real)
-
-
-def _join_or_start(quiet: dict[str, Any]) -> bool:
-    address = os.environ.get("RAY_ADDRESS")
-    if address != "local":
-        _knock(address)
-        try:
-            ray.init(address=address or "auto", **quiet)
-            return False
-        except (ConnectionError, RuntimeError) as error:  # nobody there; another version of Ray or Python
-            if address or not isinstance(error, ConnectionError):
-                raise NotReachable(f"the Ray of RAY_ADDRESS={address or 'auto'}: {first_line(error)}") from error
-    for name, value in (_UNWATCHED | ONE_ARENA).items():
-        os.environ.setdefault(name, value)
-    ray.init(address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **quiet)
-    _own.add(str(ray.get_runtime_context().get_node_id()))
-    return True
-
-
-def _knock(address: str | None) -> None:
-    """Raise `NotReachable` if nobody takes a connection at `host:port`: Ray would try for minutes, without a word."""
-    host, separator, port = (address or "").rpartition(":")
-    if separator and port.isdecimal() and "/" not in host:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
-        except OSError as error:
-            raise NotReachable(f"the Ray of RAY_ADDRESS={address}: {first_line(error)}") from error
 
 
 @faults_of_ray()
-def fleet(asked: Workers | None) -> Fleet:
+def fleet(asked: Workers | None, events: Events) -> Fleet:
     """The workers of an attempt, `asked` for by `--workers`, on the Ray that was joined or started."""
-    return Fleet(asked, own=str(ray.get_runtime_context().get_node_id()) in _own)
+    return Fleet(asked, events, own=is_own())
 
 
 @faults_of_ray()
@@ -137,7 +55,7 @@ def _feed(row: dict[str, bytes], config: WorkerConfig) -> Iterator[dict[str, str
     exit_without_destructors()
     spans = [Span.from_json(text) for text in json.loads(zlib.decompress(row["spans"]))]
     for piece in all_pieces(spans, read=config.read, part_images=config.part_images, output=config.output):
-        yield {"span": piece.to_json()}
+        yield {"item": piece.to_json()}
 
 
 def _blocks(spans: Sequence[Span], config: WorkerConfig, workers: int) -> ray.data.Dataset:
@@ -149,7 +67,7 @@ def _blocks(spans: Sequence[Span], config: WorkerConfig, workers: int) -> ray.da
     for span in spans:
         at_once = len(first) < BLOCKS and span.piece_bytes is None and not span.is_signed
         (first if at_once else fed).append(span)
-    direct = ray.data.from_items([{"span": span.to_json()} for span in first], override_num_blocks=len(first)) if first else None
+    direct = ray.data.from_items([{"item": span.to_json()} for span in first], override_num_blocks=len(first)) if first else None
     feeds = min(_MAX_FEEDS, 1 + math.ceil(workers / _FED_WORKERS))
     chunks = _chunks(fed, feeds)
     if not chunks:
@@ -178,20 +96,91 @@ def label(
 ) -> Generator[PartReport]:
     """Reports as the parts are committed, in no order. Closed before its end, it ends the workers.
 
-    Raises `RoundFailed` when Ray does, and if all workers are on nodes that refuse: plan again what is left. Raises
+    Raises `RoundFailed` if Ray does, or if all workers are on nodes that refuse: what remains is to be planned again. Raises
     `NoWorkerLeft` if no worker can start anywhere.
     """
     parallel = most_at_once(spans, config.part_images)
+
+    def items() -> ray.data.Dataset:
+        return _blocks(spans, config, min(parallel, workers.may_be()))
+
+    return _on_pool(items, SegmentTask(config), [shared], parallel, workers)
+
+
+def map_parts(
+    function: Callable[[PartName], Any], parts: Iterable[PartName], take: Callable[[PartName, Any], object], *,
+    workers: Workers | None = None, events: Events | None = None, debug: bool = False,
+) -> None:  # fmt: skip
+    """Call `function` with each part in an actor pool, and `take` here with the part and the result, once per part.
+
+    function: is pickled to the workers; its result must be what JSON can hold. It is called again for a part if a worker died or
+    a store failed, so what it writes must be the same each time. take: in the order in which results come. events: are told of
+    every report. Raises `NotReachable` without a Ray, `Incomplete` if rounds bring nothing new, and a `MaskfleetError` that
+    another try would meet again, such as `Damaged`, or `Bug` for what is no error of maskfleet.
+    """
+    events = events or Events()
+    mapping = Mapping(MapTask(function), parts, take, events)
+    reason = Rounds(partial(start_ray, debug=debug), partial(fleet, workers, events), debug=debug).run(mapping)
+    if mapping.fatal is not None:
+        raise mapping.fatal
+    if mapping.remains():
+        raise Incomplete(f"{len(mapping.remaining):,} parts remain ({reason}): run the same command again")
+
+
+class Mapping:
+    """`rounds.Work`: the parts for which no result has come yet."""
+
+    def __init__(self, task: MapTask, parts: Iterable[PartName], take: Callable[[PartName, Any], object], events: Events) -> None:
+        self.fatal: MaskfleetError | None = None
+        self.remaining = dict.fromkeys(parts)
+        self.done = 0
+        self._task, self._take, self._events = task, take, events
+
+    def remains(self) -> bool:
+        """Is there a part without a result?"""
+        return bool(self.remaining)
+
+    def look_again(self) -> None:
+        """Nobody else is at work on these."""
+
+    def send(self, fleet: Fleet, *, patient: bool) -> str | None:  # noqa: ARG002 - nobody else is at work on these
+        """As `rounds.Work` says."""
+        reason = None
+        parts = list(self.remaining)
+        for wave in (parts[at : at + WAVE_PARTS] for at in range(0, len(parts), WAVE_PARTS)):
+            for report in _on_pool(partial(_items, wave), self._task, [], len(wave), fleet):
+                stop_if_asked()
+                self._events.report(report)
+                reason = report.error or reason
+                self.fatal = self.fatal or report.fatal
+                if self.fatal is not None:
+                    return reason
+                if report.error is None and report.part in self.remaining:
+                    del self.remaining[report.part]
+                    self.done += 1
+                    self._take(report.part, report.result)
+        return reason
+
+
+def _items(parts: Sequence[PartName]) -> ray.data.Dataset:
+    rows = [{"item": json.dumps(asdict(part))} for part in parts]
+    return ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS))
+
+
+def _on_pool(
+    items: Callable[[], ray.data.Dataset], task: Task, shared: list["ray.ObjectRef[Prepared]"], parallel: int, workers: Fleet
+) -> Generator[PartReport]:
+    """One round. items: rows {"item": text}, made once Ray Data is configured. parallel: workers that the items can keep busy."""
     pool = workers.pool(parallel)
     _configure(DataContext.get_current(), pool)
     member = workers.begin(pool.initial_size)
     try:
         with faults_of_ray():
-            dataset = _blocks(spans, config, min(parallel, workers.may_be())).map_batches(
+            dataset = items().map_batches(
                 Worker,
                 batch_size=1,
                 num_cpus=1,
-                fn_constructor_args=(config, [shared], member),
+                fn_constructor_args=(task, shared, member),
                 label_selector=workers.elsewhere(),
                 compute=pool,
             )

@@ -6,8 +6,9 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import chain, islice, product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,21 @@ import numpy as np
 
 from pipeline.config import SegmentConfig
 from pipeline.driver.attempt import REFRESH_S
-from pipeline.driver.obsolete import remove_obsolete
+from pipeline.driver.planning import Begun, Hooks, make_plan
 from pipeline.errors import BadImage, NotReachable, StorageError
-from pipeline.forecast.estimate import RemainingWork, Seen, with_secret
+from pipeline.forecast.estimate import RemainingWork, Seen
 from pipeline.forecast.noted import Noted
 from pipeline.forecast.rehearsal import NOTHING, rehearse
 from pipeline.forecast.sample import Outcome, measure
 from pipeline.image.decode import decode
 from pipeline.labels.prepare import prepare
-from pipeline.listing.listing import Listing, list_inputs
-from pipeline.output.remaining import SPANS_AHEAD, image_count, remaining_spans
+from pipeline.listing.listing import Listing
+from pipeline.model.engine import Prepared
+from pipeline.output.remaining import SPANS_AHEAD, remaining_spans
 from pipeline.output.span import Span
-from pipeline.plan.fingerprint import check_same, settings
-from pipeline.plan.options import check_head, check_new_output, label_options, network_request, read_options
-from pipeline.plan.plan import extend_plan, read_plan, writes_queries
+from pipeline.plan.options import label_options, network_request
 from pipeline.shards.base import EncodedImage
 from pipeline.storage import scheme_of, writable_store_for
-from pipeline.sums.sums import Sums
 
 _BUSY = 1.2  # seconds / CPU seconds of labelling, above which this machine is busy with something else
 _DECODING_S = 2.0
@@ -104,40 +103,28 @@ def forecast(config: SegmentConfig) -> Forecast:
 
     Raises what the run would raise before it starts.
     """
-    started, store, listing = time.perf_counter(), Noted(writable_store_for(config.output)), Listing()
-    try:
-        plan = read_plan(store, config.output)
-    except StorageError as error:
-        raise NotReachable(f"--output: {error}") from error
-    listing.queries = writes_queries(plan)
-    if plan is None:
-        check_new_output(config)
-    planned_files = len(plan.files) if plan else 0
-    entries = list_inputs(
-        config.input, listing, input_format=config.input_format, image_column=config.image_column, output=config.output,
-        allow_root=config.allow_root,
-    )  # fmt: skip
-    head = list(islice(entries, 1))
-    if plan is None:
-        check_head(with_secret(head[0], listing), read_options(config))
-    listing_s = time.perf_counter() - started
-    network = prepare(network_request(config))
-    started, mine, seen = time.perf_counter(), settings(config, network), Seen()
-    if plan is not None:
-        check_same(plan.settings, mine, config.output)
-    try:
-        plan = extend_plan(
-            store, config.output, plan, seen.watch(chain(head, entries)), mine, relabel_changed=config.relabel_changed
-        )
-    except StorageError as error:
-        raise NotReachable(f"--output: {error}") from error
-    sums = Sums(store, config.output, plan.settings["fingerprint"], network.classes)
-    committed = remove_obsolete(store, config.output, plan, sums.begin(), sums, config.redo)  # only noted
-    skipped, unread = image_count(plan, committed), int(np.count_nonzero(~sums.totals.has(committed.part_keys)))
+    store, listing, seen = Noted(writable_store_for(config.output)), Listing(), Seen()
+    waited_s = 0.0
+
+    def network() -> Prepared:
+        nonlocal waited_s
+        started = time.perf_counter()
+        prepared = preparing.result()
+        waited_s += time.perf_counter() - started
+        return prepared
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(1, "prepare") as thread:
+        preparing = thread.submit(prepare, network_request(config))
+        plan = make_plan(config, store, listing, network, Hooks(watch=seen.watch))
+    planned_files = len(plan.files) - len(store.created)
+    begun = Begun.of(config, store, plan, preparing.result())
+    skipped, committed = begun.look(config, store), begun.committed  # what would be removed is only noted
+    unread = int(np.count_nonzero(~begun.sums.totals.has(committed.part_keys)))
     cores = _cores()
     workers = config.workers.within(cores) if config.workers else cores
     spans = remaining_spans(plan, committed, part_images=config.part_images, workers=workers)
-    listing_s += time.perf_counter() - started
+    listing_s = time.perf_counter() - started - waited_s
 
     left = RemainingWork(config, listing)
     try:
@@ -147,7 +134,7 @@ def forecast(config: SegmentConfig) -> Forecast:
     share = 1.0 if config.limit is None or not left.images else min(1.0, max(0, config.limit - skipped) / left.images)
     images, parts = round(left.images * share), math.ceil(left.parts * share)
     chosen, processes = left.sample() if parts else [], min(workers, cores)
-    sample = measure(network, label_options(config, network), chosen, processes)
+    sample = measure(begun.network, label_options(config, begun.network), chosen, processes)
     failures = Counter(outcome for outcome in sample.outcomes if isinstance(outcome, str))
     more, damaged = _decoded(left.spare(chosen), config)
     sound = 1 - (failures.total() + damaged) / max(1, len(sample.outcomes) + more)
@@ -184,7 +171,7 @@ def forecast(config: SegmentConfig) -> Forecast:
         tars=kinds["tar"], parquet_files=kinds["parquet"], single_images=single, ignored_objects=listing.ignored,
         images=images, exact=left.exact, skipped=skipped, bytes=round(left.bytes * share), parts=parts, workers=workers,
         labelled=len(sample.outcomes), failures=failures.total(), errors=dict(failures.most_common()),
-        classes=_classes(sample.outcomes, network.classes), milliseconds=sample.milliseconds,
+        classes=_classes(sample.outcomes, begun.network.classes), milliseconds=sample.milliseconds,
         seconds_per_image=image_s, labelling_seconds=labelling_s, start_seconds=start_s, seconds=seconds,
         output_objects=len(store.created) + parts + failing + (3 if parts else 0), output_bytes=output_bytes, requests=requests,
         core_hours=core_hours, usd=None if config.usd_per_core_hour is None else core_hours * config.usd_per_core_hour,

@@ -14,16 +14,17 @@ from multiprocessing.synchronize import Barrier
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.config import encoded_bytes_limit
 from pipeline.errors import BadImage, Incomplete
 from pipeline.labels.labeller import Labeller, LabelOptions, Resized
-from pipeline.labels.statistics import LEVELS
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
-from pipeline.output.footer import Failure, PartFooter, failures_bytes, part_bytes
-from pipeline.output.parts import add_digests, row_digest
-from pipeline.shards.base import Cursor, EncodedImage
+from pipeline.output.footer import failures_bytes, part_bytes
+from pipeline.output.part_writer import Draft, PartOptions
+from pipeline.output.span import Span
+from pipeline.shards.base import Cursor, EncodedImage, SourceObject
 from pipeline.worker.prefetch import ReadAhead
-from pipeline.worker.span_worker import IMAGES_AHEAD
+from pipeline.worker.reading import IMAGES_AHEAD
 
 _MIN_SHARE = 8  # images a process, so that on many cores none is timed by a single image
 _BARRIER_S = 300.0
@@ -49,7 +50,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Pass:
+class _Half:
     """One process, some of its share of the sample."""
 
     images: int
@@ -106,7 +107,7 @@ def _begin(barrier: Barrier) -> None:
     _barriers.append(barrier)
 
 
-def _label_twice(network: Prepared, options: LabelOptions, share: Sequence[tuple[int, EncodedImage]]) -> tuple[_Pass, _Pass]:
+def _label_twice(network: Prepared, options: LabelOptions, share: Sequence[tuple[int, EncodedImage]]) -> tuple[_Half, _Half]:
     """The first half warms up, the second is timed: it meets new shapes about as often as the run will."""
     labeller = Labeller(load_engine(network), options)
     half = len(share) // 2 if len(share) >= 2 * _MIN_SHARE else 0
@@ -117,14 +118,16 @@ def _label_twice(network: Prepared, options: LabelOptions, share: Sequence[tuple
     return first, _label(labeller, share[half:])
 
 
-def _label(labeller: Labeller, share: Sequence[tuple[int, EncodedImage]]) -> _Pass:
+def _label(labeller: Labeller, share: Sequence[tuple[int, EncodedImage]]) -> _Half:
     """As a worker does it: images read ahead in a thread, rows made, a part packed."""
     started, cpu = time.perf_counter(), time.process_time()
     outcomes: dict[int, Outcome] = {}
-    rows: list[dict[str, object]] = []
-    failures: list[Failure] = []
-    histograms = np.zeros((len(labeller.options.classes), LEVELS), np.int64)
-    digest = 0
+    options = PartOptions(
+        fingerprint="0" * 64, classes=labeller.options.classes, part_images=0,  # so that nothing is padded
+        confidence_map=labeller.options.confidence_map, max_encoded_bytes=encoded_bytes_limit(labeller.options.max_source_pixels),
+    )  # fmt: skip
+    source = SourceObject(uri=share[0][1].shard, kind="tar", size=1, version="")
+    draft = Draft(options, {}, Span(source=source, digest="", first=0, stop=None), 0, Cursor())
     for number, image, resized in ReadAhead(_resized(labeller, share), IMAGES_AHEAD):
         try:
             if isinstance(resized, BadImage):
@@ -132,32 +135,20 @@ def _label(labeller: Labeller, share: Sequence[tuple[int, EncodedImage]]) -> _Pa
             labelled = labeller.label(resized)
         except BadImage as error:
             outcomes[number] = error.kind
-            failures.append(
-                Failure(image.image_id, image.shard, image.index, error.stage, error.kind, error.message, image.bytes_length)
-            )
-            continue
-        statistics = labelled.statistics
-        outcomes[number] = statistics.pixels
-        histograms += statistics.histogram
-        digest += row_digest(image.shard, image.index, statistics.mask)
-        key = {"image_id": image.image_id, "shard": image.shard, "index": image.index}
-        place = {"member": image.member, "offset": image.offset, "length": image.length}
-        rows.append(key | place | labelled.columns)
-    counts = tuple(histograms.sum(axis=1).tolist())
-    footer = PartFooter(
-        fingerprint="0" * 64, source={"uri": share[0][1].shard, "size": 1, "version": ""}, first=0, rows=len(share), last=False,
-        masks=len(rows), broken=False, failures=tuple(failures), histograms=histograms, images_by_class=counts,
-        pixels_by_class=counts, pixels=sum(counts), digest=add_digests([digest]), after=Cursor(), versions={},
-    )  # fmt: skip
-    data = part_bytes(rows, footer, confidence_map=labeller.options.confidence_map)
+            draft.fail(image, error)
+        else:
+            outcomes[number] = labelled.statistics.pixels
+            draft.add(image, labelled)
+    footer, data = draft.finish(exhausted=False)
     seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu
-    # A file has a fixed part and one a row: files of one row, and the file of all, say both.
-    single = [len(part_bytes([row], footer, confidence_map=labeller.options.confidence_map)) for row in rows]
+    # A file has a fixed part and one per row: files of one row, and the file of all, say both.
+    rows = draft.rows
+    single = [len(part_bytes([row], footer, confidence_map=options.confidence_map)) for row in rows]
     row_bytes = (len(data) - sum(single) / len(rows)) / (len(rows) - 1) if len(rows) > 1 else 0.0
-    return _Pass(
+    return _Half(
         images=len(share), outcomes=outcomes, seconds=seconds, cpu_s=cpu_s, row_bytes=row_bytes * len(rows),
         part_bytes=len(data) - row_bytes * len(rows),
-        failures_bytes=len(failures_bytes(footer)) if failures else 0, milliseconds=dict(labeller.milliseconds),
+        failures_bytes=len(failures_bytes(footer)) if draft.failures else 0, milliseconds=dict(labeller.milliseconds),
     )  # fmt: skip
 
 

@@ -1,16 +1,20 @@
-"""A part while it grows: rows and failures come in, footer and bytes go out."""
+"""Parts, from their first row to their commit: rows and failures go in, one conditional put per part comes out."""
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.errors import BadImage
+from pipeline.errors import BadImage, ObjectMissing
 from pipeline.labels.labeller import Labelled
 from pipeline.labels.statistics import LEVELS
-from pipeline.output.footer import Failure, PartFooter, part_bytes
-from pipeline.output.parts import PART_BYTES, add_digests, row_digest
+from pipeline.output.footer import Failure, PartFooter, failures_bytes, part_bytes
+from pipeline.output.parts import PART_BYTES, PartName, add_digests, part_key, row_digest
 from pipeline.output.span import Span
 from pipeline.shards.base import Cursor, EncodedImage
+from pipeline.storage import WritableStore, join
+
+OLD_NAMES_S = 60.0  # a folder of a million parts takes a second to list; only an older version adds to names of format 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,19 +29,19 @@ class PartOptions:
 
 
 class Draft:
-    """Of one span, from index `first`, which lies at `start`."""
+    """A part while it grows: the part of a span that begins at index `first`, which lies at `start` in the source."""
 
     def __init__(self, options: PartOptions, versions: dict[str, str], span: Span, first: int, start: Cursor) -> None:
         self._options, self._versions, self._span, self._first = options, versions, span, first
         classes = len(options.classes)
-        self._rows: list[dict[str, object]] = []
-        self._failures: list[Failure] = []
+        self.rows: list[dict[str, object]] = []
+        self.failures: list[Failure] = []
         self._histograms = np.zeros((classes, LEVELS), np.int64)
         self._images_by_class = np.zeros(classes, np.int64)
         self._pixels_by_class = np.zeros(classes, np.int64)
         self._pixels = self._digest = self.bytes = 0
         self._after = start
-        self._ended = self._broken = False
+        self._ended = self._truncated = False
         self.inferred = 0
 
     @property
@@ -54,14 +58,14 @@ class Draft:
         return limit if self._span.stop is None else min(limit, self._span.stop)
 
     def _count(self) -> int:
-        return len(self._rows) + len(self._failures)
+        return len(self.rows) + len(self.failures)
 
     def _take(self, image: EncodedImage) -> None:
         self._after = image.after
-        size = image.bytes_length or 0
-        self.bytes += size if size <= self._options.max_encoded_bytes else 0
+        length = image.bytes_length or 0
+        self.bytes += length if length <= self._options.max_encoded_bytes else 0
         self._ended = image.ends_part or image.truncated
-        self._broken = image.truncated
+        self._truncated = image.truncated
 
     def add(self, image: EncodedImage, labelled: Labelled) -> None:
         """Add the row of an image that is labelled."""
@@ -74,12 +78,12 @@ class Draft:
         self._digest += row_digest(image.shard, image.index, statistics.mask)
         place = {"member": image.member, "offset": image.offset, "length": image.length}
         key = {"image_id": image.image_id, "shard": image.shard, "index": image.index}
-        self._rows.append(key | place | labelled.columns)
+        self.rows.append(key | place | labelled.columns)
 
     def fail(self, image: EncodedImage, error: BadImage) -> None:
         """Add the row of an image that cannot be labelled."""
         self._take(image)
-        self._failures.append(
+        self.failures.append(
             Failure(image.image_id, image.shard, image.index, error.stage, error.kind, error.message, image.bytes_length)
         )
 
@@ -92,10 +96,50 @@ class Draft:
         footer = PartFooter(
             fingerprint=self._options.fingerprint,
             source={"uri": source.uri, "size": source.size, "version": source.version},
-            first=self._first, rows=rows, last=last, masks=len(self._rows), broken=self._broken,
-            failures=tuple(self._failures), histograms=self._histograms,
+            first=self._first, rows=rows, last=last, masks=len(self.rows), broken=self._truncated,
+            failures=tuple(self.failures), histograms=self._histograms,
             images_by_class=tuple(self._images_by_class.tolist()), pixels_by_class=tuple(self._pixels_by_class.tolist()),
             pixels=self._pixels, digest=add_digests([self._digest]), after=after, versions=self._versions,
             part_images=self._options.part_images,
         )  # fmt: skip
-        return footer, part_bytes(self._rows, footer, confidence_map=self._options.confidence_map)
+        return footer, part_bytes(self.rows, footer, confidence_map=self._options.confidence_map)
+
+
+class PartWriter:
+    """The only code that commits parts, for whoever makes them.
+
+    versions: of what makes the parts; each footer says them. plan_format: in runs of format 1 there are parts whose names hold
+    their rows.
+    """
+
+    def __init__(
+        self, store: WritableStore, out: str, options: PartOptions, versions: dict[str, str], *, plan_format: int
+    ) -> None:
+        self._store, self._out, self._masks = store, out, join(out, "masks")
+        self._options, self._versions, self._plan_format = options, versions, plan_format
+
+    def committed(self, source: str, first: int) -> PartName | None:
+        """The part of this source (its digest) that begins at this index, if somebody has committed it."""
+        names = [part_key(source, first, self._options.part_images)]
+        if self._plan_format == 1:
+            names += self._store.names(join(self._masks, f"{source}-{first:010d}-"), OLD_NAMES_S)
+        for name in names:
+            with suppress(ObjectMissing):
+                info = self._store.stat(join(self._masks, name))
+                if (part := PartName.parse(name, info.size or 0, info.version or "")) is not None:
+                    return part
+        return None
+
+    def begin(self, span: Span, first: int, start: Cursor) -> Draft:
+        """A part of this span."""
+        return Draft(self._options, self._versions, span, first, start)
+
+    def commit(self, footer: PartFooter, data: bytes) -> tuple[PartName, bool]:
+        """Put a finished part -> its name, size and version, and whether this put won. Raises `StorageError`.
+
+        Whoever loses writes nothing: the version is then "", and what the winner's part holds is for the caller to look at.
+        """
+        version = self._store.create(join(self._masks, str(footer.name)), data)
+        if version is not None and footer.failures:  # those of a part that was there before are not ours to write
+            self._store.replace(join(self._out, "failures", str(footer.name)), failures_bytes(footer))
+        return replace(footer.name, size=len(data), version=version or ""), version is not None

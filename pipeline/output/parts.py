@@ -127,6 +127,11 @@ class PartTable(Mapping[str, list[PartName]]):
         self._heads = np.ascontiguousarray(heads[self._starts[:-1]]).data  # for bisect, which numpy would slow down
         self._tails = tails[self._starts[:-1]]
 
+    @classmethod
+    def empty(cls) -> "PartTable":
+        """A table of no parts."""
+        return cls({name: np.zeros(0, kind) for name, kind in _COLUMNS.items()})
+
     @property
     def part_keys(self) -> Keys:
         """uint64 (N,): `PartName.key` of each part, in the order of the table."""

@@ -9,8 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from pipeline.output.parts import PartName, PartTable, source_digest
-from pipeline.output.presigned import Secrets
-from pipeline.output.span import Span
+from pipeline.output.span import Secrets, Span
 from pipeline.plan.plan import Plan, PlanFile
 from pipeline.shards.base import Cursor, SourceObject
 

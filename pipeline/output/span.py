@@ -1,11 +1,16 @@
-"""Spans: the work that goes through Ray, a few hundred bytes each, and the reports that come back."""
+"""Spans: the work that goes through Ray, a few hundred bytes each, with the secrets that whoever fetches them needs."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 
-from pipeline.output.footer import PartFooter
 from pipeline.output.parts import PartName
+from pipeline.plan.plan import read_plan_rows
 from pipeline.shards.base import Cursor, SourceObject
+from pipeline.storage import without_secrets
+
+OTHERS = 4  # URIs with secrets that go with a span beside its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,48 +63,37 @@ class Span:
         return cls(**values)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartReport:
-    """What a worker reports of one part, of a part that it has in hand, or (`error`) of a span that it had to leave.
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """by_uri: planned URI -> the URI to fetch. output: where the plan is, which knows the URIs of single images."""
 
-    part: with the size and the version of its file, as listings name them.
-    in_hand: rows of the part in hand that are done: a sign that the worker gets on, and nothing else is said.
-    inferred: images that went through the network for the part, whether or not the commit was won.
-    committed: this worker wrote the part; else it was there. footer: of a part that this worker wrote.
-    bytes: of the encoded images. seconds: from the first image to the commit.
-    milliseconds: by stage, summed over the images. retries: of requests to stores since the report before, by what went wrong.
-    refused: the worker cannot start at all, and neither can any other that this round has.
-    """
+    by_uri: Mapping[str, str]
+    output: str
 
-    part: PartName | None = None
-    in_hand: int = 0
-    bytes: int = 0
-    inferred: int = 0
-    committed: bool = False
-    footer: PartFooter | None = None
-    seconds: float = 0.0
-    error: str | None = None
-    error_class: str | None = None
-    refused: bool = False
-    milliseconds: dict[str, float] = field(default_factory=dict)
-    retries: dict[str, int] = field(default_factory=dict)
+    def given(self, spans: Iterable[Span]) -> Iterator[Span]:
+        """The same spans, each with what it needs to fetch. Raises `StorageError` where the plan cannot be read."""
+        if not self.by_uri:
+            yield from spans
+            return
+        name, uris = "", list[str]()
+        others = tuple(islice(self.by_uri.values(), 0, None, max(1, len(self.by_uri) // OTHERS)))[:OTHERS]
+        for span in spans:
+            if span.source.kind != "image":
+                secret = self.by_uri.get(span.source.uri)
+                yield span if secret is None else replace(span, source=replace(span.source, secret=secret), others=others)
+                continue
+            if span.source.uri != name:
+                name = span.source.uri
+                uris = [image.uri for _, image in read_plan_rows(self.output, name, 0, None)]
+            mine = ((row, self.by_uri.get(uris[row])) for row in range(span.first, span.stop or len(uris)))
+            superseded = frozenset(span.superseded)  # may be all of them
+            known = tuple((row, uri) for row, uri in mine if uri is not None and row not in superseded)
+            yield replace(span, secrets=known, others=others) if known else span
 
-    @property
-    def rows(self) -> int:
-        """Rows of the part."""
-        return 0 if self.part is None else self.part.rows
 
-    def to_json(self) -> str:
-        """For the way through Ray."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        values["part"] = None if self.part is None else asdict(self.part)
-        values["footer"] = None if self.footer is None else self.footer.to_dict()
-        return json.dumps(values)
-
-    @classmethod
-    def from_json(cls, text: str) -> "PartReport":
-        """The other end of the way."""
-        values = json.loads(text)
-        values["part"] = None if values["part"] is None else PartName(**values["part"])
-        values["footer"] = None if values["footer"] is None else PartFooter.from_dict(values["footer"])
-        return cls(**values)
+def without_secrets_of(span: Span, text: str) -> str:
+    """A message with the URIs as they may be written down."""
+    for secret in (span.source.secret, *(uri for _, uri in span.secrets), *span.others):
+        if secret is not None:
+            text = text.replace(secret, without_secrets(secret))
+    return text

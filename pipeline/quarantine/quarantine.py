@@ -27,7 +27,7 @@ class Quarantine:
         """The images of one source, by position, from `first`."""
         return Watch(self, source, first)
 
-    def alone(self, data: bytes, name: str) -> Labelled | BadImage:
+    def in_child(self, data: bytes, name: str) -> Labelled | BadImage:
         """The labels of an image that may have killed a worker, made where it can kill nothing."""
         return label_in_child(Task(self._network, self._options, self._timeout_s, data, name))
 
@@ -80,7 +80,7 @@ class Watch:
         """What a suspect is: its labels, or why it has none. What is poison stays known until it is committed."""
         if (known := self._verdicts.get(position)) is not None:
             return known
-        found = self._quarantine.alone(data, name)
+        found = self._quarantine.in_child(data, name)
         if isinstance(found, KillsItsProcess | ImageTimeout):
             self._verdicts.add(position, found)
         self._in_flight.let_go(DECODING)  # where its own memory ran out it stayed written down

@@ -26,7 +26,7 @@ from pipeline.verify.verify import Verification, verify
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """removed: parts, and why. made: derived files that were written again or were too many. now: what `verify` says after that."""
+    """removed: parts, and why. made: derived files that were written again or were too many. now: what `verify` says then."""
 
     removed: tuple[Finding, ...]
     made: tuple[str, ...]

@@ -7,42 +7,32 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Generator, Iterator
-from contextlib import closing, nullcontext, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 
 from pipeline.cache import scratch_folder
-from pipeline.errors import BadImage, Bug, HostUnreachable, Incomplete, MaskfleetError, ObjectMissing, StorageError
-from pipeline.labels.labeller import Labelled, Labeller, LabelOptions, NetworkGotNoMemory, Resized, load_machine_code
+from pipeline.errors import BadImage, Bug, Incomplete, MaskfleetError
+from pipeline.labels.labeller import Labeller, LabelOptions, NetworkGotNoMemory, Resized, load_machine_code
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
-from pipeline.output.footer import PartFooter, failures_bytes, read_footer
-from pipeline.output.part_writer import Draft, PartOptions
-from pipeline.output.parts import PartName, part_key
-from pipeline.output.presigned import without_secrets_of
-from pipeline.output.span import PartReport, Span
+from pipeline.output.footer import PartFooter, read_footer
+from pipeline.output.part_writer import Draft, PartOptions, PartWriter
+from pipeline.output.parts import PartName
+from pipeline.output.reports import PartReport
+from pipeline.output.span import Span, without_secrets_of
 from pipeline.plan.fingerprint import LABELS_VERSION, SETTINGS_FORMAT, check_worker
-from pipeline.plan.plan import read_plan_rows
 from pipeline.quarantine.quarantine import Quarantine, Watch
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, SourceObject
-from pipeline.shards.parquet import read_parquet
-from pipeline.shards.single import read_images
-from pipeline.shards.tar import read_tar
-from pipeline.shards.truncated import to_the_stop, truncation
-from pipeline.storage import join, store_for, writable_store_for
-from pipeline.storage.answers import FINAL, Answers
+from pipeline.shards.base import Cursor, ReadOptions
+from pipeline.storage import writable_store_for
 from pipeline.storage.retry import retries
-from pipeline.worker.beside import Beside
 from pipeline.worker.cutting import beginning
-from pipeline.worker.prefetch import ReadAhead
+from pipeline.worker.reading import Item, SpanReader
 from pipeline.worker.refusals import is_of_node
 
-IMAGES_AHEAD = 4
-WAITING_BYTES = 112 << 20  # of those: see `ENCODED_AHEAD_BYTES`
 PAUSE_S = 10.0  # of a worker whose node lacks something: else it would soon have had the spans of all others
-OLD_NAMES_S = 60.0  # a folder of a million parts takes a second to list; only an older version adds to names of format 1
 TRACE = "MASKFLEET_TRACE"
 
 
@@ -78,53 +68,36 @@ class WorkerConfig:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """An image on its way: to the network, resized; or labelled already, by itself; or failed."""
-
-    encoded: EncodedImage
-    found: Resized | Labelled | BadImage
-
-    def size(self) -> int:
-        """Bytes that it keeps in memory."""
-        if isinstance(self.found, Resized):
-            return self.found.pixels_HWC.nbytes
-        if isinstance(self.found, Labelled):
-            return self.found.statistics.mask.nbytes + self.found.statistics.confidence.nbytes
-        return 0
-
-
 class SegmentSpan:
     """Labels spans, part by part: read ahead in a thread, label, commit, report.
 
-    Raises where it cannot start: a `MaskfleetError` for versions or a precision that are not those of the run, or an
-    output out of reach, and what the machine itself raises, such as `OSError` on a full disk.
+    Raises if it cannot start: a `MaskfleetError` for versions or a precision that are not those of the run, or an output out of
+    reach, and what the machine itself raises, such as `OSError` on a full disk.
     """
 
     def __init__(self, config: WorkerConfig, network: Prepared) -> None:
         self._config = config
         if config.engine is not None:
             check_worker(config.engine, config.labels_version)
-        self._store = writable_store_for(config.output)
+        store = writable_store_for(config.output)
         self._labeller = Labeller(load_engine(network), config.labels)
-        load_machine_code()  # here, where no image's time limit counts
+        load_machine_code()  # here, as no image's time limit counts yet
         output = hashlib.sha256(f"{config.output} {config.fingerprint}".encode()).hexdigest()[:24]
         self._quarantine = Quarantine(scratch_folder() / "begun" / output, network, config.labels, config.image_timeout_s)
-        self._answers = Answers()
-        self._beside = Beside(config.output)
-        self._retries = retries()
-        self._milliseconds = {"read": 0.0, "commit": 0.0}  # CPU time, as the labeller's
+        self._reader = SpanReader(config.output, config.read, self._labeller)
+        self._store, self._retries, self._commit_ms = store, retries(), 0.0
         engine = self._labeller.engine
-        self._versions = {
+        versions = {
             "engine": engine.version, "labels": str(LABELS_VERSION), "instruction_set": engine.instruction_set,
             "pillow": version("pillow"), "pyarrow": version("pyarrow"),
         }  # fmt: skip
+        self._writer = PartWriter(store, config.output, config.part, versions, plan_format=config.plan_format)
 
     def __call__(self, span: Span) -> Iterator[PartReport]:
-        """One report a part, in order; the last may say why the rest of the span was left.
+        """One report per part, in order; the last may say why the rest of the span remains.
 
-        Before that of a part come those that say how much of it is done, after each `heartbeat_rows`: by count, not by
-        time, and of a part that was there too, as Ray repeats what a dead worker yielded by position.
+        Before the report of a part come those that say how much of the part is done, after each `heartbeat_rows`: by count, not
+        by time, and of a part that was there too, as Ray repeats what a dead worker yielded by position.
         """
         for report in self._reports(span):
             asked_again = retries() - self._retries
@@ -138,138 +111,51 @@ class SegmentSpan:
         except MaskfleetError as error:
             last = PartReport(error=str(error), error_class=type(error).__name__)
         except Exception as error:  # noqa: BLE001 - one span must not end the others; the driver reports it and exits with 1
-            last = _ended_by(error, span)
+            last = ended_by(error, partial(without_secrets_of, span))
         if last.error_class == Incomplete.__name__:
             time.sleep(PAUSE_S)
         yield last
 
     def _parts(self, span: Span) -> Iterator[PartReport]:
+        """Parts that are there, then parts to make."""
         cursor = beginning(span, self._config.output)
-        while True:
-            there = self._committed(span, cursor.index)
-            if there is None:
-                break
+        while (there := self._writer.committed(span.digest, cursor.index)) is not None:
             yield from self._heartbeats(0, there.rows - 1)
-            yield PartReport(part=str(there), rows=there.rows)
+            yield PartReport(part=there)
             if there.last or there.stop == span.stop:
                 return
             cursor = read_footer(self._store, self._config.output, there).after
         with (
             closing(self._quarantine.watch(span.digest, cursor.index)) as watch,
-            closing(
-                ReadAhead(self._prepared(span, cursor, watch), IMAGES_AHEAD, max_bytes=WAITING_BYTES, size_of=_Item.size)
-            ) as images,
+            closing(self._reader.ahead(span, cursor, watch)) as images,
         ):
-            item = next(images, None)
-            first, parts = cursor.index, 0
+            item, parts = next(images, None), 0
             while True:
-                report, name, item, cursor = yield from self._part(span, first, cursor, item, images, watch)
+                draft = self._writer.begin(span, cursor.index, cursor)
+                item, report, cursor = yield from self._part(draft, cursor.index, item, images, watch)
                 watch.committed(cursor.index)
                 yield report
                 parts += 1
-                if name.last or name.stop == span.stop or parts == span.max_parts:
+                assert report.part is not None
+                if parts == span.max_parts or self._ends(span, report.part, committed=report.committed):
                     return
-                if not report.committed and ((there := self._committed(span, first)) is None or there != name):
-                    return  # who made it saw the source otherwise: what is left of it is for a later round to say
-                first = name.stop
-                if not self._config.patient and (not report.committed or self._committed(span, first)):
-                    return  # another attempt is at work right here: leave it the span, a later round looks again
 
-    def _committed(self, span: Span, first: int) -> PartName | None:
-        """The part that begins at this index, if somebody has committed it."""
-        masks = join(self._config.output, "masks")
-        names = [part_key(span.digest, first, self._config.part_images)]
-        if self._config.plan_format == 1:
-            names += self._store.names(join(masks, f"{span.digest}-{first:010d}-"), OLD_NAMES_S)
-        for name in names:
-            with suppress(ObjectMissing):
-                info = self._store.stat(join(masks, name))
-                if (part := PartName.parse(name, info.size or 0, info.version or "")) is not None:
-                    return part
-        return None
-
-    def _prepared(self, span: Span, cursor: Cursor, watch: Watch) -> Iterator[_Item]:
-        """Images decoded and resized, ahead of the network, in a thread of their own."""
-        with closing(self._encoded(span, cursor, watch)) as images:
-            position = cursor.index
-            while True:
-                started = time.thread_time()
-                with watch.unpacking(position) if span.source.kind == "parquet" else nullcontext():
-                    encoded = next(images, None)
-                self._milliseconds["read"] += 1000 * (time.thread_time() - started)
-                if encoded is None:
-                    return
-                position = encoded.after.index
-                item = _Item(replace(encoded, data=None), self._read(encoded, watch))
-                del encoded  # else its bytes lie in memory beside those of the next
-                yield item
-                del item
-
-    def _read(self, encoded: EncodedImage, watch: Watch) -> Resized | Labelled | BadImage:
-        if encoded.error is not None:
-            return encoded.error
-        assert encoded.data is not None
-        if watch.suspect(encoded.position):
-            return watch.judge(encoded.position, encoded.data, encoded.name)
-        try:
-            with watch.decoding(encoded.position):
-                return self._labeller.read(encoded.data, encoded.name)
-        except BadImage as error:
-            error.__cause__ = error.__context__ = None  # their frames hold the bytes of the image
-            return error.with_traceback(None)
-        except MemoryError:
-            if not watch.was_left:
-                raise  # for a later round, which knows; the memory may be back by then
-        return watch.judge(encoded.position, encoded.data, encoded.name)
-
-    def _encoded(self, span: Span, cursor: Cursor, watch: Watch) -> Generator[EncodedImage]:
-        source, read = span.source, self._config.read
-        if source.kind == "image":
-            rows, secrets = read_plan_rows(self._config.output, source.uri, cursor.index, span.stop), dict(span.secrets)
-            superseded = frozenset(span.superseded)  # may be all of them
-            wanted = ((row, replace(image, secret=secrets.get(row))) for row, image in rows if row not in superseded)
-            yield from read_images(wanted, read, self._answers, partial(self._beside.of, span))
-            return
-        yield from to_the_stop(self._of_shard(span, cursor, watch), source, cursor, span.stop)
-
-    def _of_shard(self, span: Span, cursor: Cursor, watch: Watch) -> Iterator[EncodedImage]:
-        """The images of a shard; one that was planned, and is gone or closed for good, breaks off there."""
-        shard, position = span.source, cursor
-        try:
-            for image in self._reader(shard, cursor, watch):
-                self._answers.heard(shard.fetch_uri)
-                position = image.after
-                yield image
-                del image
-        except FINAL as gone:
-            if isinstance(gone, HostUnreachable) and shard.size is not None:
-                raise  # its host was there when it was listed, and may come back
-            since, signed, was_there = time.monotonic(), shard.secret is not None, shard.size is not None
-            others = partial(self._beside.of, span)
-            if not self._answers.is_its_own(
-                shard.fetch_uri, gone, since=since, signed=signed, was_there=was_there, candidates=others
-            ):
-                raise StorageError(f"{gone} (and nothing else can be read there now)", gone.code) from gone
-            if not self._answers.says_again(shard.fetch_uri):
-                raise StorageError(f"{gone} (a moment ago, and not now)", gone.code) from gone
-            yield truncation(shard, position, _why(gone))
-
-    def _reader(self, shard: SourceObject, cursor: Cursor, watch: Watch) -> Iterator[EncodedImage]:
-        read = self._config.read
-        if shard.kind == "tar":
-            return read_tar(store_for(shard.fetch_uri), shard, cursor, read)
-        if watch.unpacks_apart:
-            return watch.read_apart(shard, cursor, read)
-        return read_parquet(store_for(shard.fetch_uri), shard, cursor, read)
+    def _ends(self, span: Span, part: PartName, *, committed: bool) -> bool:
+        """Is this part the last one of the span for this worker?"""
+        if part.last or part.stop == span.stop:
+            return True
+        if not committed and self._writer.committed(span.digest, part.first) != part:
+            return True  # who made it saw the source otherwise: what remains of it is for a later round to say
+        # If another attempt is at work right here, the span is left to it: a later round looks again.
+        return not self._config.patient and (not committed or self._writer.committed(span.digest, part.stop) is not None)
 
     def _part(
-        self, span: Span, first: int, start: Cursor, item: _Item | None, images: Iterator[_Item], watch: Watch
-    ) -> Generator[PartReport, None, tuple[PartReport, PartName, _Item | None, Cursor]]:
-        """Label one part and commit it -> its report and name, the first image of the next part, and where that lies."""
-        draft = Draft(self._config.part, self._versions, span, first, start)
+        self, draft: Draft, first: int, item: Item | None, images: Iterator[Item], watch: Watch
+    ) -> Generator[PartReport, None, tuple[Item | None, PartReport, Cursor]]:
+        """Label one part and commit it -> the first image of the next part, the report, and where that image lies."""
         before, began, done = self._spent(), time.perf_counter(), 0
         while item is not None and not draft.full and item.encoded.after.index <= draft.limit:
-            self._add(draft, item, watch)
+            self._label(draft, item, watch)
             passed = max(done, item.encoded.position - first)  # the rows before this one, which may be the last
             yield from self._heartbeats(done, passed)
             done = passed
@@ -278,29 +164,18 @@ class SegmentSpan:
         footer, data = draft.finish(exhausted=item is None)
         self._trace(footer, draft.inferred)  # before the commit: a put that is lost was work all the same
         started = time.perf_counter()
-        version = self._store.create(join(self._config.output, "masks", str(footer.name)), data)
-        committed = version is not None
-        if committed and footer.failures:  # those of a part that was there before are not ours to write
-            self._store.replace(join(self._config.output, "failures", str(footer.name)), failures_bytes(footer))
-        self._milliseconds["commit"] += 1000 * (time.thread_time() - packing)
+        part, committed = self._writer.commit(footer, data)
+        self._commit_ms += 1000 * (time.thread_time() - packing)
         yield from self._heartbeats(done, footer.rows - 1)
         spent = {stage: total - before.get(stage, 0.0) for stage, total in self._spent().items()}
         spent["commit"] = 1000 * (time.perf_counter() - started)  # wall time: the store's, too
         report = PartReport(
-            part=str(footer.name), size=len(data), version=version or "",
-            rows=footer.rows, failures=len(footer.failures), bytes=draft.bytes, inferred=draft.inferred,
-            committed=committed, seconds=time.perf_counter() - began,
-            footer=footer.to_json() if committed else None, milliseconds=spent,
+            part=part, footer=footer if committed else None, committed=committed, bytes=draft.bytes, inferred=draft.inferred,
+            seconds=time.perf_counter() - began, milliseconds=spent,
         )  # fmt: skip
-        return report, footer.name, item, footer.after
+        return item, report, footer.after
 
-    def _heartbeats(self, done: int, rows: int) -> Iterator[PartReport]:
-        """One for each `heartbeat_rows` that were passed between so many rows of a part and so many."""
-        every = self._config.heartbeat_rows
-        for number in range(done // every + 1, rows // every + 1):
-            yield PartReport(in_hand=number * every)
-
-    def _add(self, draft: Draft, item: _Item, watch: Watch) -> None:
+    def _label(self, draft: Draft, item: Item, watch: Watch) -> None:
         found = item.found
         if isinstance(found, Resized):
             draft.inferred += 1
@@ -317,9 +192,15 @@ class SegmentSpan:
         else:
             draft.add(item.encoded, found)
 
+    def _heartbeats(self, done: int, rows: int) -> Iterator[PartReport]:
+        """One for each `heartbeat_rows` that were passed between so many rows of a part and so many."""
+        every = self._config.heartbeat_rows
+        for number in range(done // every + 1, rows // every + 1):
+            yield PartReport(in_hand=number * every)
+
     def _spent(self) -> dict[str, float]:
         """CPU milliseconds of this worker so far, by stage."""
-        return self._labeller.milliseconds | self._milliseconds
+        return self._labeller.milliseconds | {"read": self._reader.cpu_ms, "commit": self._commit_ms}
 
     def _trace(self, footer: PartFooter, inferred: int) -> None:
         if path := os.environ.get(TRACE):
@@ -337,18 +218,12 @@ class SegmentSpan:
                 file.write(json.dumps(line) + "\n")
 
 
-def _why(gone: StorageError) -> str:
-    if isinstance(gone, HostUnreachable):
-        return f"the shard cannot be reached: {gone.code}"
-    return "the shard is gone" if isinstance(gone, ObjectMissing) else "access to the shard is denied"
-
-
-def _ended_by(error: Exception, span: Span) -> PartReport:
-    """What is no error of ours: this node lacks something, or it is a `Bug`."""
+def ended_by(error: Exception, hide: Callable[[str], str] = str) -> PartReport:
+    """What is no error of ours: this node lacks something, or it is a `Bug`. hide: takes secrets out of a text."""
     if isinstance(error, MemoryError):
         text = f"a worker on {socket.gethostname()} ran out of memory"
     elif is_of_node(error):
         text = f"a worker on {socket.gethostname()} cannot go on: {type(error).__name__}: {error}"
     else:
-        return PartReport(error=without_secrets_of(span, traceback.format_exc()), error_class=Bug.__name__)
-    return PartReport(error=without_secrets_of(span, text), error_class=Incomplete.__name__)
+        return PartReport(error=hide(traceback.format_exc()), error_class=Bug.__name__)
+    return PartReport(error=hide(text), error_class=Incomplete.__name__)

@@ -93,16 +93,16 @@ def test_a_redo_reads_parts_with_failures_and_leaves_the_sums_right(tmp_path: Pa
 def test_a_part_that_another_attempt_makes_anew_meanwhile_counts_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: bool
 ) -> None:
-    """Between pass and sums another attempt redoes a part that this one has a report for, and it comes out otherwise."""
+    """Between round and sums another attempt redoes a part that this one has a report for, and it comes out otherwise."""
     source, out = _with_failures(tmp_path / "in"), tmp_path / "out"
     real = Attempt._label
 
     def label_beside_a_redo(self: Attempt, plan: object) -> str | None:
         reason = real(self, plan)  # type: ignore[arg-type]
         monkeypatch.setattr(Attempt, "_label", real)
-        assert self._sums is not None
+        assert self._begun is not None
         if checkpoint:
-            self._sums.save()
+            self._begun.sums.save()
         (failed,) = (out / "failures").iterdir()
         # The same name and size; its bad image has become a failure of another class, whose name is as long.
         data = (out / "masks" / failed.name).read_bytes()

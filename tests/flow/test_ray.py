@@ -35,7 +35,7 @@ def test_threads_of_workers_share_one_arena(tmp_path: Path) -> None:
 _STOPPED_AT_THE_START = """
 import os, signal, threading, time
 from pipeline.driver import ray_data as flow
-from pipeline.driver.stopped import Stopped, stop_on_signals
+from pipeline.stopped import Stopped, stop_on_signals
 
 stop_on_signals()
 ours = signal.getsignal(signal.SIGTERM)

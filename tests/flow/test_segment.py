@@ -5,7 +5,6 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,10 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.driver.attempt import Attempt, Outcome
+from pipeline.driver.planning import Hooks, make_plan
 from pipeline.driver.progress import Progress
+from pipeline.driver.rounds import RoundFailed
 from pipeline.errors import BudgetExceeded, Bug, NotReachable, RunMismatch, ShardChanged, UsageError
 from pipeline.labels.prepare import prepare
-from pipeline.output.span import PartReport, Span
+from pipeline.output.reports import PartReport
+from pipeline.output.span import Span
 from pipeline.plan.options import network_request
 from pipeline.plan.plan import Plan
 from pipeline.schema import masks_schema
@@ -322,8 +324,7 @@ def test_what_another_attempt_listed_is_its_to_label(tmp_path: Path, monkeypatch
         monkeypatch.setattr(Attempt, "_sum_up", real)
         write_tars(source, 1, 4, first=7)
         other = Attempt(self.config, Progress())
-        with ThreadPoolExecutor(1) as thread:
-            other._make_plan(thread.submit(prepare, network_request(self.config)))
+        make_plan(self.config, other.store, other.listing, lambda: prepare(network_request(self.config)), Hooks())
         if ended:
             segment(source, out)
         return real(self, plan, reason)
@@ -413,7 +414,7 @@ def test_a_pass_that_fails_is_planned_again(tmp_path: Path, monkeypatch: pytest.
         for number, report in enumerate(real(spans, *arguments)):  # type: ignore[arg-type]
             yield report
             if len(rounds) == 1 and number == 0:
-                raise flow.RoundFailed("a node is gone")
+                raise RoundFailed("a node is gone")
 
     monkeypatch.setattr(flow, "label", breaks_off)
     outcome = segment(source, out)

@@ -11,8 +11,8 @@ import pytest
 from pipeline.config import SegmentConfig
 from pipeline.driver.attempt import Attempt
 from pipeline.driver.progress import Progress
-from pipeline.driver.stopped import Stopped
 from pipeline.errors import RunMismatch
+from pipeline.stopped import Stopped
 from pipeline.verify.verify import verify
 from tests.support.runs import SHORT_SIDE, segment, write_tars
 

@@ -27,6 +27,7 @@ from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
 from pipeline.model.prepare import NetworkRequest
 from pipeline.output.remaining import shard_digest
+from pipeline.output.reports import Events
 from pipeline.output.span import Span
 from pipeline.shards.base import Cursor, ReadOptions, SourceObject
 from pipeline.shards.tar import read_tar
@@ -106,7 +107,7 @@ def _spans(network: Prepared, options: LabelOptions) -> Pass:
     def run(shards: list[SourceObject], out: Path) -> int:
         config = WorkerConfig(output=str(out), fingerprint="f", part_images=PART_IMAGES, read=ReadOptions(), labels=options)
         spans = [Span(source=shard, digest=shard_digest(shard), first=0, stop=None) for shard in shards]
-        return sum(report.rows for report in flow.label(spans, config, flow.share(network), flow.fleet(Workers(2, 2))))
+        return sum(report.rows for report in flow.label(spans, config, flow.share(network), flow.fleet(Workers(2, 2), Events())))
 
     return run
 

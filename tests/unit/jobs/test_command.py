@@ -11,8 +11,8 @@ from jobs.__main__ import main as maskfleet
 from jobs.command import run_job
 from jobs.segment import main as segment
 from pipeline.config import SegmentConfig
-from pipeline.driver.stopped import Stopped
 from pipeline.errors import Damaged, Incomplete, UsageError
+from pipeline.stopped import Stopped
 
 
 def test_every_setting_is_a_flag() -> None:

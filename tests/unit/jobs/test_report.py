@@ -18,8 +18,8 @@ from jobs.report import Report
 from jobs.segment import main as segment
 from jobs.verify import main as verify
 from pipeline.driver.attempt import Outcome
-from pipeline.driver.stopped import Stopped
 from pipeline.errors import BudgetExceeded, Incomplete, NotReachable, RunMismatch, UsageError
+from pipeline.stopped import Stopped
 
 
 @pytest.fixture

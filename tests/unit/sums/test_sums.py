@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.driver.obsolete import remove_obsolete
 from pipeline.errors import Damaged, StorageError
 from pipeline.output.footer import PartFooter, failures_bytes
 from pipeline.output.parts import PartName, PartTable, list_parts, source_digest
@@ -23,6 +22,7 @@ from pipeline.storage.local import LocalStore
 from pipeline.sums import sums as room
 from pipeline.sums.checkpoint import NAME
 from pipeline.sums.derived import FailureFiles, list_planned, read_totals, write_derived
+from pipeline.sums.obsolete import remove_obsolete
 from pipeline.sums.sums import Sums
 from pipeline.sums.totals import Totals
 from tests.support.asked import asked

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.driver.stopped import Stopped, stop_if_asked, stop_on_signals
+from pipeline.stopped import Stopped, stop_if_asked, stop_on_signals
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.output import remaining as left
-from pipeline.output.presigned import OTHERS, Secrets, without_secrets_of
 from pipeline.output.remaining import remaining_spans, waves
-from pipeline.output.span import Span
+from pipeline.output.span import OTHERS, Secrets, Span, without_secrets_of
 from pipeline.plan.plan import Plan, extend_plan
 from pipeline.shards.base import SourceObject
 from pipeline.storage.local import LocalStore

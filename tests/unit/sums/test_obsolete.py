@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.driver.obsolete import remove_obsolete
 from pipeline.output.parts import list_parts
 from pipeline.plan.plan import Plan, read_plan
 from pipeline.storage.local import LocalStore
+from pipeline.sums.obsolete import remove_obsolete
 from pipeline.sums.sums import Sums
 from tests.support.labelled import label
 from tests.support.overtaken import Overtaken

@@ -1,0 +1,135 @@
+"""What workers report to the driver, and what happens in a run, for whoever listens."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.errors import Bug, Damaged, MaskfleetError, UsageError
+from pipeline.output.footer import Failure, PartFooter
+from pipeline.output.parts import PartName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartReport:
+    """What a worker reports of one part, of a part that it has in hand, or (`error`) of a span that it had to leave.
+
+    part: with the size and the version of its file, as listings name them.
+    in_hand: rows of the part in hand that are done: a sign that the worker gets on, and nothing else is said.
+    inferred: images that went through the network for the part, whether or not the commit was won.
+    committed: this worker wrote the part; else it was there. footer: of a part that this worker wrote.
+    bytes: of the encoded images. seconds: from the first image to the commit.
+    milliseconds: by stage, summed over the images. retries: of requests to stores since the report before, by what went wrong.
+    refused: the worker cannot start at all, and neither can any other that this round has.
+    result: of a function that was mapped over parts (`driver.ray_data.map_parts`); what JSON can hold.
+    """
+
+    part: PartName | None = None
+    in_hand: int = 0
+    bytes: int = 0
+    inferred: int = 0
+    committed: bool = False
+    footer: PartFooter | None = None
+    seconds: float = 0.0
+    error: str | None = None
+    error_class: str | None = None
+    refused: bool = False
+    result: Any = None
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    retries: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the part."""
+        return 0 if self.part is None else self.part.rows
+
+    @property
+    def fatal(self) -> MaskfleetError | None:
+        """An error that another try would meet again."""
+        for fatal in (Bug, UsageError, Damaged):
+            if self.error_class == fatal.__name__:
+                return fatal(self.error or "")
+        return None
+
+    def to_json(self) -> str:
+        """For the way through Ray."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        values["part"] = None if self.part is None else asdict(self.part)
+        values["footer"] = None if self.footer is None else self.footer.to_dict()
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, text: str) -> "PartReport":
+        """The other end of the way."""
+        values = json.loads(text)
+        values["part"] = None if values["part"] is None else PartName(**values["part"])
+        values["footer"] = None if values["footer"] is None else PartFooter.from_dict(values["footer"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class PartCommitted:
+    """A worker of this attempt has committed a part. report: all that it says of the part."""
+
+    part: PartName
+    footer: PartFooter
+    report: PartReport
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFailed:
+    """An image of a committed part has no labels."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """Requests to stores were repeated. what: went wrong."""
+
+    what: str
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRetired:
+    """No worker can start on this node, or any more."""
+
+    node: str
+    reason: str
+
+
+Event = PartReport | PartCommitted | ImageFailed | Retried | WorkerRetired
+Listener = Callable[[Event], None]
+
+
+class Events:
+    """Tells every listener what happens, in the order in which they came; what one raises ends the attempt."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` with every event from now on, in the thread of the driver."""
+        self._listeners.append(listener)
+
+    def emit(self, event: Event) -> None:
+        """Tell all listeners."""
+        for listener in self._listeners:
+            listener(event)
+
+    def report(self, report: PartReport) -> None:
+        """A report came in: tell of it, and of what it says."""
+        for event in events_of(report):
+            self.emit(event)
+
+
+def events_of(report: PartReport) -> Iterator[Event]:
+    """The report itself, and what it says: retries, the part that was committed, the images of it that failed."""
+    yield report
+    for what, times in report.retries.items():
+        yield Retried(what, times)
+    if report.committed and report.part is not None and report.footer is not None:
+        yield PartCommitted(report.part, report.footer, report)
+        for failure in report.footer.failures:
+            yield ImageFailed(failure)

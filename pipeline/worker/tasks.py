@@ -1,0 +1,48 @@
+"""What the workers of a pool do: label spans, or call a function with parts."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import MaskfleetError
+from pipeline.model.engine import Prepared
+from pipeline.output.parts import PartName
+from pipeline.output.reports import PartReport
+from pipeline.output.span import Span
+from pipeline.worker.span_worker import SegmentSpan, WorkerConfig, ended_by
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentTask:
+    """Spans, labelled part by part."""
+
+    config: WorkerConfig
+
+    def begin(self, network: Prepared | None) -> Callable[[str], Iterator[PartReport]]:
+        """Load the network -> what makes the reports of a span. Raises as `SegmentSpan`."""
+        assert network is not None
+        segment = SegmentSpan(self.config, network)
+        return lambda text: segment(Span.from_json(text))
+
+
+@dataclass(frozen=True, slots=True)
+class MapTask:
+    """Parts, with each of which `function` is called; what it returns must be what JSON can hold."""
+
+    function: Callable[[PartName], Any]
+
+    def begin(self, _network: Prepared | None) -> Callable[[str], Iterator[PartReport]]:
+        """-> what makes the one report of a part."""
+        return self._reports
+
+    def _reports(self, text: str) -> Iterator[PartReport]:
+        part = PartName(**json.loads(text))
+        try:
+            result = self.function(part)
+        except MaskfleetError as error:
+            yield PartReport(part=part, error=str(error), error_class=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - one part must not end the others; the driver raises it
+            yield ended_by(error)
+        else:
+            yield PartReport(part=part, result=result)
