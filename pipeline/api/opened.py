@@ -16,14 +16,13 @@ from pipeline.errors import NotReachable, ObjectMissing, StorageError, UsageErro
 from pipeline.image.decode import decode
 from pipeline.labels.png import decode_mask, decode_png, index_image
 from pipeline.labels.statistics import IGNORE, min_confidence_level
-from pipeline.output.parts import list_parts
-from pipeline.schema import FAILURES, masks_schema
-from pipeline.storage import Store, arrow_filesystem, join, normalise, store_for
+from pipeline.output.run_view import RunView
+from pipeline.storage import Store, join, normalise, store_for
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished, running or broken run; only whole parts are seen.
+    """A finished, running or broken run; only whole parts of planned sources are seen.
 
     Attributes:
         uri: where it lies.
@@ -34,22 +33,22 @@ class Run:
     uri: str
     info: dict[str, Any]
     photographs: Photographs
+    _view: RunView
 
     @property
     def masks(self) -> ds.Dataset:
-        """One row an image that was labelled (`pipeline.schema.masks_schema`); listed anew at each access."""
-        names = sorted(str(name) for names in list_parts(self._store, self.uri).values() for name in names)
-        return self._dataset("masks", names, masks_schema(confidence_map=bool(self.info["shape"]["confidence_map"])))
+        """One row per image that was labelled (`pipeline.schema.masks_schema`), in the order of the plan; listed anew."""
+        return self._view.masks()
 
     @property
     def failures(self) -> ds.Dataset:
-        """One row an image that was not, and why (`pipeline.schema.FAILURES`)."""
-        return self._dataset("failures", list(self._store.names(join(self.uri, "failures") + "/")), FAILURES)
+        """One row per image that was not, and why (`pipeline.schema.FAILURES`)."""
+        return self._view.failures()
 
     @property
     def class_stats(self) -> pa.Table:
         """One row a class (`pipeline.schema.CLASS_STATS`)."""
-        return pq.read_table(pa.BufferReader(self._store.read(join(self.uri, "class_stats.parquet"))))
+        return pq.read_table(pa.BufferReader(self._view.store.read(join(self.uri, "class_stats.parquet"))))
 
     def image(self, row: Mapping[str, Any]) -> Image.Image:
         """The photograph of a row of `masks`, upright RGB: by one range read, or by its Parquet row group.
@@ -71,7 +70,7 @@ class Run:
 
     def _pairs(self, min_level: int | None) -> Iterator[tuple[Image.Image, Image.Image]]:
         columns = ["shard", "index", "offset", "length", "mask", *([] if min_level is None else ["confidence"])]
-        for batch in self.masks.to_batches(columns=columns, batch_size=64):
+        for batch in self._view.rows(columns):
             for row in batch.to_pylist():
                 mask = decode_mask(row["mask"]["bytes"])
                 if min_level is not None:
@@ -90,16 +89,6 @@ class Run:
         if min_level < min_confidence_level(made_with):  # an older version stored both
             raise UsageError(f"{self.uri} was labelled with --min-confidence {made_with:g}: what is below is lost")
         return min_level
-
-    @property
-    def _store(self) -> Any:
-        return store_for(self.uri)
-
-    def _dataset(self, folder: str, names: list[str], schema: pa.Schema) -> ds.Dataset:
-        if not names:
-            return ds.dataset(schema.empty_table())
-        filesystem, path = arrow_filesystem(self.uri)
-        return ds.dataset([f"{path}/{folder}/{name}" for name in names], schema=schema, format="parquet", filesystem=filesystem)
 
 
 def open_run(uri: str, *, allow_root: str | Sequence[str] = (), check_version: bool = True) -> Run:
@@ -123,4 +112,5 @@ def open_run(uri: str, *, allow_root: str | Sequence[str] = (), check_version: b
     except StorageError as error:
         raise NotReachable(str(error)) from error
     roots = (allow_root,) if isinstance(allow_root, str) else allow_root
-    return Run(uri, info, Photographs(uri, info, roots, check_version=check_version))
+    view = RunView(store, uri)
+    return Run(uri, info, Photographs(view, info, roots, check_version=check_version), view)

@@ -8,7 +8,8 @@ from typing import Any
 from pipeline.config import PILLOW_MAX_PIXELS, encoded_bytes_limit
 from pipeline.errors import ObjectChanged, ObjectTooLarge, OutsideInputs, UsageError
 from pipeline.listing.allowed import allowed_schemes, is_below
-from pipeline.plan.plan import Plan, read_plan, read_plan_rows
+from pipeline.output.run_view import RunView
+from pipeline.plan.plan import read_plan_rows
 from pipeline.shards.base import SourceObject
 from pipeline.shards.names import file_kind
 from pipeline.shards.parquet import ParquetRows
@@ -27,16 +28,16 @@ class Photographs:
     have named it, or if it lies below one of `allow_root`; local files only if they are images or shards by their names, too.
     """
 
-    def __init__(self, out: str, info: Mapping[str, Any], allow_root: Sequence[str] = (), *, check_version: bool = True) -> None:
-        self._out, self._check_version = out, check_version
+    def __init__(
+        self, run: RunView, info: Mapping[str, Any], allow_root: Sequence[str] = (), *, check_version: bool = True
+    ) -> None:
+        self._run, self._check_version = run, check_version
         self._roots = [normalise(root) for root in allow_root]
         shape = info.get("shape", {})
         self._column: str | None = shape.get("image_column")
         self._format: str = shape.get("input_format", "auto")
         self._max_bytes = encoded_bytes_limit(shape.get("max_source_pixels", PILLOW_MAX_PIXELS))
         self._inputs: list[str] = info.get("input", [])
-        self._plan: Plan | None = None
-        self._plan_is_read = False
         self._chunk: dict[int, SourceObject] = {}
         self._chunk_of = ""
         self._open: list[ParquetRows] = []  # of the Parquet shard that was read last
@@ -116,23 +117,20 @@ class Photographs:
             raise OutsideInputs(
                 f"not read, as its name is no photograph's or shard's (open_run(…, allow_root=…) allows it): {uri}"
             )
-        if (self._plan is not None and planned is None) or not any(self._may_name(text, uri) for text in self._inputs):
+        if planned is None or not any(self._may_name(text, uri) for text in self._inputs):
             raise OutsideInputs(f"not read, as it is no input of this run (open_run(…, allow_root=…) allows it): {uri}")
         return planned
 
     def _planned(self, uri: str) -> SourceObject | None:
-        if not self._plan_is_read:
-            self._plan, self._plan_is_read = read_plan(store_for(self._out), self._out), True
-        if self._plan is None:
-            return None
-        if (shard := self._plan.shards.get(uri)) is not None:
+        plan = self._run.plan
+        if (shard := plan.shards.get(uri)) is not None:
             return shard
-        (found,) = self._plan.known.find([uri])
+        (found,) = plan.known.find([uri])
         if found is None:
             return None
-        name, row = self._plan.files[found[0]].name, found[1]
+        name, row = plan.files[found[0]].name, found[1]
         if self._chunk_of != name or row not in self._chunk:
-            self._chunk_of, self._chunk = name, dict(read_plan_rows(self._out, name, row, row + _CHUNK))
+            self._chunk_of, self._chunk = name, dict(read_plan_rows(self._run.out, name, row, row + _CHUNK))
         image = self._chunk[row]
         return image if image.uri == uri else None
 

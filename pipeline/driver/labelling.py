@@ -12,11 +12,11 @@ from pipeline.driver.rounds import gives_up_after
 from pipeline.errors import MaskfleetError
 from pipeline.output.remaining import has_remaining, planned_sources, waves
 from pipeline.output.reports import Events, PartReport
+from pipeline.output.run_view import list_planned
 from pipeline.output.span import Secrets, Span
 from pipeline.plan.options import heartbeat_rows, idle_minutes, label_options, read_options
 from pipeline.stopped import stop_if_asked
 from pipeline.storage import Store
-from pipeline.sums.derived import list_planned
 from pipeline.worker.cutting import in_order, limited
 from pipeline.worker.span_worker import WorkerConfig
 

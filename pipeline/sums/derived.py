@@ -14,15 +14,15 @@ import xxhash
 
 from pipeline.errors import Damaged, ObjectChanged, ObjectMissing
 from pipeline.output.footer import PartFooter, failures_bytes, read_footer
-from pipeline.output.parts import PartName, PartTable, list_parts
+from pipeline.output.parts import PartName, PartTable
 from pipeline.output.run_json import parsed_run_json, run_json_bytes
+from pipeline.output.run_view import FOOTER_READERS, list_planned
 from pipeline.parallel import in_order
 from pipeline.plan.fingerprint import require_known_format
 from pipeline.storage import Store, WritableStore, join
 from pipeline.sums.checkpoint import Checkpoint
 from pipeline.sums.totals import Totals, is_among
 
-FOOTER_READERS = 64
 _ROUNDS = 20  # of writing derived files while other attempts still commit
 _MANY = 5_000  # footers to read, before it is asked whether another attempt has counted them: 12 s of one core
 
@@ -103,12 +103,6 @@ def read_totals(
     for name, footer in in_order(missing, read, FOOTER_READERS):
         totals.add(name, footer)
     return totals
-
-
-def list_planned(store: Store, out: str, sources: Container[str]) -> PartTable:
-    """The committed parts of these sources: one listing. Parts of sources that a plan no longer names count nowhere."""
-    listed = list_parts(store, out)
-    return listed.only(listed.of(sources))
 
 
 def write_derived(

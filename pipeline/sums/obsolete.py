@@ -9,10 +9,11 @@ from pipeline.errors import ObjectChanged, ObjectMissing
 from pipeline.output.footer import PartFooter, read_footer
 from pipeline.output.parts import Bools, PartName, PartTable
 from pipeline.output.remaining import plan_file_digest, planned_sources, shard_digest
+from pipeline.output.run_view import FOOTER_READERS
 from pipeline.parallel import in_order
 from pipeline.plan.plan import Plan, catch_up
 from pipeline.storage import Store, WritableStore, join
-from pipeline.sums.derived import FOOTER_READERS, settle_failures
+from pipeline.sums.derived import settle_failures
 from pipeline.sums.sums import Sums
 
 

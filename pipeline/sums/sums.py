@@ -6,12 +6,11 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 
 from pipeline.errors import Damaged, MaskfleetError, ObjectChanged, ObjectMissing
-from pipeline.output.footer import read_footer
 from pipeline.output.parts import PartTable, list_parts
-from pipeline.parallel import in_order
+from pipeline.output.run_view import list_planned, read_footers
 from pipeline.storage import WritableStore, join
 from pipeline.sums.checkpoint import Checkpoint
-from pipeline.sums.derived import FOOTER_READERS, FailureFiles, class_stats_bytes, list_planned, read_totals, write_derived
+from pipeline.sums.derived import FailureFiles, class_stats_bytes, read_totals, write_derived
 from pipeline.sums.totals import Totals
 
 SAVE_S = 300.0  # between two checkpoints: what was committed since then is read again after a kill, a few seconds of requests
@@ -48,7 +47,7 @@ class Sums:
         counted = gone.parts(self.totals.has(gone.part_keys))
         forgotten = 0
         try:
-            for name, footer in in_order(counted, lambda name: (name, read_footer(self._store, self._out, name)), FOOTER_READERS):
+            for name, footer in read_footers(self._store, self._out, counted):
                 forgotten += self.totals.remove(name, footer)
         except (Damaged, ObjectMissing, ObjectChanged):  # it cannot be said what they were
             self.totals.clear()

@@ -12,12 +12,13 @@ import pyarrow as pa
 from pipeline.errors import Damaged, NotReachable, ObjectMissing, StorageError
 from pipeline.output.footer import PartFooter, failures_bytes
 from pipeline.output.parts import PartName, is_part_name
-from pipeline.output.remaining import has_remaining, planned_sources
-from pipeline.plan.plan import Plan, read_plan
+from pipeline.output.remaining import has_remaining
+from pipeline.output.run_view import RunView
+from pipeline.plan.plan import Plan
 from pipeline.storage import WritableStore, join, normalise, writable_store_for
 from pipeline.sums.checkpoint import NAME as CHECKPOINT
 from pipeline.sums.checkpoint import Checkpoint
-from pipeline.sums.derived import class_stats_bytes, list_planned, read_run_json, read_totals, write_run_json
+from pipeline.sums.derived import class_stats_bytes, read_run_json, read_totals, write_run_json
 from pipeline.sums.totals import Totals
 from pipeline.verify.checks import Rules, open_file, same_file
 from pipeline.verify.findings import Finding
@@ -49,8 +50,7 @@ def repair(out: str, *, deep: bool = False) -> Repair:
         removed = tuple(finding for finding in before.findings if finding.is_broken_part and _is_there(store, out, finding))
         for name in dict.fromkeys(finding.object for finding in removed):
             store.delete(join(out, name))
-        plan = read_plan(store, out)
-        made = tuple(_make_derived(store, out, plan)) if plan is not None else ()
+        made = tuple(_make_derived(store, out, RunView(store, out)))
     except StorageError as error:
         raise NotReachable(str(error)) from error
     return Repair(removed, made, verify(out, deep=deep))
@@ -63,11 +63,12 @@ def _is_there(store: WritableStore, out: str, finding: Finding) -> bool:
     return False
 
 
-def _make_derived(store: WritableStore, out: str, plan: Plan) -> Iterator[str]:
+def _make_derived(store: WritableStore, out: str, run: RunView) -> Iterator[str]:
     """`failures/` as the parts that are there have them; the sums too, once no part is missing."""
-    rules, failing = Rules.of(plan.settings), dict[str, bytes]()
+    plan, failing = run.plan, dict[str, bytes]()
+    rules = Rules.of(plan.settings)
     there = set(store.names(join(out, "failures") + "/"))  # before the parts are listed, each of which is there before its file
-    committed = list_planned(store, out, planned_sources(plan))
+    committed = run.listed()
     totals = Totals(rules.classes)
 
     def keep(name: PartName, footer: PartFooter) -> None:
@@ -81,15 +82,15 @@ def _make_derived(store: WritableStore, out: str, plan: Plan) -> Iterator[str]:
     if _replaces_checkpoint(store, out, rules, totals):
         yield CHECKPOINT
     yield from _make_failures(store, out, there, failing)
-    left = has_remaining(plan, committed)
-    if not left:
+    remains = has_remaining(plan, committed)
+    if not remains:
         table = totals.class_stats(rules.min_level)
         if not _holds(store, join(out, "class_stats.parquet"), table):
             store.replace(join(out, "class_stats.parquet"), class_stats_bytes(table))
             yield "class_stats.parquet"
     said = read_run_json(store, out)
-    if said is None or not left or said.get("state") == "complete":
-        values = _run_json(said or {}, plan, totals, "incomplete" if left else "complete")
+    if said is None or not remains or said.get("state") == "complete":
+        values = _run_json(said or {}, plan, totals, "incomplete" if remains else "complete")
         if values != said:
             write_run_json(store, out, values | {"updated": datetime.now(UTC).isoformat(timespec="seconds")})
             yield "run.json"

@@ -7,7 +7,7 @@ and the plan promise? Its bytes say it. Are the derived files the sums of the pa
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 from pipeline.errors import Damaged, NotReachable, ObjectChanged, ObjectMissing, StorageError
 from pipeline.output.footer import PartFooter, failures_bytes
 from pipeline.output.parts import PartName
-from pipeline.output.remaining import plan_file_digest, planned_sources, shard_digest
+from pipeline.output.remaining import planned_sources
+from pipeline.output.run_view import RunView
 from pipeline.parallel import in_order
-from pipeline.plan.plan import Plan, PlanFile, read_plan
-from pipeline.storage import Store, WritableStore, join, normalise, store_for
+from pipeline.plan.plan import Plan
+from pipeline.storage import Store, join, normalise, store_for
 from pipeline.sums.checkpoint import NAME as CHECKPOINT
 from pipeline.sums.derived import read_run_json
 from pipeline.sums.totals import Totals
@@ -99,6 +100,7 @@ def verify(out: str, *, deep: bool = False) -> Verification:
 class _Verifier:
     def __init__(self, store: Store, out: str, *, deep: bool) -> None:
         self._store, self._out, self._deep = store, out, deep
+        self._view = RunView(store, out)
         self._findings: list[Finding] = []
         self._parts = self._images = self._masks = 0
         self._rules: Rules | None = None
@@ -114,14 +116,14 @@ class _Verifier:
 
     def _run(self, plan: Plan) -> None:
         self._rules = Rules.of(plan.settings)
-        run = read_run_json(cast(WritableStore, self._store), self._out)  # which only reads
+        run = read_run_json(self._store, self._out)
         parts = self._list_parts(plan)
         totals = Totals(self._rules.classes)
         kept = KeptSums(self._store, self._out, self._rules, sum(map(len, parts.values())))
         with_failures: set[str] = set()
         unknown: set[str] = set()  # parts of which nobody can say what they cover
         derived: list[Finding] = []
-        for name, (footer, findings) in in_order(self._planned(plan, parts), self._check, READERS):
+        for name, (footer, findings) in in_order(self._planned(parts), self._check, READERS):
             for finding in findings:
                 (derived if finding.kind == "derived" else self._findings).append(finding)
             if footer is None:
@@ -131,7 +133,7 @@ class _Verifier:
                 kept.add(name, footer)
                 with_failures |= {str(name)} if footer.failures else set()
         self._parts, self._images, self._masks = len(totals.parts), totals.images, totals.masks
-        self._check_chains(plan, parts, unknown)
+        self._check_chains(parts, unknown)
         if kept.lies:
             self._add(CHECKPOINT, "not the sums of its parts", "derived")
         if not self._found("missing") and run is not None and run.get("state") != "complete":
@@ -180,7 +182,7 @@ class _Verifier:
                 require(len(fingerprints) == 1, "its settings are not those of the files before it")
             except Damaged as damage:
                 self._add(f"plan/{name}", str(damage), "damaged")
-        return None if self._findings else read_plan(cast(WritableStore, self._store), self._out)
+        return None if self._findings else self._view.plan
 
     def _list_parts(self, plan: Plan) -> dict[str, list[PartName]]:
         """The parts of each planned source, in order; what is wrong with their names is noted."""
@@ -197,27 +199,21 @@ class _Verifier:
             names.sort()
         return parts
 
-    def _check_chains(self, plan: Plan, parts: Mapping[str, Sequence[PartName]], unknown: Collection[str]) -> None:
+    def _check_chains(self, parts: Mapping[str, Sequence[PartName]], unknown: Collection[str]) -> None:
         """Do the parts of each source follow each other to its end?"""
-        for shard in plan.shards.values():
-            self._findings += chain(shard.uri, parts.get(shard_digest(shard), ()), None, unknown)
-        for file in (file for file in plan.files if file.images):
-            self._findings += chain(file.name, parts.get(plan_file_digest(file), ()), file.rows, unknown)
+        for source in self._view.sources():
+            self._findings += chain(source.uri, parts.get(source.digest, ()), source.rows, unknown)
 
-    def _planned(self, plan: Plan, parts: Mapping[str, Sequence[PartName]]) -> Iterator[Planned]:
+    def _planned(self, parts: Mapping[str, Sequence[PartName]]) -> Iterator[Planned]:
         """Every part of a planned source; the URIs of one plan file at a time are in memory."""
-        for shard in plan.shards.values():
-            source = {"uri": shard.uri, "size": shard.size, "version": shard.version}
-            yield from (Planned(name, source) for name in parts.get(shard_digest(shard), ()))
-        for file in (file for file in plan.files if file.images):
-            names = parts.get(plan_file_digest(file), ())
-            yield from self._planned_images(file, names, frozenset(plan.superseded.get(file.number, ()))) if names else ()
-
-    def _planned_images(self, file: PlanFile, names: Sequence[PartName], superseded: frozenset[int]) -> Iterator[Planned]:
-        uris = pq.read_table(pa.BufferReader(self._read(file.name)), columns=["uri"]).column("uri").combine_chunks()
-        source = {"uri": file.name, "size": None, "version": None}
-        for name in names:
-            yield Planned(name, source, uris.slice(name.first, name.rows), superseded)
+        for source in self._view.sources():
+            names = parts.get(source.digest, ())
+            if source.rows is None or not names:
+                yield from (Planned(name, source.identity) for name in names)
+                continue
+            uris = pq.read_table(pa.BufferReader(self._read(source.uri)), columns=["uri"]).column("uri").combine_chunks()
+            for name in names:
+                yield Planned(name, source.identity, uris.slice(name.first, name.rows), source.superseded)
 
     def _check(self, planned: Planned) -> tuple[PartName, tuple[PartFooter | None, list[Finding]]]:
         """In a thread: one part and its file of failures."""

@@ -16,12 +16,13 @@ import pytest
 from pipeline.errors import Damaged, StorageError
 from pipeline.output.footer import PartFooter, failures_bytes
 from pipeline.output.parts import PartName, PartTable, list_parts, source_digest
+from pipeline.output.run_view import list_planned
 from pipeline.plan.plan import Plan, PlanFile
 from pipeline.shards.base import SourceObject
 from pipeline.storage.local import LocalStore
 from pipeline.sums import sums as room
 from pipeline.sums.checkpoint import NAME
-from pipeline.sums.derived import FailureFiles, list_planned, read_totals, write_derived
+from pipeline.sums.derived import FailureFiles, read_totals, write_derived
 from pipeline.sums.obsolete import remove_obsolete
 from pipeline.sums.sums import Sums
 from pipeline.sums.totals import Totals
@@ -349,7 +350,7 @@ def test_a_part_whose_sums_cannot_be_taken_out_makes_all_be_counted_again(out: s
         raise Damaged("no footer")
 
     with monkeypatch.context() as here:
-        here.setattr(room, "read_footer", damaged)
+        here.setattr("pipeline.output.run_view.read_footer", damaged)
         plan = _plan()
         plan.shards, plan.replaced = {}, [SHARD]
         kept = remove_obsolete(STORE, out, plan, listed, sums)
@@ -622,7 +623,7 @@ def test_beside_an_attempt_that_goes_on_one_round_is_enough(out: str, monkeypatc
         listings.append(len(listings))
         return list_parts(store, place)
 
-    monkeypatch.setattr("pipeline.sums.derived.list_parts", listed)
+    monkeypatch.setattr("pipeline.output.run_view.list_parts", listed)
     sums = _sums(out)
     found = sums.close(SOURCES, 0, sums.begin(), has_remaining=lambda table: table.part_count < 30)
     assert len(listings) == 1

@@ -1,0 +1,153 @@
+"""A run as its plan sees it: what is planned, which parts are there, what their footers and rows say."""
+
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from pipeline.errors import NotReachable, ObjectChanged, ObjectMissing
+from pipeline.output.footer import PartFooter, read_footer
+from pipeline.output.parts import Bools, PartName, PartTable, list_parts
+from pipeline.output.remaining import plan_file_digest, planned_sources, shard_digest
+from pipeline.parallel import in_order
+from pipeline.plan.plan import Plan, catch_up, read_plan
+from pipeline.schema import FAILURES, masks_schema
+from pipeline.storage import Store, arrow_filesystem, join
+
+FOOTER_READERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSource:
+    """A shard, or a plan file whose rows are single images.
+
+    digest: by which its parts are named. rows: how many it has; None of a shard, which says so in its last part.
+    superseded: rows that a later plan file replaces.
+    """
+
+    uri: str
+    size: int | None
+    version: str | None
+    digest: str
+    rows: int | None = None
+    superseded: frozenset[int] = frozenset()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """As the footers of its parts name it."""
+        return {"uri": self.uri, "size": self.size, "version": self.version}
+
+
+def sources_of(plan: Plan) -> Iterator[PlannedSource]:
+    """Every source that counts, in the order of the plan: shards, then plan files of single images."""
+    for shard in plan.shards.values():
+        yield PlannedSource(shard.uri, shard.size, shard.version, shard_digest(shard))
+    for file in (file for file in plan.files if file.images):
+        superseded = frozenset(plan.superseded.get(file.number, ()))
+        yield PlannedSource(file.name, None, None, plan_file_digest(file), file.rows, superseded)
+
+
+def list_planned(store: Store, out: str, sources: Container[str]) -> PartTable:
+    """The committed parts of these sources: one listing. Parts of sources that a plan no longer names count nowhere."""
+    listed = list_parts(store, out)
+    return listed.only(listed.of(sources))
+
+
+def read_footers(store: Store, out: str, parts: Iterable[PartName]) -> Iterator[tuple[PartName, PartFooter]]:
+    """Parts with their footers, in order: one range read each, 64 at a time. Raises as `read_footer`."""
+    return in_order(parts, lambda part: (part, read_footer(store, out, part)), FOOTER_READERS)
+
+
+class RunView:
+    """What every reader of a run looks up: verify and repair, `open_run`, and what is made from labels.
+
+    The plan is read once, and caught up with at each listing. Raises `NotReachable` if there is none.
+    """
+
+    def __init__(self, store: Store, out: str) -> None:
+        self.store, self.out = store, out
+        self._plan: Plan | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """What there is to label."""
+        if self._plan is None:
+            self._plan = read_plan(self.store, self.out)
+        if self._plan is None:
+            raise NotReachable(f"{self.out}: no run there (no plan/00000.parquet)")
+        return self._plan
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is fixed for the run: `fingerprint`, `labels`, `shape`."""
+        return self.plan.settings
+
+    def sources(self) -> Iterator[PlannedSource]:
+        """As `sources_of`."""
+        return sources_of(self.plan)
+
+    def listed(self) -> PartTable:
+        """The parts of planned sources, as they lie in `masks/` now."""
+        catch_up(self.store, self.out, self.plan)
+        return list_planned(self.store, self.out, planned_sources(self.plan))
+
+    def parts(self) -> PartTable:
+        """The parts that readers see: not those with rows that a later row of the plan replaces, which a run makes again."""
+        listed = self.listed()
+        return listed.only(~self._obsolete(listed))
+
+    def in_order(self, parts: PartTable) -> Iterator[PartName]:
+        """Parts in the order of the plan; of each source in order of first index."""
+        for source in self.sources():
+            yield from parts.get(source.digest, ())
+
+    def footers(self, parts: PartTable) -> Iterator[tuple[PartName, PartFooter]]:
+        """Parts with their footers, in the order of the plan. Raises as `read_footer`."""
+        return read_footers(self.store, self.out, self.in_order(parts))
+
+    def masks(self) -> ds.Dataset:
+        """Rows of all parts, in the order of the plan (`pipeline.schema.masks_schema`)."""
+        schema = masks_schema(confidence_map=bool(self.settings["shape"]["confidence_map"]))
+        return self._dataset("masks", [str(part) for part in self.in_order(self.parts())], schema)
+
+    def failures(self) -> ds.Dataset:
+        """Images of all parts that have no labels, and why (`pipeline.schema.FAILURES`)."""
+        folder = join(self.out, "failures") + "/"
+        there = {info.uri.removeprefix(folder) for info in self.store.walk(folder)}
+        parts = (str(part) for part in self.in_order(self.parts())) if there else ()
+        return self._dataset("failures", [name for name in parts if name in there], FAILURES)
+
+    def rows(self, columns: Sequence[str] | None = None, *, batch_rows: int = 64) -> Iterator[pa.RecordBatch]:
+        """The rows of `masks`, streamed in the order of the plan, in batches of at most `batch_rows`."""
+        return iter(self.masks().to_batches(columns=None if columns is None else list(columns), batch_size=batch_rows))
+
+    def _dataset(self, folder: str, names: list[str], schema: pa.Schema) -> ds.Dataset:
+        if not names:
+            return ds.dataset(schema.empty_table())
+        filesystem, path = arrow_filesystem(self.out)
+        return ds.dataset([f"{path}/{folder}/{name}" for name in names], schema=schema, format="parquet", filesystem=filesystem)
+
+    def _obsolete(self, listed: PartTable) -> Bools:
+        """Parts that were made before a later plan file replaced one of their rows: they hold as many rows as they cover."""
+        obsolete = np.zeros(listed.part_count, np.bool_)
+        for source in self.sources():
+            if source.superseded:
+                replaced = np.sort(np.fromiter(source.superseded, np.int64))
+                obsolete[listed.of({source.digest})] = [
+                    self._holds(part, int(np.diff(np.searchsorted(replaced, [part.first, part.stop]))[0]))
+                    for part in listed.get(source.digest, ())
+                ]
+        return obsolete
+
+    def _holds(self, part: PartName, replaced: int) -> bool:
+        """Does a part hold rows that are replaced, of which it covers so many?"""
+        if not replaced:
+            return False
+        try:
+            footer = read_footer(self.store, self.out, part)
+        except (ObjectMissing, ObjectChanged):  # removed, or made anew, since it was listed
+            return True
+        return footer.masks + len(footer.failures) > part.rows - replaced

@@ -1,0 +1,94 @@
+"""A run as its readers see it: planned rows only, each once, in the order of the plan."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import NotReachable
+from pipeline.output.run_view import RunView
+from pipeline.storage.local import LocalStore
+from tests.support.images import jpeg
+from tests.support.labelled import label
+from tests.support.tars import photos, tar_bytes
+
+STORE = LocalStore()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two tars, b before a in the plan as it is listed second, and three single images; one image is damaged."""
+    folder = tmp_path / "in"
+    (folder / "single").mkdir(parents=True)
+    (folder / "a.tar").write_bytes(tar_bytes([*photos(4), ("bad.jpg", b"no image")]))
+    (folder / "b.tar").write_bytes(tar_bytes(photos(3, first=10)))
+    for number in range(3):
+        (folder / "single" / f"{number}.jpg").write_bytes(jpeg(number))
+    return folder
+
+
+def _label(folder: Path, **flags: bool) -> RunView:
+    out = folder.parent / "out"
+    label([folder / "b.tar", folder / "a.tar", folder / "single"], out, **flags)
+    return RunView(STORE, str(out))
+
+
+def _keys(run: RunView) -> list[tuple[str, int]]:
+    return [(os.path.basename(row["shard"]), row["index"]) for batch in run.rows(["shard", "index"]) for row in batch.to_pylist()]
+
+
+def test_rows_come_in_the_order_of_the_plan(folder: Path) -> None:
+    run = _label(folder)
+    single = [(f"{number}.jpg", 0) for number in range(3)]
+    assert _keys(run) == [*(("b.tar", index) for index in range(3)), *(("a.tar", index) for index in range(4)), *single]
+    assert [row["image_id"] for row in run.failures().to_table().to_pylist()] == ["bad"]
+    footers = list(run.footers(run.parts()))
+    assert [part for part, _ in footers] == [footer.name for _, footer in footers] == list(run.in_order(run.parts()))
+    assert sum(footer.masks for _, footer in footers) == 10
+    assert [(os.path.basename(source.uri), source.rows) for source in run.sources()] == [
+        ("b.tar", None), ("a.tar", None), ("00001.parquet", 3),
+    ]  # fmt: skip
+
+
+def test_parts_of_no_planned_source_are_not_seen(folder: Path, tmp_path: Path) -> None:
+    """Somebody copied the parts of another run here; what a later listing no longer means lies there, too."""
+    run = _label(folder)
+    before = _keys(run)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "x.tar").write_bytes(tar_bytes([*photos(2), ("bad.jpg", b"no image")]))
+    label([other / "x.tar"], tmp_path / "out2")
+    for kind in ("masks", "failures"):
+        for file in (tmp_path / "out2" / kind).iterdir():
+            shutil.copy(file, tmp_path / "out" / kind / file.name)
+    assert _keys(run) == before
+    assert run.failures().count_rows() == 1
+    assert run.listed().part_count == run.parts().part_count
+
+
+def test_a_row_that_a_later_one_replaces_is_seen_once(folder: Path) -> None:
+    """A changed image is planned again: until its old part is made again, readers see neither its old row nor two rows."""
+    run = _label(folder)
+    old = {file: file.read_bytes() for file in (folder.parent / "out" / "masks").iterdir()}
+    (folder / "single" / "1.jpg").write_bytes(jpeg(77))
+    run = _label(folder, relabel_changed=True)
+    for file, data in old.items():  # what the attempt would have removed first
+        file.write_bytes(data)
+    keys = _keys(run)
+    assert keys.count(("1.jpg", 0)) == 1
+    assert len(keys) == len(set(keys))
+    assert run.listed().part_count > run.parts().part_count
+
+
+def test_what_another_attempt_plans_is_seen_at_the_next_look(folder: Path) -> None:
+    run = _label(folder)
+    before = run.parts().part_count
+    (folder / "single" / "9.jpg").write_bytes(jpeg(9))
+    _label(folder)
+    assert run.parts().part_count == before + 1
+
+
+def test_a_folder_without_a_plan_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(NotReachable, match="no run there"):
+        RunView(STORE, str(tmp_path)).parts()
