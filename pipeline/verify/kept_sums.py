@@ -6,7 +6,7 @@ from pipeline.output.parts import PartName
 from pipeline.storage import Store
 from pipeline.sums.checkpoint import Checkpoint
 from pipeline.sums.totals import Totals
-from pipeline.verify.checks import Rules
+from pipeline.verify.rules import Rules
 
 
 class KeptSums:

@@ -20,8 +20,9 @@ from pipeline.sums.checkpoint import NAME as CHECKPOINT
 from pipeline.sums.checkpoint import Checkpoint
 from pipeline.sums.derived import class_stats_bytes, read_run_json, read_totals, write_run_json
 from pipeline.sums.totals import Totals
-from pipeline.verify.checks import Rules, open_file, same_file
+from pipeline.verify.checks import open_file, same_file
 from pipeline.verify.findings import Finding
+from pipeline.verify.rules import Rules
 from pipeline.verify.verify import Verification, verify
 
 

@@ -23,18 +23,10 @@ from pipeline.storage import Store, join, normalise, store_for
 from pipeline.sums.checkpoint import NAME as CHECKPOINT
 from pipeline.sums.derived import read_run_json
 from pipeline.sums.totals import Totals
-from pipeline.verify.checks import (
-    Planned,
-    Rules,
-    check_part,
-    check_plan_file,
-    open_file,
-    require,
-    same_file,
-    short,
-)
+from pipeline.verify.checks import Planned, check_part, check_plan_file, open_file, same_file, short
 from pipeline.verify.findings import Finding, Kind, chain
 from pipeline.verify.kept_sums import KeptSums
+from pipeline.verify.rules import Rules, require
 
 READERS = 8  # parts in memory at a time
 
