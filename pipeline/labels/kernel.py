@@ -7,11 +7,24 @@
   `sum(exp(logit - best))`, which is convex along rows and along columns, leaves a confidence of 255 at each, by more than
   rounding could turn, that is what lies between them.
 - A class that is far below the best at all corners of a stretch is left out; what it could add at most is part of the error.
+
+Shapes and types, of C classes, h x w logits and H x W pixels:
+
+- logits: float32 (C, h, w). top, bottom: int32 (H,), the two rows of logits between which a row of pixels lies.
+  weight_y: float32 (H,), 0 to 1, the weight of the lower of them. left, right, weight_x: as these, of columns, (W,).
+- mask, confidence: uint8 (H, W), written. min_level: a mask has 255 for pixels of a lower confidence.
+- histogram: int64 (C, 256), pixels by class and confidence, added to.
+  extents: int64 (C, 4), first x, first y, last x and last y of each class, widened.
+
+Within it: t, b: two neighbouring rows of logits. clear: int32 (h, w), the class that leads by more than the margin, or -1.
+others: float32 (h, w), sum of exp(logit - best) of the other classes. above, below: float32 (C, W), rows t and b at full width.
+cells: int32, columns at which `left` changes, and W. full: int32, for each cell its only class, or -1. near: int32, classes
+that may matter in a stretch. values: float32 (C, stretch); highest, labels: float32 and int32 (2, stretch), two rows in turn.
 """
 
 import numpy as np
 
-from pipeline.compiled import bits_of_float, float_of_bits, jit
+from pipeline.compiled import Float32, Int32, Int64, UInt8, bits_of_float, float_of_bits, jit
 from pipeline.labels.reference import plain_pixel
 from pipeline.labels.statistics import see_run
 
@@ -30,9 +43,10 @@ _P0, _P1, _P2, _P3, _P4, _P5 = (  # of 2**-x in -0.5..0.5, by least squares of t
 
 
 @jit
-def fast_pixels(  # type: ignore[no-untyped-def]
-    logits, top, bottom, weight_y, left, right, weight_x, min_level, mask, confidence, histogram, extents
-):
+def fast_pixels(
+    logits: Float32, top: Int32, bottom: Int32, weight_y: Float32, left: Int32, right: Int32, weight_x: Float32, min_level: int,
+    mask: UInt8, confidence: UInt8, histogram: Int64, extents: Int64,
+) -> None:  # fmt: skip
     """As `plain_pixels`, for finite logits within `LARGEST`."""
     classes, rows, columns = logits.shape
     width = mask.shape[1]
@@ -80,7 +94,7 @@ def fast_pixels(  # type: ignore[no-untyped-def]
 
 
 @jit
-def _starts(low):  # type: ignore[no-untyped-def]
+def _starts(low: Int32) -> Int32:
     """Where cells begin, and the end: positions at which the lower of the two inputs changes."""
     starts = np.empty(len(low) + 1, np.int32)
     count = 0
@@ -93,17 +107,17 @@ def _starts(low):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _exp_of_minus(x):  # type: ignore[no-untyped-def]
+def _exp_of_minus(x: np.float32) -> np.float32:
     """exp(-x) of a float32 x >= 0: 2e-7 of itself off up to 1, 1e-6 up to 16."""
     turns = min(x * _LOG2_E, np.float32(126))
     shifted = turns + _ROUND
     f = turns - (shifted - _ROUND)
-    power = float_of_bits((np.int32(127) - (bits_of_float(shifted) & np.int32(0x1FF))) << np.int32(23))
+    power: np.float32 = float_of_bits((np.int32(127) - (bits_of_float(shifted) & np.int32(0x1FF))) << np.int32(23))
     return power * (_P0 + f * (_P1 + f * (_P2 + f * (_P3 + f * (_P4 + f * _P5)))))
 
 
 @jit
-def _see_nodes(logits, clear, others):  # type: ignore[no-untyped-def]
+def _see_nodes(logits: Float32, clear: Int32, others: Float32) -> None:
     """Of each logit position: its class where it leads by more than the margin, else -1; and the sum of exp of the others."""
     classes, rows, columns = logits.shape
     best, highest = np.empty(columns, np.int32), np.empty(columns, np.float32)
@@ -125,7 +139,7 @@ def _see_nodes(logits, clear, others):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _find_full(clear, others, t, b, left, right, cells, full):  # type: ignore[no-untyped-def]
+def _find_full(clear: Int32, others: Float32, t: int, b: int, left: Int32, right: Int32, cells: Int32, full: Int32) -> None:
     """For each cell between two rows of logits: the class that all of it has with a confidence of 255, or -1."""
     for cell in range(len(full)):
         l, r = left[cells[cell]], right[cells[cell]]  # noqa: E741
@@ -136,7 +150,7 @@ def _find_full(clear, others, t, b, left, right, cells, full):  # type: ignore[n
 
 
 @jit
-def _find_near(logits, t, b, first, last, near):  # type: ignore[no-untyped-def]
+def _find_near(logits: Float32, t: int, b: int, first: int, last: int, near: Int32) -> int:
     """The classes that are not far below the best in every cell between two columns: their ids, in `near` -> how many."""
     floor = LARGEST
     for x in range(first, max(first + 1, last)):
@@ -156,7 +170,7 @@ def _find_near(logits, t, b, first, last, near):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _widen(logits, row, left, right, weight_x, wide):  # type: ignore[no-untyped-def]
+def _widen(logits: Float32, row: int, left: Int32, right: Int32, weight_x: Float32, wide: Float32) -> None:
     """One row of logits at the original width, (C, width)."""
     one = np.float32(1)
     for c in range(logits.shape[0]):
@@ -166,8 +180,11 @@ def _widen(logits, row, left, right, weight_x, wide):  # type: ignore[no-untyped
 
 
 @jit
-def _label_stretch(above, below, x0, x1, weight_y, near, values, highest, labels):  # type: ignore[no-untyped-def]
-    """Classes of some pixels of a row, and `255 / sum(exp) + 0.5` -> which of the two rows of `labels` and `most` hold them.
+def _label_stretch(
+    above: Float32, below: Float32, x0: int, x1: int, weight_y: np.float32, near: Int32, values: Float32, highest: Float32,
+    labels: Int32,
+) -> int:  # fmt: skip
+    """Classes of some pixels of a row, and `255 / sum(exp) + 0.5` -> which of the two rows of `labels` and `highest` hold them.
 
     Two rows each, in turn: "larger, else as it was" in one place would become a masked store, which is slow.
     """
@@ -201,7 +218,7 @@ def _label_stretch(above, below, x0, x1, weight_y, near, values, highest, labels
 
 
 @jit
-def _store(labels, rounded, error, mask, confidence):  # type: ignore[no-untyped-def]
+def _store(labels: Int32, rounded: Float32, error: np.float32, mask: UInt8, confidence: UInt8) -> bool:
     """Write a stretch of a row -> is any of its confidences in doubt?"""
     sure, doubts = np.float32(1) - error, 0
     for x in range(len(mask)):
@@ -213,7 +230,10 @@ def _store(labels, rounded, error, mask, confidence):  # type: ignore[no-untyped
 
 
 @jit
-def _settle(rounded, error, logits, t, b, weight_y, left, right, weight_x, x0, confidence):  # type: ignore[no-untyped-def]
+def _settle(
+    rounded: Float32, error: np.float32, logits: Float32, t: int, b: int, weight_y: np.float32, left: Int32, right: Int32,
+    weight_x: Float32, x0: int, confidence: UInt8,
+) -> None:  # fmt: skip
     """Compute as defined the confidences that the error could round either way."""
     sure = np.float32(1) - error
     for x in range(len(confidence)):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compiled import jit
+from pipeline.compiled import Int64, UInt8, jit
 
 IGNORE = 255
 LEVELS = 256
@@ -67,7 +67,7 @@ def statistics_of(
     mask: npt.NDArray[np.uint8], confidence: npt.NDArray[np.uint8], histogram: npt.NDArray[np.int64],
     extents: npt.NDArray[np.int64], min_level: int,
 ) -> MaskStatistics:  # fmt: skip
-    """What follows from the histogram and the extents of a mask that keeps confidences from `least`."""
+    """What follows from the histogram and the extents of a mask that keeps confidences from `min_level`."""
     kept = histogram[:, min_level:]
     pixels = kept.sum(axis=1)
     sums = (kept * np.arange(min_level, LEVELS)).sum(axis=1)
@@ -77,8 +77,8 @@ def statistics_of(
 
 
 @jit
-def see_run(y, x0, x1, min_level, mask, confidence, histogram, extents):  # type: ignore[no-untyped-def]
-    """Count pixels of a row whose labels lie in `mask`, and ignore there those below `least`."""
+def see_run(y: int, x0: int, x1: int, min_level: int, mask: UInt8, confidence: UInt8, histogram: Int64, extents: Int64) -> None:
+    """Count pixels of a row whose labels lie in `mask`, and ignore there those below `min_level`."""
     label, first = -1, x0
     for x in range(x0, x1):
         now, level = int(mask[y, x]), confidence[y, x]
@@ -93,7 +93,7 @@ def see_run(y, x0, x1, min_level, mask, confidence, histogram, extents):  # type
 
 
 @jit
-def _extend(extents, label, y, first, last):  # type: ignore[no-untyped-def]
+def _extend(extents: Int64, label: int, y: int, first: int, last: int) -> None:
     if label >= 0:
         extents[label, 0] = min(extents[label, 0], first)
         extents[label, 1] = min(extents[label, 1], y)
@@ -102,6 +102,6 @@ def _extend(extents, label, y, first, last):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _count(min_level, mask, confidence, histogram, extents):  # type: ignore[no-untyped-def]
+def _count(min_level: int, mask: UInt8, confidence: UInt8, histogram: Int64, extents: Int64) -> None:
     for y in range(mask.shape[0]):
         see_run(y, 0, mask.shape[1], min_level, mask, confidence, histogram, extents)

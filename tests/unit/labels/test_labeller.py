@@ -34,7 +34,7 @@ load_machine_code()
 before = loaded()
 resize(Image.new("RGB", (50, 37)), 16, max_pixels=1000)
 upsample_labels(np.random.default_rng(0).normal(size=(21, 4, 5)).astype(np.float32), 37, 50, 0.5)
-assert before["_across"] == before["_down"] == 1 and loaded() == before, (before, loaded())
+assert before["_resample_x"] == before["_resample_y"] == 1 and loaded() == before, (before, loaded())
 """
 
 

@@ -65,7 +65,7 @@ def test_thresholds_zero_and_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("threshold", "least"), [(0, 0), (0.001, 1), (0.2, 51), (0.5, 128), (0.6, 153), (0.7, 179), (0.8, 204), (1, 255)]
+    ("threshold", "min_level"), [(0, 0), (0.001, 1), (0.2, 51), (0.5, 128), (0.6, 153), (0.7, 179), (0.8, 204), (1, 255)]
 )
 def test_least_confidence(threshold: float, min_level: int) -> None:
     assert min_confidence_level(threshold) == min_level

@@ -191,10 +191,10 @@ def test_the_footer_is_stored_once_and_small() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "last", "most"), [(0, True, 4), (3, False, 4), (4, True, 4), (256, False, 256), (1, True, 65536)]
+    ("rows", "last", "max_rows"), [(0, True, 4), (3, False, 4), (4, True, 4), (256, False, 256), (1, True, 65536)]
 )
-def test_the_size_says_how_many_rows_a_part_has(rows: int, last: bool, most: int) -> None:
-    footer = _footer(rows=rows, last=last, part_images=most)
+def test_the_size_says_how_many_rows_a_part_has(rows: int, last: bool, max_rows: int) -> None:
+    footer = _footer(rows=rows, last=last, part_images=max_rows)
     data = part_bytes([ROW], footer, confidence_map=False)
     assert PartName.parse(str(footer.name), len(data)) == footer.name
     assert pq.read_table(io.BytesIO(data), page_checksum_verification=True).to_pylist() == [ROW]

@@ -96,18 +96,18 @@ def test_a_package_that_is_not_installed_is_named() -> None:
         RemoteStore("nosuch")
 
 
-@pytest.mark.parametrize(("start", "length", "most"), [(0, None, None), (0, None, 10), (0, 2, None), (1, 1, None)])
+@pytest.mark.parametrize(("start", "length", "max_bytes"), [(0, None, None), (0, None, 10), (0, 2, None), (1, 1, None)])
 def test_an_object_of_another_version_is_not_read(
-    store: RemoteStore, monkeypatch: pytest.MonkeyPatch, start: int, length: int | None, most: int | None
+    store: RemoteStore, monkeypatch: pytest.MonkeyPatch, start: int, length: int | None, max_bytes: int | None
 ) -> None:
     """gs:// and az:// say an ETag, but take none with a request: they are asked for it beside the bytes."""
     real = store._fs.info
     monkeypatch.setattr(store._fs, "info", lambda path: real(path) | {"etag": "now"})
     for planned in ("etag:now", 'etag:"now"', 'etag:W/"now"'):  # Azure's listings have no quotes, its answers have
-        assert store.read("memory://box/b.jpg", start, length, planned, most) == b"bb"[start:]
-    assert store.read("memory://box/b.jpg", start, length, None, most) == b"bb"[start:]
+        assert store.read("memory://box/b.jpg", start, length, planned, max_bytes) == b"bb"[start:]
+    assert store.read("memory://box/b.jpg", start, length, None, max_bytes) == b"bb"[start:]
     with pytest.raises(ObjectChanged):
-        store.read("memory://box/b.jpg", start, length, "etag:before", most)
+        store.read("memory://box/b.jpg", start, length, "etag:before", max_bytes)
 
 
 class _AzureError(Exception):
