@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import SegmentConfig
 from pipeline.driver.labelling import Labelling
@@ -25,6 +25,9 @@ from pipeline.output.span import Secrets
 from pipeline.plan.options import network_request
 from pipeline.plan.plan import Plan, catch_up
 from pipeline.storage import WritableStore, writable_store_for
+
+if TYPE_CHECKING:
+    from pipeline.driver.fleet import Fleet
 
 _CLOSING_ROUNDS = 5  # of summing up, while other attempts end
 REFRESH_S, _LONGEST_REFRESH_S = 10.0, 600.0
@@ -107,13 +110,9 @@ class Attempt:
 
     def _label(self, plan: Plan) -> str | None:
         """Rounds over what remains until nothing does; why they ended before that, or None."""
-        from pipeline.driver import ray_data as flow
-
         assert self._labelling is not None
         labelling, begun = self._labelling, self._known
-        rounds = Rounds(
-            self._start_round, lambda: flow.fleet(self.config.workers, self.events), labelling.stalled, debug=self._debug
-        )
+        rounds = Rounds(self._start_round, self._fleet, labelling.stalled, debug=self._debug)
         with begun.sums.kept(begun.committed, planned_sources(plan)):
             return rounds.run(labelling)
 
@@ -124,6 +123,11 @@ class Attempt:
             self._write("running")
         self.progress.phase = "starting workers"
         flow.start_ray(debug=self._debug)
+
+    def _fleet(self) -> "Fleet":
+        from pipeline.driver import ray_data as flow
+
+        return flow.fleet(self.config.workers, self.events)
 
     def _add_up(self, event: Event) -> None:
         if isinstance(event, PartCommitted):
