@@ -45,13 +45,13 @@ class MemoryStore:
         start: int = 0,
         length: int | None = None,
         version: str | None = None,
-        most: int | None = None,
+        max_bytes: int | None = None,
     ) -> bytes:
         """Never beyond the end: nobody may ask for that."""
         self.requests.append(Request(uri, start, length, version))
         stop = len(self.data) if length is None else start + length
         assert stop <= len(self.data)
-        assert most is None or stop - start <= most
+        assert max_bytes is None or stop - start <= max_bytes
         if self.broken and start < self.broken.stop and stop > self.broken.start:
             raise StorageError("reset")
         return self.data[start:stop]

@@ -30,10 +30,10 @@ class Overtaken(LocalStore):
         super().delete(uri)
 
     def read(
-        self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, most: int | None = None
+        self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, max_bytes: int | None = None
     ) -> bytes:
         self._before("read", uri)
-        return super().read(uri, start, length, version, most)
+        return super().read(uri, start, length, version, max_bytes)
 
 
 def files_below(folder: Path) -> dict[str, bytes]:

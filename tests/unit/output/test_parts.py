@@ -33,13 +33,13 @@ def test_names_of_format_1_round_trip(source: str, first: int, rows: int, last: 
 
 
 @given(
-    source=DIGESTS, first=st.integers(0, 10**10 - 1), most=st.integers(1, 65536), share=st.floats(0, 1), last=st.booleans(),
+    source=DIGESTS, first=st.integers(0, 10**10 - 1), max_rows=st.integers(1, 65536), share=st.floats(0, 1), last=st.booleans(),
     size=st.integers(0, 1 << 30),
 )  # fmt: skip
-def test_name_and_size_say_what_a_part_covers(source: str, first: int, most: int, share: float, last: bool, size: int) -> None:
-    name = PartName(source, first, round(share * most), last, most, size)
+def test_name_and_size_say_what_a_part_covers(source: str, first: int, max_rows: int, share: float, last: bool, size: int) -> None:
+    name = PartName(source, first, round(share * max_rows), last, max_rows, size)
     assert PartName.parse(str(name), size + name.padding) == name
-    assert 0 <= name.padding < 2 * (most + 1)
+    assert 0 <= name.padding < 2 * (max_rows + 1)
 
 
 def test_two_parts_that_begin_at_one_index_have_one_name() -> None:

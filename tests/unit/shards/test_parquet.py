@@ -274,12 +274,12 @@ def test_paths_that_are_null_or_no_utf_8() -> None:
 
 _BOMB = """
 import sys, pyarrow as pa
-from pipeline.shards.base import Cursor, ReadOptions, Shard
+from pipeline.shards.base import Cursor, ReadOptions, SourceObject
 from pipeline.shards.parquet import read_parquet
 from pipeline.storage import store_for
 store = store_for(sys.argv[1])
 info = store.stat(sys.argv[1])
-shard = Shard(uri=info.uri, kind="parquet", size=info.size, version=info.version)
+shard = SourceObject(uri=info.uri, kind="parquet", size=info.size, version=info.version)
 found = list(read_parquet(store, shard, Cursor(), ReadOptions(max_encoded_bytes=1 << 20)))
 print(len(found), {image.error.kind for image in found}, pa.default_memory_pool().max_memory() >> 20)
 """
@@ -311,10 +311,10 @@ def test_a_row_group_that_is_given_up_fails_from_its_row_on() -> None:
 _SHORT_OF_MEMORY = """
 import resource, sys
 from tests.support.memory import MemoryStore, data_bytes
-from pipeline.shards.base import Cursor, ReadOptions, Shard
+from pipeline.shards.base import Cursor, ReadOptions, SourceObject
 from pipeline.shards.parquet import read_parquet
 data = open(sys.argv[1], "rb").read()
-shard = Shard(uri="memory/x.parquet", kind="parquet", size=len(data), version=None)
+shard = SourceObject(uri="memory/x.parquet", kind="parquet", size=len(data), version=None)
 resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + (100 << 20), resource.RLIM_INFINITY))
 try:
     print("yields", [image.error for image in read_parquet(MemoryStore(data), shard, Cursor(), ReadOptions())])

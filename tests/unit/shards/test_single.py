@@ -20,7 +20,7 @@ class _Store:
     def __init__(self, answers: dict[str, bytes | Exception]) -> None:
         self.answers = answers
         self.asked: list[tuple[str, str | None]] = []
-        self.most: list[int] = []
+        self.max_bytes: list[int] = []
 
     def read(
         self,
@@ -28,15 +28,15 @@ class _Store:
         start: int = 0,
         length: int | None = None,
         version: str | None = None,
-        most: int | None = None,
+        max_bytes: int | None = None,
     ) -> bytes:
-        assert (start, length, most is None) in ((0, None, False), (0, 1, True))
+        assert (start, length, max_bytes is None) in ((0, None, False), (0, 1, True))
         self.asked.append((uri, version))
-        self.most.append(most or 1)
+        self.max_bytes.append(max_bytes or 1)
         answer = self.answers.get(uri, ObjectMissing("gone"))
         if isinstance(answer, Exception):
             raise answer
-        if most is not None and len(answer) > most:
+        if max_bytes is not None and len(answer) > max_bytes:
             raise ObjectTooLarge("more")
         return answer
 
@@ -269,7 +269,7 @@ def test_of_an_image_of_unknown_size_only_so_much_is_fetched_before_its_turn(mon
     found = list(read_images(rows, ReadOptions(max_encoded_bytes=1000)))
     assert _kinds(found) == [None, None, None, None, None, "ImageTooLarge", None]
     assert [len(image.data or b"") for image in found] == [3, 50, 3, 10, 11, 0, 3]
-    assert sorted(store.most) == [10] * 7 + [1000] * 3
+    assert sorted(store.max_bytes) == [10] * 7 + [1000] * 3
 
 
 def test_closing_early_ends_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,8 +36,8 @@ class _Store:
         self.listed: list[str] | None = []
         self.asked: list[str] = []
 
-    def read(self, uri: str, start: int = 0, length: int | None = None, *, most: int | None = None) -> bytes:
-        assert (start, length, most) == ((0, None, 1) if uri.startswith("https:") else (0, 1, None))
+    def read(self, uri: str, start: int = 0, length: int | None = None, *, max_bytes: int | None = None) -> bytes:
+        assert (start, length, max_bytes) == ((0, None, 1) if uri.startswith("https:") else (0, 1, None))
         self.asked.append(uri)
         if uri not in self.there:
             raise ObjectDenied("denied")
