@@ -151,6 +151,7 @@ import sys
 import ray
 from pipeline.config import Workers
 from pipeline.driver import ray_data as flow
+from pipeline.output.reports import Events
 @ray.remote(num_cpus=1)
 class Driver:
     def is_there(self):
@@ -159,7 +160,7 @@ flow.start_ray(debug=False)
 holder = Driver.remote()
 assert ray.get(holder.is_there.remote())
 for asked in (None, Workers(2, 8), Workers(3, 3)):
-    fleet = flow.fleet(asked)
+    fleet = flow.fleet(asked, Events())
     pool = fleet.pool(1000)
     print(fleet.there(), pool.min_size, pool.initial_size, pool.max_size)
 """

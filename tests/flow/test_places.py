@@ -114,7 +114,7 @@ def test_a_clock_that_jumps_changes_nothing(
         def __getattr__(self, name: str) -> Any:
             return getattr(time, name)
 
-    monkeypatch.setattr("pipeline.driver.attempt.time", Clock())
+    monkeypatch.setattr("pipeline.driver.progress.time", Clock())
     outcome = segment(source, tmp_path / "out")
     assert outcome.error is None
     assert calls >= 3
