@@ -1,0 +1,91 @@
+"""The tables of flags in `jobs/README.md`, made from the commands themselves: `python -m tests.support.flags_document`."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import click
+
+from jobs.__main__ import main as maskfleet
+from tests.conftest import ROOT
+
+DOCUMENT: Final = ROOT / "jobs" / "README.md"
+BEGIN: Final = "<!-- flags: written by `python -m tests.support.flags_document`, not by hand -->"
+END: Final = "<!-- end of flags -->"
+GROUPS: Final[Mapping[str, Sequence[str]]] = {  # of `segment`, by the names of its settings
+    "Input": ("input", "input_format", "image_column", "image_ext", "id_column", "allow_root"),
+    "Network": ("model", "weights", "classes", "short_side", "engine", "precision", "fast_decode"),
+    "Labels": ("confidence_map", "min_confidence"),
+    "Run": (
+        "output", "workers", "part_images", "limit", "redo", "relabel_changed", "dry_run", "usd_per_core_hour", "config_file",
+        "json_file", "debug",
+    ),
+    "Limits": (
+        "failure_budget", "allow_broken_shards", "max_pixels", "max_source_pixels", "image_timeout_s", "idle_minutes",
+    ),
+}  # fmt: skip
+_DEFAULT = re.compile(r"\s*\[default: ([^\];]+)(?:; ([^\]]+))?\]\.?")
+_REQUIRED = " [required]"
+
+
+def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command below a group, with the words that name it."""
+    if not isinstance(group, click.Group):
+        yield path, group
+        return
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield from commands(command, (*path, name))
+
+
+def flags_document() -> str:
+    """The section between the markers: per command its flags, those of `segment` in groups."""
+    lines: list[str] = []
+    for path, command in commands(maskfleet):
+        lines += [f"### {' '.join(path)}", *_tables(command, GROUPS if path == ("segment",) else {})]
+    return "\n".join(lines) + "\n"
+
+
+def _tables(command: click.Command, groups: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    options = {str(option.name): option for option in command.params if isinstance(option, click.Option)}
+    named = {name for names in groups.values() for name in names}
+    if groups and named != set(options):
+        raise ValueError(f"{__name__}.GROUPS and the flags differ: {', '.join(sorted(named ^ set(options)))}")
+    for title, names in (groups or {"Flag": list(options)}).items():
+        yield f"| {title} | default | what it does |\n|---|---|---|"
+        yield from (_row(options[name], click.Context(command)) for name in names)
+        yield ""
+
+
+def _row(option: click.Option, context: click.Context) -> str:
+    flag, text = option.get_help_record(context) or ("", "")
+    default = "required" if _REQUIRED in text else ""
+    text = text.replace(_REQUIRED, "")
+    if found := _DEFAULT.search(text):
+        default, limits = found.groups()
+        text = _DEFAULT.sub(f" [{limits}]" if limits else "", text).strip()
+        text += "." if text and not text.endswith(".") else ""
+    if isinstance(option.type, click.Choice):
+        flag = f"{option.opts[0]} NAME"
+        text += f" One of {', '.join(f'`{choice}`' for choice in option.type.choices)}."
+    return f"| `{_cell(flag)}` | {_cell(default)} | {_cell(text)} |"
+
+
+def _cell(text: str) -> str:
+    """On one line, and safe in a table."""
+    return re.sub(r"\s+", " ", text).replace("|", r"\|").replace("<", r"\<")
+
+
+def with_flags(document: str) -> str:
+    """A document whose section between the markers is that of today's commands. Raises `ValueError` without markers."""
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"no markers for flags in {DOCUMENT.name}")
+    return f"{before}{BEGIN}\n{flags_document()}{END}{after}"
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(with_flags(DOCUMENT.read_text()))
