@@ -1,7 +1,7 @@
-"""The examples of the README and of the docstrings, executed."""
+"""The examples of the documents and of the docstrings, executed."""
 
 import doctest
-import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,10 +10,11 @@ import pipeline.api.opened
 import pipeline.api.segmenter
 import pipeline.shards.names
 from tests.conftest import ROOT
+from tests.support.documents import LIVING, blocks, text_of
 from tests.support.runs import segment
 from tests.support.tars import photos
 
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+BLOCKS = [(name, block) for name in LIVING for block in blocks(text_of(name), "python")]
 
 
 @pytest.mark.parametrize("module", [pipeline.api.segmenter, pipeline.api.opened, pipeline.shards.names])
@@ -36,20 +37,21 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Pat
     return folder
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_blocks_of_the_readme(quickstart: Path, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "block"), BLOCKS, ids=[f"{name}-{number}" for number, (name, _) in enumerate(BLOCKS)])
+def test_blocks_of_python(quickstart: Path, name: str, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.chdir(quickstart)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    block = BLOCKS[number].replace(
-        '"photos/"', repr(str(quickstart / "photos"))
-    )  # Ray's workers stay in the folder that it began in
-    exec(compile(block, f"README block {number}", "exec"), {})  # noqa: S102 - our own README
+    block = block.replace('"photos/"', repr(str(quickstart / "photos")))  # Ray's workers stay in the folder that it began in
+    exec(compile(block, f"a block of {name}", "exec"), {})  # noqa: S102 - our own document
 
 
-def test_the_readme_has_its_examples() -> None:
-    assert len(BLOCKS) >= 5
+def test_the_documents_have_their_examples() -> None:
+    counts = Counter(name for name, _ in BLOCKS)
+    assert counts["README.md"] >= 4
+    assert counts["pipeline/api/README.md"] >= 3
+    assert counts["pipeline/output/README.md"] >= 1
 
 
 @pytest.mark.usefixtures("local_ray")

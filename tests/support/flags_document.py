@@ -24,7 +24,8 @@ GROUPS: Final[Mapping[str, Sequence[str]]] = {  # of `segment`, by the names of 
         "failure_budget", "allow_broken_shards", "max_pixels", "max_source_pixels", "image_timeout_s", "idle_minutes",
     ),
 }  # fmt: skip
-_DEFAULT = re.compile(r"\s*\[default: ([^\];]+)(?:; ([^\]]+))?\]\.?")
+_DEFAULT = re.compile(r"\s*\[default: ([^\];]+)[^\]]*\]\.?")
+_RANGE = re.compile(r"\s*\[[\d.<=]*x[\d.<>=]+\]")  # click's own; wrong values are told of in one line
 _REQUIRED = " [required]"
 
 
@@ -64,9 +65,9 @@ def _row(option: click.Option, context: click.Context) -> str:
     default = "required" if _REQUIRED in text else ""
     text = text.replace(_REQUIRED, "")
     if found := _DEFAULT.search(text):
-        default, limits = found.groups()
-        text = _DEFAULT.sub(f" [{limits}]" if limits else "", text).strip()
-        text += "." if text and not text.endswith(".") else ""
+        default = found[1]
+    text = _RANGE.sub("", _DEFAULT.sub("", text)).strip()
+    text += "." if text and not text.endswith(".") else ""
     if isinstance(option.type, click.Choice):
         flag = f"{option.opts[0]} NAME"
         text += f" One of {', '.join(f'`{choice}`' for choice in option.type.choices)}."
@@ -75,7 +76,7 @@ def _row(option: click.Option, context: click.Context) -> str:
 
 def _cell(text: str) -> str:
     """On one line, and safe in a table."""
-    return re.sub(r"\s+", " ", text).replace("|", r"\|").replace("<", r"\<")
+    return re.sub(r"\s+", " ", text).strip().replace("|", r"\|").replace("<", r"\<")
 
 
 def with_flags(document: str) -> str:
@@ -87,5 +88,11 @@ def with_flags(document: str) -> str:
     return f"{before}{BEGIN}\n{flags_document()}{END}{after}"
 
 
-if __name__ == "__main__":
+@click.command()
+def main() -> None:
+    """Write the tables of flags in jobs/README.md anew."""
     DOCUMENT.write_text(with_flags(DOCUMENT.read_text()))
+
+
+if __name__ == "__main__":
+    main()
