@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from jobs.__main__ import main as maskfleet
 from pipeline import errors
+from pipeline.config import load_config
 from pipeline.schema import CLASS_STATS, FAILURES, PLAN, masks_schema
 from tests.conftest import ROOT
 from tests.support.documents import DOCUMENTS, FILES, LIVING, anchors, blocks, git, prose, spans, tables, text_of
@@ -214,6 +215,11 @@ def test_errors_of_images_are_those_that_are_raised() -> None:
     table = tables(text_of("pipeline/output/README.md"), "`failures/`")[1]
     expected = {(kind.__name__, kind.stage) for kind in _below(errors.BadImage) - {errors.ReadFailure}}
     assert {(_plain(name), stage) for name, stage, _ in table} == expected
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "jobs" / "configs").glob("*.toml")), ids=lambda file: file.name)
+def test_examples_of_config_files_are_read(file: Path) -> None:
+    assert load_config({"input": ("in",), "output": "out"}, str(file)).input == ("in",)
 
 
 def test_exit_codes_are_those_of_the_errors() -> None:
