@@ -1,29 +1,19 @@
 """The tables of flags in `jobs/README.md`, made from the commands themselves: `python -m tests.support.flags_document`."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 import click
 
 from jobs.__main__ import main as maskfleet
+from pipeline.config import Group, SegmentConfig, groups_of
 from tests.conftest import ROOT
 
 DOCUMENT: Final = ROOT / "jobs" / "README.md"
 BEGIN: Final = "<!-- flags: written by `python -m tests.support.flags_document`, not by hand -->"
 END: Final = "<!-- end of flags -->"
-GROUPS: Final[Mapping[str, Sequence[str]]] = {  # of `segment`, by the names of its settings
-    "Input": ("input", "input_format", "image_column", "image_ext", "id_column", "allow_root"),
-    "Network": ("model", "weights", "classes", "short_side", "engine", "precision", "fast_decode"),
-    "Labels": ("confidence_map", "min_confidence"),
-    "Run": (
-        "output", "workers", "part_images", "limit", "redo", "relabel_changed", "dry_run", "usd_per_core_hour", "config_file",
-        "json_file", "debug",
-    ),
-    "Limits": (
-        "failure_budget", "allow_broken_shards", "max_pixels", "max_source_pixels", "image_timeout_s", "idle_minutes",
-    ),
-}  # fmt: skip
+CONFIGS: Final[dict[tuple[str, ...], type[Group]]] = {("segment",): SegmentConfig}  # the commands whose flags have groups
 _DEFAULT = re.compile(r"\s*\[default: ([^\];]+)[^\]]*\]\.?")
 _RANGE = re.compile(r"\s*\[[\d.<=]*x[\d.<>=]+\]")  # click's own; wrong values are told of in one line
 _REQUIRED = " [required]"
@@ -45,16 +35,16 @@ def flags_document() -> str:
     """The section between the markers: per command its flags, those of `segment` in groups."""
     lines: list[str] = []
     for path, command in commands(maskfleet):
-        lines += [f"### {' '.join(path)}", *_tables(command, GROUPS if path == ("segment",) else {})]
+        lines += [f"### {' '.join(path)}", *_tables(command, CONFIGS.get(path))]
     return "\n".join(lines) + "\n"
 
 
-def _tables(command: click.Command, groups: Mapping[str, Sequence[str]]) -> Iterator[str]:
+def _tables(command: click.Command, config: type[Group] | None) -> Iterator[str]:
     options = {str(option.name): option for option in command.params if isinstance(option, click.Option)}
-    named = {name for names in groups.values() for name in names}
-    if groups and named != set(options):
-        raise ValueError(f"{__name__}.GROUPS and the flags differ: {', '.join(sorted(named ^ set(options)))}")
-    for title, names in (groups or {"Flag": list(options)}).items():
+    groups = {} if config is None else {title: list(fields) for title, fields in groups_of(config).items()}
+    rest = set(options).difference(*groups.values())
+    groups["Other" if groups else "Flag"] = [name for name in options if name in rest]
+    for title, names in groups.items():
         yield f"| {title} | default | what it does |\n|---|---|---|"
         yield from (_row(options[name], click.Context(command)) for name in names)
         yield ""
