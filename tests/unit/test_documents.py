@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -230,6 +231,10 @@ def test_exit_codes_are_those_of_the_errors() -> None:
 def test_rooms_are_those_that_are_there() -> None:
     rooms = {_plain(room).rstrip("/"): text for room, text in tables(text_of("pipeline/README.md"), "Rooms")[0]}
     assert set(rooms) == {folder.parent.name for folder in (ROOT / "pipeline").glob("*/__init__.py")}
+    contracts = tomllib.loads(text_of("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if "pipeline.config" in contract.get("layers", ()))
+    names = [name.removeprefix("pipeline.") for layer in layers for name in layer.split(" | ")]
+    assert list(rooms) == [name for name in names if name in rooms], "imports point down the table"
     for room, text in rooms.items():
         for file in re.findall(r"`(\w+\.py)`", text):
             assert (ROOT / "pipeline" / room / file).is_file(), f"{room}/{file}"
