@@ -155,7 +155,8 @@ def test_flags_in_sentences_exist(name: str) -> None:
 @pytest.mark.parametrize("name", LIVING)
 def test_targets_of_make_exist(name: str) -> None:
     makefile = text_of("Makefile")
-    targets, variables = re.findall(r"^([\w-]+):", makefile, re.MULTILINE), re.findall(r"^(\w+) \?=", makefile, re.MULTILINE)
+    targets = {target for line in re.findall(r"^([\w -]+):(?!=)", makefile, re.MULTILINE) for target in line.split()}
+    variables = re.findall(r"^(\w+) \?=", makefile, re.MULTILINE)
     for words in map(_words, _command_lines(text_of(name))):
         if words[:1] == ["make"]:
             for word in words[1:]:
@@ -242,11 +243,12 @@ def test_rooms_are_those_that_are_there() -> None:
 
 @pytest.mark.parametrize("name", LIVING)
 def test_files_of_rooms_that_are_named_are_there(name: str) -> None:
-    rooms = "|".join(folder.parent.name for folder in (ROOT / "pipeline").glob("*/__init__.py"))
-    for file in re.findall(rf"`(?:pipeline/)?((?:{rooms})/\w+\.py)`", text_of(name)):
-        assert (ROOT / "pipeline" / file).is_file(), f"{name} names {file}"
-    for file in re.findall(r"`((?:tests|jobs|infra)/[\w./-]+?)/?`", text_of(name)):
-        assert (ROOT / file).exists(), f"{name} names {file}"
+    rooms = {folder.parent.name for folder in (ROOT / "pipeline").glob("*/__init__.py")}
+    for span in spans(text_of(name)):
+        if re.fullmatch(r"(pipeline|tests|jobs|infra)/[\w./-]+", span):
+            assert (ROOT / span).exists(), f"{name} names {span}"
+        elif re.fullmatch(r"\w+/\w+\.py", span) and span.partition("/")[0] in rooms:
+            assert (ROOT / "pipeline" / span).is_file(), f"{name} names {span}"
 
 
 def test_decisions_name_commits() -> None:
