@@ -1,5 +1,6 @@
 """What all jobs share: flags made from a config class, exit codes, and errors on one line."""
 
+import re
 import sys
 import traceback
 import types
@@ -16,11 +17,76 @@ from pipeline.config import DEFAULT, Group, groups_of, is_for_once
 from pipeline.errors import Bug, MaskfleetError, UsageError, printable
 from pipeline.stopped import Stopped
 
-_STOPPED = "stopped; the same command goes on from here"
+_GOES_ON = "the same command goes on from here"
+_STOPPED = f"stopped; {_GOES_ON}"
+
+
+class Flag(click.Option):
+    """An option of a config class; `group` is the title that it stands below in the help text."""
+
+    def __init__(self, declarations: list[str], *, group: str, **settings: Any) -> None:
+        super().__init__(declarations, **settings)
+        self.group = group
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """A switch takes one short word: `--[no-]fast-decode`."""
+        record = super().get_help_record(ctx)
+        if record is None or not self.secondary_opts:
+            return record
+        return self.secondary_opts[0].replace("--no-", "--[no-]", 1), record[1]
+
+
+class _Formatter(click.HelpFormatter):
+    """Keeps `[default: 30]` and `--image-timeout-s` on one line: in help texts they hold no-break spaces and hyphens."""
+
+    def write(self, string: str) -> None:
+        """Write it as it is printed."""
+        super().write(string.translate({0xA0: " ", 0x2011: "-"}))
+
+
+def _unbroken(text: str) -> str:
+    text = re.sub(r"\[default: [^]]*\]", lambda found: found[0].replace(" ", "\xa0"), text)
+    return re.sub(r"--[a-z-]+", lambda found: found[0].replace("-", "\u2011"), text)
+
+
+class _Context(click.Context):
+    formatter_class = _Formatter
 
 
 class Job(click.Command):
-    """A job with `--json FILE`, which tells of wrong flags too: click finds them before the job begins."""
+    """A job with `--json FILE`, which tells of wrong flags too: click finds them before the job begins.
+
+    examples: pairs of what a command line does, and its arguments.
+    """
+
+    context_class = _Context
+
+    def __init__(self, name: str | None, *, examples: tuple[tuple[str, str], ...] = (), **settings: Any) -> None:
+        settings.setdefault("context_settings", {"help_option_names": ["-h", "--help"], "max_content_width": 110})
+        super().__init__(name, **settings)
+        self.examples = examples
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options below the titles of their groups, with all texts in one column."""
+        shown = [(option, option.get_help_record(ctx)) for option in self.get_params(ctx) if isinstance(option, click.Option)]
+        grouped = any(isinstance(option, Flag) for option, _ in shown)
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for option, record in shown:
+            if record is not None:
+                title = option.group if isinstance(option, Flag) else "General" if grouped else "Options"
+                groups.setdefault(title, []).append(record)
+        width = max(len(names) for records in groups.values() for names, _ in records)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl([(names.ljust(width), _unbroken(text)) for names, text in records], col_max=width)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, as this process was called."""
+        if self.examples:
+            with formatter.section("Examples"):
+                for what, arguments in self.examples:
+                    formatter.write_text(what)
+                    formatter.write(f"{'':>{formatter.current_indent + 2}}{ctx.command_path} {arguments}\n")
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -60,35 +126,42 @@ def flags_of(config: type[Group]) -> list[click.Option]:
 
     What a config file may set, a flag can set back: a switch has `--no-…`, what has no value by default takes `none`.
     """
-    return [_option(name, field) for fields in groups_of(config).values() for name, field in fields.items()]
+    return [_option(title, name, field) for title, fields in groups_of(config).items() for name, field in fields.items()]
 
 
-_METAVARS = {"int": "N", "float": "X", "Workers": "N|MIN:MAX"}
+METAVARS = {
+    "input": "URI", "output": "URI", "allow_root": "URI", "weights": "NAME|URI", "classes": "FILE", "image_column": "NAME",
+    "id_column": "NAME", "image_ext": "EXT", "short_side": "PIXELS", "max_pixels": "PIXELS", "max_source_pixels": "PIXELS",
+    "workers": "N|MIN:MAX", "redo": "ERROR", "failure_budget": "FRACTION", "min_confidence": "FRACTION",
+    "image_timeout_s": "SECONDS", "idle_minutes": "MINUTES", "usd_per_core_hour": "USD",
+}  # fmt: skip
+_METAVAR_CHARS = 16  # of choices; longer ones stand in the text
 
 
-def _option(name: str, field: FieldInfo) -> click.Option:
+def _option(group: str, name: str, field: FieldInfo) -> Flag:
     kind, optional = field.annotation, False
     if get_origin(kind) in (Union, types.UnionType):
         kind, optional = next(part for part in get_args(kind) if part is not types.NoneType), True
     flag = "--" + name.replace("_", "-")
     text = field.description or ""
-    if field.default not in (None, ()) and field.default is not False and not field.is_required():
-        text += f" [default: {field.default}]"
+    choices: tuple[str, ...] = get_args(kind) if get_origin(kind) is Literal else ()
+    metavar = "|".join(choices) or METAVARS.get(name, "N" if kind is int else "TEXT")
+    if len(metavar) > _METAVAR_CHARS:
+        metavar, text = "NAME", f"{text.removesuffix('.')}: {', '.join(choices)}."
+    default = field.default
+    if default not in (None, ()) and default is not False and not field.is_required():
+        text += f" [default: {f'{default:g}' if isinstance(default, float) else default}]"
     if kind is bool:
         both = flag if is_for_once(field) else f"{flag}/--no-{flag.removeprefix('--')}"
-        return click.Option([both, name], is_flag=True, default=None, help=text)
+        return Flag([both, name], group=group, is_flag=True, default=None, help=text)
     several = get_origin(kind) is tuple
     optional = optional or (several and not field.is_required())
-    choice = get_origin(kind) is Literal
-    parameter: Any = click.Choice(get_args(kind)) if choice else kind if kind in (int, float) else str
-    metavar = None if choice else _METAVARS.get(getattr(kind, "__name__", ""), "TEXT")
-    if name in ("input", "output"):
-        metavar = "URI"
+    parameter: Any = click.Choice(choices) if choices else kind if kind in (int, float) else str
     if optional and not is_for_once(field):
         parameter, metavar = _or_none(parameter), f"{metavar}|none"
     required = " [required]" if field.is_required() else ""
-    return click.Option(
-        [flag, name], type=parameter, multiple=several, default=None, help=text + required, metavar=metavar,
+    return Flag(
+        [flag, name], group=group, type=parameter, multiple=several, default=None, help=text + required, metavar=metavar,
         callback=_one_or_none if several else None,
     )  # fmt: skip
 
@@ -115,7 +188,7 @@ def run_job(job: Callable[[], int], *, debug: bool = False, report: Report | Non
         code, error = failed.exit_code, failed
     except (Stopped, KeyboardInterrupt) as stopped:
         code, error = getattr(stopped, "exit_code", 130), stopped
-        click.echo(f"maskfleet: {_STOPPED}", err=True)
+        click.echo("maskfleet: " + "; ".join(["stopped", *getattr(stopped, "__notes__", ()), _GOES_ON]), err=True)
     except Exception as bug:
         _tell_end(report, 1, bug)
         raise

@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.report import Report
-from jobs.show import duration
+from jobs.show import duration, moves
 from pipeline.config import SegmentConfig
+from pipeline.errors import printable
 from pipeline.forecast.forecast import Forecast, forecast
 from pipeline.stopped import stop_on_signals
 
@@ -19,12 +20,12 @@ def dry_run(config: SegmentConfig, report: Report, *, debug: bool) -> int:
     """Forecast, print, report; `debug` adds where the time of an image goes. Returns exit code 0."""
     stop_on_signals()
     errors = Console(stderr=True)
-    with errors.status("listing, counting, labelling 64 images, rehearsing") if errors.is_terminal else nullcontext():
+    with errors.status("listing, counting, labelling 64 images, rehearsing") if moves(errors) else nullcontext():
         found = forecast(config)
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = Console(width=None if sys.stdout.isatty() else 100, markup=False)
     console.print(_table(found, stages=debug))
     for note in found.notes:
-        console.print(f"  note: {note}", style="dim", markup=False, highlight=False)
+        console.print(f"  note: {note}", style="dim", highlight=False)
     report.values = {**found.to_dict(), "output": config.output}
     return 0
 
@@ -41,7 +42,7 @@ def _table(found: Forecast, *, stages: bool) -> Table:
     table.add_row(
         "failures", f"{found.failures} of {found.labelled} sampled images, {percent}" + (f"  ({shares})" if shares else "")
     )
-    names = ", ".join(f"{row['name']} {100 * row['fraction']:.1f} %" for row in found.classes[:_SHOWN_CLASSES])
+    names = ", ".join(f"{printable(row['name'])} {100 * row['fraction']:.1f} %" for row in found.classes[:_SHOWN_CLASSES])
     more = ", …" if len(found.classes) > _SHOWN_CLASSES else ""
     table.add_row("classes", f"{len(found.classes)} in the sample: {names}{more}" if found.classes else "none")
     speed = f"{found.images_per_s:.1f} with {found.workers} workers, {found.images_per_s_a_core:.1f} a core"

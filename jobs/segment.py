@@ -7,11 +7,11 @@ import click
 
 from jobs.command import Job, flags_of, run_job
 from jobs.report import Report
-from jobs.show import print_outcome, shown
+from jobs.show import LogLines, kept, print_next, print_outcome, shown
 from pipeline.config import SegmentConfig, load_config
 from pipeline.driver.attempt import Attempt, Outcome
 from pipeline.driver.progress import Progress
-from pipeline.errors import MaskfleetError
+from pipeline.errors import BudgetExceeded, MaskfleetError
 from pipeline.stopped import Stopped, stop_on_signals
 from pipeline.storage import without_secrets
 
@@ -19,7 +19,13 @@ log = logging.getLogger(__name__)
 
 
 @click.command(
-    cls=Job, params=flags_of(SegmentConfig), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+    cls=Job,
+    params=flags_of(SegmentConfig),
+    options_metavar="--input URI --output URI [OPTIONS]",
+    examples=(
+        ("Label a folder with small weights that need no network:", "--input photos --output labels --weights bundled"),
+        ("Say what a bucket would take, in time, bytes and price:", "--input s3://data/in --output s3://data/out --dry-run"),
+    ),
 )
 @click.option(
     "--config",
@@ -43,7 +49,7 @@ def main(config_file: str | None, json_file: str | None, debug: bool, **flags: A
 
 def _segment(config_file: str | None, report: Report, debug: bool, flags: dict[str, Any]) -> int:
     stop_on_signals()
-    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="maskfleet: %(message)s")
+    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="maskfleet: %(message)s", handlers=[LogLines()])
     config = load_config(flags, config_file)
     _warn_of_secrets(flags)
     if config.dry_run:
@@ -53,6 +59,8 @@ def _segment(config_file: str | None, report: Report, debug: bool, flags: dict[s
     outcome = label(config, debug=debug, report=report)
     report.values = {**outcome.run, "classes": outcome.classes}
     print_outcome(outcome.run, outcome.classes)
+    if outcome.error is None or isinstance(outcome.error, BudgetExceeded):  # all is labelled
+        print_next(outcome.run, click.get_current_context().command_path)
     if outcome.error is not None:
         raise outcome.error
     return 0
@@ -74,9 +82,11 @@ def label(config: SegmentConfig, *, debug: bool, report: Report | None = None) -
     attempt = Attempt(config, progress, debug=debug)
     try:
         stop_on_signals()
-        with shown(progress):
+        with shown(progress, live=not debug):
             return attempt.run()
-    except (Stopped, KeyboardInterrupt, MaskfleetError):
+    except (Stopped, KeyboardInterrupt, MaskfleetError) as ended:
+        if progress.done:
+            ended.add_note(kept(progress))
         known = attempt.interrupt()
         if report is not None:
             report.values = known or {}

@@ -1,33 +1,79 @@
-"""Progress for people: a live bar on a terminal, one plain line every 30 s elsewhere."""
+"""What people see of a run: a live bar on a terminal, one plain line every 30 s elsewhere, and a table at the end."""
 
+import logging
+import shlex
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn
-from rich.progress import Progress as Bar
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.driver.progress import Progress
+from pipeline.errors import printable
 
 PLAIN_EVERY_S = 30.0
-_BAR_EVERY_S = 0.5
+_LIVE_PER_S = 4
+_HALF_DAY_S, _WEEK_S, _YEAR_S = 12 * 3600, 6 * 86400, 360 * 86400
+
+
+class LogLines(logging.StreamHandler[TextIO]):
+    """Log lines on stderr as it is when they come, so that they stand above the live bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        self.setStream(sys.stderr)
+        super().emit(record)
 
 
 def describe(progress: Progress) -> str:
-    """One line: images, speed, failures, time left."""
+    """One line: images, speed, parts, failures, time left."""
     if progress.labelling_since is None:
         return progress.phase
-    expected = progress.expected_images
-    text = f"{progress.phase}: {progress.done:,}" + (f" of about {expected:,}" if expected else "") + " images"
-    text += f", {progress.images_per_s:.1f} images/s, {progress.failures} failures"
-    if progress.seconds_remaining is not None and progress.phase == "labelling":
-        text += f", {duration(progress.seconds_remaining)} left"
-    return text
+    text = f"{progress.phase}: {_images(progress)}, {_details(progress)}"
+    left = _seconds_left(progress)
+    return text if left is None else f"{text}, {duration(left)} left, ends about {clock(left, datetime.now(UTC).astimezone())}"
+
+
+def _images(progress: Progress) -> str:
+    """What is done of what is expected."""
+    expected, about = progress.expected_images, "about " if progress.planned_bytes else ""
+    return f"{progress.done:,}" + (f" of {about}{expected:,}" if expected else "") + " images"
+
+
+def _details(progress: Progress) -> str:
+    parts, failures = progress.parts + progress.skipped_parts, progress.failures
+    text = f"{progress.images_per_s:.1f} images/s, {_count(parts, 'part')}, {_count(failures, 'failure')}"
+    by_error = Counter(dict(progress.errors)).most_common()  # a copy: reports come in meanwhile
+    return text + (f" ({', '.join(f'{number:,} {error}' for error, number in by_error)})" if by_error else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def kept(progress: Progress) -> str:
+    """What an attempt leaves that ends now."""
+    images, parts = _count(progress.done, "image"), _count(progress.parts + progress.skipped_parts, "part")
+    return f"{images} in {parts} {'is' if progress.done == 1 else 'are'} kept"
+
+
+def _seconds_left(progress: Progress) -> float | None:
+    """Until the end, as the last part let expect; None while nobody can say."""
+    if progress.seconds_remaining is None or progress.phase != "labelling":
+        return None
+    left = progress.seconds_remaining - (time.monotonic() - progress.last_part)
+    return left if left > 0 else None
 
 
 def duration(seconds: float) -> str:
@@ -40,13 +86,33 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def clock(seconds: float, now: datetime) -> str:
+    """The time in so many seconds: `05:40`, later than half a day `Sun 05:40`, later than six days `6 Dec 05:40`."""
+    if seconds > _YEAR_S:
+        return "a year from now"
+    then = now + timedelta(seconds=seconds)
+    day = "" if seconds < _HALF_DAY_S else f"{then:%a} " if seconds < _WEEK_S else f"{then.day} {then:%b} "
+    return f"{day}{then:%H:%M}"
+
+
+def moves(console: Console) -> bool:
+    """Is stderr a terminal on which lines can be drawn anew? FORCE_COLOR makes no terminal of a file."""
+    return sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
+
+
 @contextmanager
-def shown(progress: Progress) -> Iterator[None]:
-    """Show `progress` on stderr while the body runs."""
+def shown(progress: Progress, *, live: bool = True) -> Iterator[None]:
+    """Show `progress` on stderr while the body runs; live: with a bar, if stderr is a terminal that can have one."""
     console = Console(stderr=True)
+    if live and moves(console):
+        spinner = Spinner("dots")
+        with Live(
+            get_renderable=lambda: _screen(progress, spinner), console=console, transient=True, refresh_per_second=_LIVE_PER_S
+        ):
+            yield
+        return
     stop = threading.Event()
-    target = _live if console.is_terminal else _plain
-    thread = threading.Thread(target=target, args=(progress, console, stop), daemon=True)
+    thread = threading.Thread(target=_plain, args=(progress, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -55,32 +121,54 @@ def shown(progress: Progress) -> Iterator[None]:
         thread.join()
 
 
-def _plain(progress: Progress, _console: Console, stop: threading.Event) -> None:
+def _plain(progress: Progress, stop: threading.Event) -> None:
     started = time.monotonic()
     while not stop.wait(PLAIN_EVERY_S):
         print(f"maskfleet: {duration(time.monotonic() - started)}: {describe(progress)}", file=sys.stderr, flush=True)
 
 
-def _live(progress: Progress, console: Console, stop: threading.Event) -> None:
-    columns = (SpinnerColumn(), BarColumn(bar_width=12), TextColumn("{task.description}"))
-    with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-        while not stop.wait(_BAR_EVERY_S):
-            bar.update(task, description=describe(progress), completed=progress.done, total=progress.expected_images)
+def _screen(progress: Progress, spinner: Spinner) -> Group:
+    """Two lines: a bar with what is done and when it ends; speed, parts and failures. Before there are parts: the phase."""
+    line = Table.grid(padding=(0, 1), expand=True)
+    line.add_column(width=1)
+    line.add_column(ratio=1)
+    if progress.labelling_since is None:
+        line.add_row(spinner, Text(progress.phase, no_wrap=True))
+        return Group(line)
+    left, expected = _seconds_left(progress), progress.expected_images
+    text = ("" if progress.phase == "labelling" else f"{progress.phase}: ") + _images(progress)
+    text += "" if left is None else f", ends about {clock(left, datetime.now(UTC).astimezone())}"
+    line.add_column(no_wrap=True)
+    line.add_row(spinner, ProgressBar(total=expected, completed=progress.done, pulse=expected is None), text)
+    return Group(line, Text(f"  {_details(progress)}", no_wrap=True, overflow="ellipsis"))
 
 
 def print_outcome(run: dict[str, Any], classes: list[dict[str, Any]]) -> None:
     """The table at the end: counts, speed, classes found."""
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = Console(width=None if sys.stdout.isatty() else 100, markup=False)
     counts, attempt = run["counts"], run["attempts"][-1]
     table = Table(show_header=False, box=None, padding=(0, 2))
-    errors = ", ".join(f"{number} {name}" for name, number in run["errors"].items())
+    errors = ", ".join(f"{number:,} {name}" for name, number in run["errors"].items())
     table.add_row("images", f"{counts['images']:,}  ({counts['inferred']:,} labelled now, {counts['skipped']:,} there before)")
     table.add_row("failures", f"{counts['failures']:,}" + (f"  ({errors})" if errors else ""))
     table.add_row("images/s", f"{attempt['images_per_s']:.1f}" if counts["inferred"] else "-")
     found = [row for row in sorted(classes, key=lambda row: -row["pixels"]) if row["pixels"]]
-    shares = ", ".join(f"{row['name']} {100 * row['fraction']:.1f} %" for row in found[:8])
+    shares = ", ".join(f"{printable(row['name'])} {100 * row['fraction']:.1f} %" for row in found[:8])
     table.add_row("classes", f"{len(found)} found: {shares}" + (", …" if len(found) > 8 else "") if found else "none")
     table.add_row("state", run["state"])
-    table.add_row("output", run["output"])
     console.print(table)
+    _print_whole("output", printable(run["output"]))
+
+
+def _print_whole(label: str, text: str) -> None:
+    """A row below the table whose text is copied: the terminal may wrap it, nothing else does."""
+    click.echo(f"  {label:<8}    {text}")
+
+
+def print_next(run: dict[str, Any], command_path: str) -> None:
+    """Name the commands that come next; command_path: what the shell called `segment` by."""
+    called, out = command_path.removesuffix("segment"), shlex.quote(run["output"])
+    if run["counts"]["masks"]:
+        _print_whole("next", f"{called}look {out}")
+    if run["state"] == "complete":
+        _print_whole("next", f"{called}verify {out}")

@@ -14,7 +14,13 @@ from pipeline.verify.verify import Verification, verify
 MAX_LINES = 20  # of findings, on the terminal; --json has them all
 
 
-@click.command(cls=Job, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    cls=Job,
+    examples=(
+        ("Prove a run on this machine, to the last pixel:", "out/photos --deep"),
+        ("Remove the broken parts of a run in a bucket; `segment` then labels them again:", "s3://bucket/labels --repair"),
+    ),
+)
 @click.argument("out", metavar="OUT")
 @click.option("--deep", is_flag=True, help="Decode every mask too, and count its pixels again.")
 @click.option("--repair", "repairs", is_flag=True, help="Remove broken parts, and make derived files again.")

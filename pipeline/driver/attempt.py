@@ -73,6 +73,7 @@ class Attempt:
         progress.phase = "looking at what is there"
         begun = self._begun = Begun.of(config, self.store, plan, preparing.result())
         progress.skipped = begun.look(config, self.store, announce=lambda: self._write("running"))
+        progress.skipped_parts = begun.committed.part_count
         secrets = Secrets(self.listing.secrets, config.output)
         self._labelling = Labelling(config, self.store, begun, secrets, self.events, progress, self._account.id)
         if self._is_written_down():

@@ -26,7 +26,7 @@ class Progress:
     """Counts of one attempt; `hear` is a listener of its events. Times are `time.monotonic` seconds.
 
     phase: what happens now. failures: of this attempt; errors: these by class.
-    retired: nodes on which no worker can start, or any more.
+    skipped_parts: parts that were there when the attempt began. retired: nodes on which no worker can start, or any more.
     """
 
     phase: str = "starting"
@@ -35,6 +35,7 @@ class Progress:
     inferred: int = 0
     skipped: int = 0
     parts: int = 0
+    skipped_parts: int = 0
     planned_rows: int = 0
     planned_bytes: int = 0
     read_bytes: int = 0

@@ -1,6 +1,9 @@
 """Flags, exit codes and `--json` of the jobs."""
 
+import re
+import shlex
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
@@ -8,10 +11,12 @@ from click.testing import CliRunner
 
 from jobs.__main__ import JOBS
 from jobs.__main__ import main as maskfleet
-from jobs.command import run_job
+from jobs.command import METAVARS, Flag, run_job
 from jobs.segment import main as segment
-from pipeline.config import SegmentConfig
+from jobs.verify import main as verify
+from pipeline.config import InputFormat, SegmentConfig, groups_of
 from pipeline.errors import Damaged, Incomplete, UsageError
+from pipeline.model.zoo import Model
 from pipeline.stopped import Stopped
 
 
@@ -27,6 +32,63 @@ def test_help_names_every_flag_and_the_exit_codes() -> None:
     assert "130/143" in text
     assert "--workers N|MIN:MAX" in text
     assert "[default: 256]" in text
+
+
+def _help(columns: int, command: click.Command = segment, name: str = "maskfleet segment") -> str:
+    return CliRunner().invoke(command, ["--help"], prog_name=name, env={"COLUMNS": str(columns)}).output
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_each_flag_stands_below_the_title_of_its_group(columns: int) -> None:
+    sections = {part.split(":\n")[0].strip(): part for part in _help(columns).split("\n\n")}
+    assert list(sections)[-8:] == ["Input", "Network", "Labels", "Run", "Limits", "Forecast", "General", "Examples"]
+    for title, fields in groups_of(SegmentConfig).items():
+        shown = re.findall(r"^  --(\[no-\])?([a-z-]+)", sections[title], re.MULTILINE)
+        assert [flag.replace("-", "_") for _, flag in shown] == list(fields)
+    assert re.findall(r"^  (\S+)", sections["General"], re.MULTILINE) == ["--config", "--json", "--debug", "-h,"]
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_keeps_its_two_columns_and_the_width(columns: int) -> None:
+    text = _help(columns)
+    lines = text.split("Input:\n")[1].split("Examples:")[0].splitlines()
+    (begin,) = {found.end() for line in lines if (found := re.match(r"  -.*?  +(?=\S)", line))}
+    for line in lines:
+        assert re.match(rf"  -.{{{begin - 5}}}  \S|\s{{{begin}}}\S|[A-Z][a-z]+:$|$", line), line  # no text below its own flag
+    assert max(map(len, text.splitlines())) <= min(columns, 110)
+    assert max(map(len, _help(columns, name="python -m jobs.segment").splitlines())) <= columns
+    assert not {"\xa0", "\u2011"} & set(text)  # what is copied from it is what a shell takes
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_tears_no_default_and_no_flag(columns: int) -> None:
+    text = _help(columns)
+    assert re.findall(r"\[default:[^]]*$", text, re.MULTILINE) == []
+    assert re.findall(r"--[a-z-]*-$", text, re.MULTILINE) == []
+
+
+def test_help_names_every_choice() -> None:
+    text = _help(80)
+    for choice in [*get_args(Model), *get_args(InputFormat)]:
+        assert re.search(rf"(?<![\w]){choice}(?![\w])", text), choice
+    assert "--engine openvino|torch" in text
+
+
+def test_every_flag_says_what_it_takes() -> None:
+    takes = {option.name: option.metavar for option in segment.params if isinstance(option, Flag) and not option.is_flag}
+    assert not [name for name, metavar in takes.items() if metavar is None or "TEXT" in metavar]
+    assert set(METAVARS) <= set(takes)
+
+
+@pytest.mark.parametrize(("name", "command"), [("segment", segment), ("verify", verify)])
+def test_the_examples_are_command_lines_of_the_job(name: str, command: click.Command) -> None:
+    lines = re.findall(
+        rf"^    maskfleet {name} (.*)$", _help(80, command, f"maskfleet {name}").split("Examples:\n")[1], re.MULTILINE
+    )
+    assert len(lines) == 2
+    for line in lines:
+        context = command.make_context(name, shlex.split(line))
+        assert context.params.get("output") or context.params.get("out")
 
 
 def test_the_console_script_has_every_job() -> None:
@@ -61,6 +123,18 @@ def test_errors_are_one_line_and_their_exit_code(error: BaseException, code: int
         run_job(fail)
     assert ended.value.code == code
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_stopped_says_what_is_kept_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        stopped = Stopped(2)
+        stopped.add_note("512 images in 2 parts are kept")
+        raise stopped
+
+    with pytest.raises(SystemExit) as ended:
+        run_job(fail)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "maskfleet: stopped; 512 images in 2 parts are kept; the same command goes on from here\n"
 
 
 def test_what_names_do_to_a_terminal_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,5 +247,5 @@ def test_what_is_no_value_is_exit_2(arguments: list[str], line: str) -> None:
 
 def test_help_says_how_to_take_back() -> None:
     text = " ".join(CliRunner().invoke(segment, ["--help"]).output.split())
-    for part in ("--confidence-map / --no-confidence-map", "--limit N|none", "--allow-root TEXT|none", "none take back"):
+    for part in ("--[no-]confidence-map", "--limit N|none", "--allow-root URI|none", "none take back"):
         assert part in text
