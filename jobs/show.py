@@ -24,7 +24,7 @@ from pipeline.errors import printable
 
 PLAIN_EVERY_S = 30.0
 _LIVE_PER_S = 4
-_HALF_DAY_S, _WEEK_S, _YEAR_S = 12 * 3600, 6 * 86400, 360 * 86400
+_HALF_DAY_S, _SIX_DAYS_S, _YEAR_S = 12 * 3600, 6 * 86400, 365 * 86400
 
 
 class LogLines(logging.StreamHandler[TextIO]):
@@ -42,7 +42,7 @@ def describe(progress: Progress) -> str:
         return progress.phase
     text = f"{progress.phase}: {_images(progress)}, {_details(progress)}"
     left = _seconds_left(progress)
-    return text if left is None else f"{text}, {duration(left)} left, ends about {clock(left, datetime.now(UTC).astimezone())}"
+    return text if left is None else f"{text}, {duration(left)} left, {ends(left, datetime.now(UTC).astimezone())}"
 
 
 def _images(progress: Progress) -> str:
@@ -86,13 +86,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def clock(seconds: float, now: datetime) -> str:
-    """The time in so many seconds: `05:40`, later than half a day `Sun 05:40`, later than six days `6 Dec 05:40`."""
+def ends(seconds: float, now: datetime) -> str:
+    """`ends about 05:40`; later than half a day `Sun 05:40`, later than six days `6 Dec 05:40`."""
     if seconds > _YEAR_S:
-        return "a year from now"
+        return "ends in a year or later"
     then = now + timedelta(seconds=seconds)
-    day = "" if seconds < _HALF_DAY_S else f"{then:%a} " if seconds < _WEEK_S else f"{then.day} {then:%b} "
-    return f"{day}{then:%H:%M}"
+    day = "" if seconds < _HALF_DAY_S else f"{then:%a} " if seconds < _SIX_DAYS_S else f"{then.day} {then:%b} "
+    return f"ends about {day}{then:%H:%M}"
 
 
 def moves(console: Console) -> bool:
@@ -137,7 +137,7 @@ def _screen(progress: Progress, spinner: Spinner) -> Group:
         return Group(line)
     left, expected = _seconds_left(progress), progress.expected_images
     text = ("" if progress.phase == "labelling" else f"{progress.phase}: ") + _images(progress)
-    text += "" if left is None else f", ends about {clock(left, datetime.now(UTC).astimezone())}"
+    text += "" if left is None else f", {ends(left, datetime.now(UTC).astimezone())}"
     line.add_column(no_wrap=True)
     line.add_row(spinner, ProgressBar(total=expected, completed=progress.done, pulse=expected is None), text)
     return Group(line, Text(f"  {_details(progress)}", no_wrap=True, overflow="ellipsis"))
