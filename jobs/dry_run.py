@@ -19,8 +19,8 @@ _SHOWN_CLASSES = 8
 def dry_run(config: SegmentConfig, report: Report, *, debug: bool) -> int:
     """Forecast, print, report; `debug` adds where the time of an image goes. Returns exit code 0."""
     stop_on_signals()
-    errors = Console(stderr=True)
-    with errors.status("listing, counting, labelling 64 images, rehearsing") if moves(errors) else nullcontext():
+    doing = "listing, counting, labelling 64 images, rehearsing"
+    with Console(stderr=True).status(doing) if moves(sys.stderr) else nullcontext():
         found = forecast(config)
     console = Console(width=None if sys.stdout.isatty() else 100, markup=False)
     console.print(_table(found, stages=debug))

@@ -1,6 +1,7 @@
 """What people see of a run: a live bar on a terminal, one plain line every 30 s elsewhere, and a table at the end."""
 
 import logging
+import os
 import shlex
 import sys
 import threading
@@ -95,20 +96,21 @@ def ends(seconds: float, now: datetime) -> str:
     return f"ends about {day}{then:%H:%M}"
 
 
-def moves(console: Console) -> bool:
-    """Is stderr a terminal on which lines can be drawn anew? FORCE_COLOR makes no terminal of a file."""
-    return sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
+def moves(stream: TextIO) -> bool:
+    """Is it a terminal on which lines can be drawn anew? FORCE_COLOR makes no terminal of a file."""
+    console = Console(file=stream)
+    return stream.isatty() and console.is_terminal and not console.is_dumb_terminal
 
 
 @contextmanager
 def shown(progress: Progress, *, live: bool = True) -> Iterator[None]:
     """Show `progress` on stderr while the body runs; live: with a bar, if stderr is a terminal that can have one."""
-    console = Console(stderr=True)
-    if live and moves(console):
+    if live and moves(sys.stderr):
         spinner = Spinner("dots")
         with Live(
-            get_renderable=lambda: _screen(progress, spinner), console=console, transient=True, refresh_per_second=_LIVE_PER_S
-        ):
+            get_renderable=lambda: _screen(progress, spinner), console=Console(file=_terminal()), transient=True,
+            refresh_per_second=_LIVE_PER_S,
+        ):  # fmt: skip
             yield
         return
     stop = threading.Event()
@@ -119,6 +121,14 @@ def shown(progress: Progress, *, live: bool = True) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+def _terminal() -> TextIO:
+    """The terminal, also while Ray starts: what C++ writes to stderr is held back then, by its descriptor.
+
+    It stays open: loggers that are made meanwhile keep what stands for stderr while the bar is there.
+    """
+    return open(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors)
 
 
 def _plain(progress: Progress, stop: threading.Event) -> None:

@@ -91,6 +91,7 @@ class Attempt:
         # Workers on this machine alone: what they would refuse is refused before there is a plan.
         if os.environ.get("RAY_ADDRESS") == "local":
             require_precision(self.config.precision)
+        self._phase("starting Ray")
         if flow.start_ray(debug=self._debug):
             require_precision(self.config.precision)
 
