@@ -8,11 +8,14 @@ CONSTRAINTS := constraints.txt
 # TORCH=cpu takes torch's CPU build, about 200 MB instead of 3 GB, through uv.
 TORCH ?=
 
+# Flags of `make bench-…`.
+ARGS ?=
+
 # Seeds of `make chaos`, mutated inputs of `make fuzz`.
 SEEDS ?= 200
 INPUTS ?= 100000
 
-.PHONY: quickstart test slow check peers newest-ray chaos fuzz clean help
+.PHONY: quickstart test slow check bench-pipeline bench-models bench-scale bench-peers newest-ray chaos fuzz clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -22,7 +25,8 @@ help:
 	@echo "make check       format, lint, types, import contracts"
 	@echo "make chaos       SEEDS=$(SEEDS) runs in which workers, nodes and drivers are killed; goes on where it stopped (an hour)"
 	@echo "make fuzz        INPUTS=$(INPUTS) mutated images, tars and Parquet files through a worker (10 minutes)"
-	@echo "make peers       the benchmark against Ray Data, Daft and a DataLoader, installed into $(PEERS)"
+	@echo "make bench-pipeline | bench-models | bench-scale   measure on this machine; ARGS=\"--images 384\" adds flags, see tests/benchmarks"
+	@echo "make bench-peers the benchmark against Ray Data, Daft and a DataLoader, installed into $(PEERS)"
 	@echo "make newest-ray  the flow tests on the newest Ray, installed into $(NEWEST)"
 
 quickstart: $(VENV)/installed
@@ -41,8 +45,11 @@ check: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-peers: $(PEERS)/installed
-	$(PEERS)/bin/python -m jobs.bench peers
+bench-pipeline bench-models bench-scale: $(VENV)/installed-test
+	$(BIN)/python -m tests.benchmarks $(@:bench-%=%) $(ARGS)
+
+bench-peers: $(PEERS)/installed
+	$(PEERS)/bin/python -m tests.benchmarks peers $(ARGS)
 
 newest-ray: $(NEWEST)/installed
 	@$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "ray[data,default]"
@@ -70,12 +77,12 @@ $(VENV)/installed-test: $(VENV)/installed
 	@$(call install,.[test$(,)check])
 	@touch $@
 
-# An environment of its own: daft wants an older pyarrow. What tests/peers/constraints.txt pins comes before constraints.txt.
+# An environment of its own: daft wants an older pyarrow. What tests/benchmarks/constraints.txt pins comes before constraints.txt.
 $(PEERS)/installed: BIN := $(PEERS)/bin
 $(PEERS)/installed: CONSTRAINTS := $(PEERS)/constraints.txt
-$(PEERS)/installed: $(PEERS)/bin/python pyproject.toml constraints.txt tests/peers/constraints.txt
+$(PEERS)/installed: $(PEERS)/bin/python pyproject.toml constraints.txt tests/benchmarks/constraints.txt
 	@echo "== installing maskfleet and its peers into $(PEERS) (once; as large as $(VENV))"
-	@awk -F== '!/^#/ && !pinned[$$1]++' tests/peers/constraints.txt constraints.txt > $(CONSTRAINTS)
+	@awk -F== '!/^#/ && !pinned[$$1]++' tests/benchmarks/constraints.txt constraints.txt > $(CONSTRAINTS)
 	@$(call install,.[bench$(,)peers])
 	@touch $@
 

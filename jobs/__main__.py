@@ -7,7 +7,7 @@ import click
 JOBS = {
     "segment": "label every image of the input",
     "verify": "prove that an output is whole",
-    "bench": "measure here what the README claims",
+    "bench": "measure what this machine gives",
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from jobs.benchmarks.report import Grid
+from jobs.bench import markdown_table
 from tests.chaos.cluster import chaos_cluster
 from tests.chaos.run import FAULTS, IMAGES, Result, reference_of, run_seed
 
@@ -34,11 +34,11 @@ def main(seeds: int, first: int, record: str) -> None:
                 with file.open("a") as record_file:
                     record_file.write(result.to_json() + "\n")
     found = [done[seed] for seed in range(first, first + seeds)]
-    click.echo(table(found).to_markdown())
+    click.echo(table(found))
     sys.exit(not all(result.is_right for result in found))
 
 
-def table(found: list[Result]) -> Grid:
+def table(found: list[Result]) -> str:
     """By what was killed: a run counts in each row of which it had a fault, and in the last."""
     rows = []
     for kind in (*FAULTS, "any"):
@@ -57,7 +57,7 @@ def table(found: list[Result]) -> Grid:
         "kill -9 of a", "runs", "deaths", "reruns", "inferred / images", "rows lost", "rows twice", "labels_digests",
         "runs with other part files",
     )  # fmt: skip
-    return Grid(columns, rows)
+    return markdown_table(columns, rows)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,0 @@
-"""What measures: run by hand, never in tests."""

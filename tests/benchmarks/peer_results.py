@@ -1,0 +1,82 @@
+"""What a contender left: masks by image id, and when its workers finished their batches."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import Bug
+from pipeline.labels.png import decode_png
+from tests.benchmarks.recipes import Task, image_id
+from tests.benchmarks.runs import Stamp
+
+Stamps = dict[str, list[Stamp]]
+Masks = dict[str, npt.NDArray[np.uint8]]
+
+
+class PeerFailed(Bug):
+    """A contender ended badly, or did not label what it was given; no speed counts then."""
+
+
+def read_masks(name: str, out: Path, wanted: Iterable[str]) -> Masks:
+    """Masks by image id, of PNG files, of Parquet, or of a run. Raises `PeerFailed` unless each image is there once."""
+    encoded = [(path.stem, path.read_bytes()) for path in sorted(out.glob("*.png"))]
+    for file in sorted((out / "masks" if (out / "masks").is_dir() else out).glob("*.parquet")):
+        table = pq.read_table(file)
+        ids = table.column("image_id" if "image_id" in table.column_names else "path").to_pylist()
+        masks = table.column("mask") if "mask" in table.column_names else pc.struct_field(table.column("row"), "mask")
+        for key, mask in zip(ids, masks.to_pylist(), strict=True):
+            encoded.append((image_id(key), mask["bytes"] if isinstance(mask, dict) else mask))
+    expected = sorted(wanted)
+    if sorted(key for key, _ in encoded) != expected:
+        raise PeerFailed(f"{name}: {len(encoded)} masks of {len({key for key, _ in encoded})} of {len(expected)} images")
+    return {key: decode_png(data) for key, data in encoded}
+
+
+def compare(name: str, found: Masks, expected: Masks, least: float) -> None:
+    """Raise `PeerFailed` if less than this share of the pixels is equal, over the images of `expected`."""
+    equal = pixels = 0
+    for key, mask in expected.items():
+        if found[key].shape != mask.shape:
+            raise PeerFailed(f"{name}: the mask of {key} is {found[key].shape}, not {mask.shape}")
+        equal, pixels = equal + int((found[key] == mask).sum()), pixels + mask.size
+    if equal < least * pixels:
+        raise PeerFailed(f"{name}: {100 * equal / pixels:.4f} % of the pixels are as they should be, not {100 * least:g} %")
+
+
+def events_of(task: Task) -> Stamps:
+    """What the workers of a task finished, and when, each worker's in order."""
+    path, found = Path(task.events), defaultdict[str, list[Stamp]](list)
+    for line in sorted(path.read_text(encoding="utf-8").splitlines()) if path.exists() else []:
+        at, worker, images = line.split()
+        found[worker].append(Stamp(unix_s=float(at), images=int(images)))
+    return dict(found)
+
+
+def steady_rate(events: Stamps, workers: int) -> float | None:
+    """Images/s of all workers in the steady state; None if the run was too short to tell.
+
+    One definition for all contenders: a worker's speed is what it finished after its first batch, over the time from the end of
+    its first batch to the end of its last; the sum over the workers counts. So interpreters, Ray, Daft, loading and the first
+    batch are left out, and the wait of one worker for another at the end.
+    """
+    speeds = [
+        sum(stamp.images for stamp in own[1:]) / (own[-1].unix_s - own[0].unix_s)
+        for own in events.values()
+        if own[-1].unix_s > own[0].unix_s
+    ]
+    if not speeds or len(events) < workers:
+        return None
+    return workers * sum(speeds) / len(speeds)  # a worker that came late and did one batch is taken to be as fast
+
+
+def rough_rate(events: Stamps) -> float:
+    """Images/s from the first finished batch to the last, whoever did them; 0 if there was only one."""
+    own = sorted((stamp for stamps in events.values() for stamp in stamps), key=lambda stamp: stamp.unix_s)
+    if len(own) < 2 or own[-1].unix_s <= own[0].unix_s:
+        return 0.0
+    return sum(stamp.images for stamp in own[1:]) / (own[-1].unix_s - own[0].unix_s)

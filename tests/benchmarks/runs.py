@@ -1,0 +1,235 @@
+"""A run of `segment` in a process of its own, watched from outside: rates in the steady state, CPU by process, memory.
+
+Nothing of the job is imported but the name of the variable for its trace, so another version of it is run the same way.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from pipeline.errors import Bug
+from tests.benchmarks.common import ROOT
+
+TRACE = "MASKFLEET_TRACE"
+DRIVER, WORKERS, IDLE, S3_SERVER, BENCHMARK = "driver", "workers", "idle cores", "S3 server", "this benchmark"
+_ROLES = (
+    ("ray::MapWorker", WORKERS),
+    ("raylet/raylet", "raylet"),
+    ("gcs_server", "gcs_server"),
+    ("dashboard/agent.py", "dashboard agent"),
+    ("runtime_env/agent/main.py", "runtime_env agent"),
+    ("log_monitor.py", "log monitor"),
+    ("monitor.py", "autoscaler's monitor"),
+    ("dashboard/dashboard.py", "dashboard"),
+    ("multiprocessing", WORKERS),
+    ("/weed", S3_SERVER),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """A worker has finished `images` more images than at its stamp before.
+
+    unix_s: when. cpu_s, milliseconds: CPU of the worker since its start, in all and by stage.
+    """
+
+    unix_s: float
+    images: int
+    cpu_s: float = 0.0
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What all workers did between `start` and `stop` (Unix seconds).
+
+    images_per_s: of all workers. wall_ms: of one worker per image. cpu_ms, milliseconds: CPU of the workers per image.
+    """
+
+    start: float
+    stop: float
+    images: int
+    images_per_s: float
+    wall_ms: float
+    cpu_ms: float
+    milliseconds: dict[str, float]
+
+
+def steady(stamps: Mapping[int, Sequence[Stamp]], workers: int) -> Window | None:
+    """The steady state of these workers, each with its stamps in order; None if some worker has no two stamps in it.
+
+    It begins with the first stamp of the last worker (all have started and met the first shapes) and ends with the last stamp
+    of the first worker (a worker runs dry). Of each worker only what lies between two of its own stamps counts, so that no
+    image is cut; the rates of the workers are added up.
+    """
+    if len(stamps) < workers or not all(stamps.values()):
+        return None
+    start, stop = max(each[0].unix_s for each in stamps.values()), min(each[-1].unix_s for each in stamps.values())
+    images, rate, wall_s, cpu_s, spent = 0, 0.0, 0.0, 0.0, dict[str, float]()
+    for each in stamps.values():
+        inside = [stamp for stamp in each if start <= stamp.unix_s <= stop]
+        if len(inside) < 2:
+            return None
+        first, last = inside[0], inside[-1]
+        done, seconds = sum(stamp.images for stamp in inside[1:]), last.unix_s - first.unix_s
+        images, rate, wall_s, cpu_s = images + done, rate + done / seconds, wall_s + seconds, cpu_s + last.cpu_s - first.cpu_s
+        for stage, total in last.milliseconds.items():
+            spent[stage] = spent.get(stage, 0.0) + total - first.milliseconds.get(stage, 0.0)
+    return Window(
+        start=start, stop=stop, images=images, images_per_s=rate, wall_ms=1000 * wall_s / images, cpu_ms=1000 * cpu_s / images,
+        milliseconds={stage: total / images for stage, total in spent.items()},
+    )  # fmt: skip
+
+
+def read_trace(text: str) -> dict[int, list[Stamp]]:
+    """The lines that the workers of a job wrote, one for each part that they labelled -> stamps by process id."""
+    stamps: dict[int, list[Stamp]] = {}
+    for part in map(json.loads, text.splitlines()):
+        stamp = Stamp(unix_s=part["unix_s"], images=part["inferred"], cpu_s=part["cpu_s"], milliseconds=part["milliseconds"])
+        stamps.setdefault(part["pid"], []).append(stamp)
+    return stamps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """A run. began: Unix seconds. seconds: from start to exit. stamps: by worker, one a part. watch: of its processes."""
+
+    began: float
+    seconds: float
+    stamps: dict[int, list[Stamp]]
+    watch: "Watch"
+
+    @property
+    def images(self) -> int:
+        """Images that went through the network."""
+        return sum(stamp.images for stamps in self.stamps.values() for stamp in stamps)
+
+    @property
+    def last_part_s(self) -> float:
+        """Seconds from the start to the last part."""
+        return max((stamps[-1].unix_s for stamps in self.stamps.values()), default=self.began) - self.began
+
+    @property
+    def tail_s(self) -> float:
+        """Seconds from the moment when the first worker had nothing left to do, to the last part."""
+        last = [stamps[-1].unix_s for stamps in self.stamps.values()]
+        return max(last) - min(last) if last else 0.0
+
+
+def run_segment(
+    flags: Sequence[object], *, checkout: Path | None = None, beside: Sequence[int] = (), memory: bool = False
+) -> Ran:
+    """Run `python -m jobs.segment` to its end, of this version or of the one in `checkout`, on a Ray of its own.
+
+    beside: processes to watch, too. Raises `Bug` with what the job said if it does not exit with 0.
+    """
+    command = [sys.executable, "-m", "jobs.segment", *map(str, flags)]
+    with tempfile.TemporaryDirectory() as scratch:
+        trace, said = Path(scratch) / "trace", Path(scratch) / "said"
+        home = checkout or ROOT
+        environment = os.environ | {TRACE: str(trace), "RAY_ADDRESS": "local", "PYTHONPATH": str(home)}
+        began, started = time.time(), time.perf_counter()
+        with said.open("wb") as log:
+            job = subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log)
+            with Watch(job.pid, DRIVER, beside, memory=memory) as watch:
+                job.wait()
+        seconds = time.perf_counter() - started
+        if job.returncode:
+            raise Bug(f"`{' '.join(command[1:])}` exited with {job.returncode}:\n{said.read_text()[-3000:]}")
+        stamps = read_trace(trace.read_text(encoding="utf-8"))
+    return Ran(began=began, seconds=seconds, stamps=stamps, watch=watch)
+
+
+def role(command: str) -> str:
+    """What a process is, by its command line; actors of Ray Data by their own names."""
+    known = next((name for part, name in _ROLES if part in command), None)
+    actor = re.search(r"ray::(\w+)", command)
+    return known or (f"Ray's {actor[1]}" if actor else "other")
+
+
+class Watch:
+    """Looks at a process, at all below it, and at `beside`, every two seconds while the body runs.
+
+    samples: (Unix seconds, CPU seconds so far by role; what the cores idled is a role too). A process that ends keeps what it
+    had used. memory: (Unix seconds, `driver` or the process id of a worker, MiB of unique set size), if asked for.
+    """
+
+    every_s = 2.0
+
+    def __init__(self, root: int, root_role: str, beside: Sequence[int] = (), *, memory: bool = False) -> None:
+        self.samples: list[tuple[float, dict[str, float]]] = []
+        self.memory: list[tuple[float, str, float]] = []
+        self._root, self._root_role, self._beside, self._wants_memory = root, root_role, beside, memory
+        self._seen: dict[int, tuple[str, float]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """End."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        self.sample()
+        while not self._stop.wait(self.every_s):
+            self.sample()
+
+    def sample(self) -> None:
+        """Look once."""
+        now = time.time()
+        for process in self.processes():
+            with suppress(psutil.Error, ProcessLookupError):
+                used = process.cpu_times()
+                kind = {self._root: self._root_role, os.getpid(): BENCHMARK}.get(process.pid) or role(" ".join(process.cmdline()))
+                self._seen[process.pid] = kind, used.user + used.system
+                if self._wants_memory and kind in (self._root_role, WORKERS):
+                    self.memory.append((now, kind if kind == DRIVER else str(process.pid), uss_mib(process)))
+        machine = psutil.cpu_times()
+        totals = {IDLE: machine.idle + getattr(machine, "iowait", 0.0)}
+        for name, seconds in self._seen.values():
+            totals[name] = totals.get(name, 0.0) + seconds
+        self.samples.append((now, totals))
+
+    def processes(self) -> list[psutil.Process]:
+        """Those that are there now."""
+        with suppress(psutil.NoSuchProcess):
+            root = psutil.Process(self._root)
+            return [root, *root.children(recursive=True), *(psutil.Process(pid) for pid in self._beside)]
+        return []  # it has just ended
+
+    def between(self, start: float, stop: float) -> dict[str, float]:
+        """CPU seconds by role between two moments (Unix seconds), linear between samples."""
+        early, late = self._at(start), self._at(stop)
+        return {name: seconds - early.get(name, 0.0) for name, seconds in late.items()}
+
+    def _at(self, moment: float) -> dict[str, float]:
+        before = [sample for sample in self.samples if sample[0] <= moment]
+        after = [sample for sample in self.samples if sample[0] > moment]
+        if not before or not after:
+            return before[-1][1] if before else after[0][1]
+        (early, low), (late, high) = before[-1], after[0]
+        share = (moment - early) / (late - early)
+        return {name: low.get(name, 0.0) + share * (seconds - low.get(name, 0.0)) for name, seconds in high.items()}
+
+
+def uss_mib(process: psutil.Process) -> float:
+    """MiB of unique set size; RSS would count the shared memory of Ray's object store, too."""
+    return float(process.memory_full_info().uss) / (1 << 20)

@@ -1,0 +1,206 @@
+"""`scale`: what a larger input costs: to plan, to come back to, per image, in memory, and on a second worker."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import click
+
+from jobs.bench import photographs, write_tars
+from jobs.command import run_job
+from pipeline.errors import UsageError
+from tests.benchmarks import common
+from tests.benchmarks.generated import many_parts, plan_shards
+from tests.benchmarks.runs import DRIVER, Ran, run_segment, steady
+
+PLANNED_S, PLANNED_MIB = 60.0, 1e9 / (1 << 20)  # the goals of a million
+RERUN_S, RERUN_MIB = 60.0, 1024.0
+GROWTH = 0.05  # that 100x may cost more per image than 10x
+WORKERS = 2
+FACTORS = (1, 10, 10, 100)
+IMAGES_PER_TAR = 50
+PART_IMAGES = 25  # short parts, so that a run of seconds has a steady state
+_KINDS = ("LIST", "LIST, parts", "GET, footers", "GET", "HEAD", "PUT", "DELETE")
+
+
+@click.command()
+@click.option("--shards", default=1_000_000, show_default=True, help="Shards of the generated listing; 0: leave it out.")
+@click.option("--parts", default=1_000_000, show_default=True, help="Parts of a generated output; 0: leave it out.")
+@click.option("--images", default=10_000, show_default=True, help="Images of the 100x run; 0: leave the runs out.")
+@click.option("--pairs", default=5, show_default=True, help="Of one and two workers; 0: leave them out.")
+@common.with_photos
+@click.option("--short-side", default=128, show_default=True)
+@common.with_out
+def main(shards: int, parts: int, images: int, pairs: int, photos: tuple[str, ...], short_side: int, out: str) -> None:
+    """Measure a million shards planned, a million parts there, 100 times the input, memory over time, one and two workers."""
+    os.environ["RAY_ADDRESS"] = "local"  # the processes that are watched are this machine's
+    run_job(lambda: _scale(shards, parts, images, pairs, photos, short_side, out))
+
+
+def _scale(shards: int, parts: int, images: int, pairs: int, photos: Sequence[str], short_side: int, out: str) -> int:
+    data = [encoded for _, encoded in photographs(photos)]
+    grids, notes, values = list[common.Grid](), list[str](), dict[str, Any]()
+    with tempfile.TemporaryDirectory(prefix="maskfleet-") as folder:
+        scratch = Path(folder)
+        if shards:
+            values["planned"] = planned = plan_shards(shards, scratch)
+            grids.append(planned_grid(planned))
+            notes.append(planned_note(planned))
+        if parts:
+            values["parts"] = there = many_parts(parts, scratch)
+            grids.append(parts_grid(there))
+            notes.append(parts_note(there))
+        if images:
+            runs = [_run(scratch, data, images * factor // FACTORS[-1], short_side, WORKERS) for factor in FACTORS]
+            values |= {"growth": [[run.images, run.seconds, steady_ms(run)] for run in runs], "memory": memory_of(runs[-1])}
+            grids += [growth_grid(runs), memory_grid(runs[-1])]
+            notes.append(growth_note(runs))
+        if images and pairs:
+            values["pairs"] = rounds = _one_and_two(scratch, data, images // 10, pairs, short_side)
+            grids.append(pairs_grid(rounds))
+            notes.append("efficiency: steady images/s of two workers / twice those of one; tail: the last worker alone")
+    title = f"scale: {WORKERS} workers, short side {short_side}"
+    common.publish(common.Report(name="scale", title=title, grids=grids, notes=notes, values=values), out)
+    return 0
+
+
+def _run(scratch: Path, data: Sequence[bytes], images: int, short_side: int, workers: int) -> Ran:
+    source, out = scratch / f"{images}", scratch / "out"
+    if not source.exists():
+        write_tars(source, data, images, IMAGES_PER_TAR)
+    flags = [
+        "--input", source, "--output", out, "--weights", "bundled", "--short-side", short_side, "--workers", workers,
+        "--part-images", PART_IMAGES,
+    ]  # fmt: skip
+    try:
+        run = run_segment(flags, memory=True)
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+    click.echo(f"{run.images:,} images, {workers} workers: {run.seconds:.1f} s", err=True)
+    return run
+
+
+def _one_and_two(scratch: Path, data: Sequence[bytes], images: int, pairs: int, short_side: int) -> list[dict[str, float]]:
+    """Steady images/s of one worker, counted twice, and of two; and how long the second of two worked alone."""
+    tails: list[float] = []
+
+    def rate(workers: int) -> float:
+        run = _run(scratch, data, images, short_side, workers)
+        if (window := steady(run.stamps, workers)) is None:
+            raise UsageError(f"--images: {images} are too few for a steady state of {workers} workers")
+        tails.append(run.tail_s)
+        return window.images_per_s * WORKERS / workers
+
+    rounds = []
+    for number, found in enumerate(common.interleaved({"one": partial(rate, 1), "two": partial(rate, WORKERS)}, pairs)):
+        rounds.append({**found, "tail_s": tails[-1 if number % 2 == 0 else -2]})
+    return rounds
+
+
+def planned_grid(planned: dict[str, Any]) -> common.Grid:
+    """Listing and planning, and what follows until a worker asks for its first shard."""
+    rows = [
+        [name, f"{planned[f'{key}_s']:.1f}", f"{planned[f'{key}_peak_mib']:.0f}",
+         f"{1e6 * planned[f'{key}_s'] / planned['shards']:.1f}"]
+        for name, key in (("listed and planned", "planned"), ("from there to the first dispatched shard", "dispatched"))
+    ]  # fmt: skip
+    return common.Grid((f"{planned['shards']:,} shards", "seconds", "driver, peak MiB of USS", "microseconds per shard"), rows)
+
+
+def planned_note(planned: dict[str, Any]) -> str:
+    """Was the goal met?"""
+    met = planned["planned_s"] < PLANNED_S and planned["dispatched_peak_mib"] < PLANNED_MIB
+    size = f"{planned['plan_bytes'] / 1e6:.1f} MB of plan files"
+    goal = f"planned in under {PLANNED_S:.0f} s and 1 GB: {'yes' if met else 'no'}"
+    return f"listed by real requests from a server that makes the pages up; {size}; " + _goal(planned["shards"], goal)
+
+
+def _goal(count: int, text: str) -> str:
+    return text if count >= 1_000_000 else "no goal"
+
+
+def parts_grid(there: dict[str, Any]) -> common.Grid:
+    """Of each attempt: the process, and what the server was asked; below the first attempt, how long two kinds took."""
+    first, again = there["first"], there["again"]
+    rows = [[f"{there['new']:,} footers to read", *_driven(first)]]
+    for name, kind in (("- from the first to the last page of parts", "LIST, parts"), ("- footers", "GET, footers")):
+        rows.append([name, f"{first['busy_s'].get(kind, 0.0):.1f}", *[""] * (1 + len(_KINDS))])
+    rows.append(["again, nothing new", *_driven(again)])
+    title = f"{there['parts']:,} parts of {there['shards']:,} shards"
+    return common.Grid((title, "seconds", "driver, peak MiB of USS", *_KINDS), rows)
+
+
+def _driven(attempt: dict[str, Any]) -> list[str]:
+    asked = [str(attempt["requests"].get(kind, 0)) for kind in _KINDS]
+    return [f"{attempt['seconds']:.1f}", f"{attempt['peak_mib']:.0f}", *asked]
+
+
+def parts_note(there: dict[str, Any]) -> str:
+    """Was the goal met?"""
+    again, peak = there["again"], max(there[name]["peak_mib"] for name in ("first", "again"))
+    met = again["seconds"] < RERUN_S and peak < RERUN_MIB
+    goal = f"run again in under {RERUN_S:.0f} s, both in under 1 GiB: {'yes' if met else 'no'}"
+    made_up = "parts, their footers and shards are made up by a server on the same cores, which takes its part of the time; "
+    return made_up + _goal(there["parts"], goal)
+
+
+def steady_ms(run: Ran) -> float | None:
+    """Milliseconds of one worker per image, while all were at work."""
+    window = steady(run.stamps, WORKERS)
+    return window.wall_ms if window else None
+
+
+def growth_grid(runs: Sequence[Ran]) -> common.Grid:
+    """A row for each run."""
+    rows = []
+    for run in runs:
+        ms, shards = steady_ms(run), -(-run.images // IMAGES_PER_TAR)
+        in_all = f"{1000 * WORKERS * run.seconds / run.images:.1f}"
+        rows.append([f"{run.images:,}", f"{shards:,}", f"{run.seconds:.1f}", in_all, "-" if ms is None else f"{ms:.2f}"])
+    return common.Grid(("images", "shards", "seconds in all", "worker ms per image, in all", "in the steady state"), rows)
+
+
+def growth(runs: Sequence[Ran]) -> float | None:
+    """Steady cost of an image at 100x / at 10x (the mean of its two runs), less 1."""
+    before, last = [ms for run in runs[1:3] if (ms := steady_ms(run)) is not None], steady_ms(runs[-1])
+    return None if last is None or not before else last / mean(before) - 1
+
+
+def growth_note(runs: Sequence[Ran]) -> str:
+    """Was the goal met?"""
+    change = growth(runs)
+    if change is None:
+        return "the runs were too short for a steady state"
+    met = f"at most {GROWTH:.0%} more: {'yes' if change <= GROWTH else 'no'}"
+    return f"steady cost of an image at 100x against 10x: {change:+.1%} ({met}); in all holds the start, which does not grow"
+
+
+def memory_of(run: Ran) -> dict[str, list[tuple[float, float]]]:
+    """(seconds since the start, MiB of USS) of the driver, and of the workers, which are numbered."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for moment, name, mib in run.watch.memory:
+        series.setdefault(name, []).append((round(moment - run.began, 2), round(mib, 1)))
+    labelled = [name for name in series if name != DRIVER and int(name) in run.stamps]
+    return {DRIVER: series[DRIVER]} | {f"worker {number}": series[name] for number, name in enumerate(labelled, 1)}
+
+
+def memory_grid(run: Ran) -> common.Grid:
+    """USS after a minute (or as near as the run comes), at the last part, and the most."""
+    rows = []
+    for name, found in memory_of(run).items():
+        minute, last = (min(found, key=lambda pair: abs(pair[0] - at))[1] for at in (60.0, run.last_part_s))
+        rows.append([name, *(f"{mib:.0f}" for mib in (minute, last, max(mib for _, mib in found)))])
+    return common.Grid((f"MiB of USS, {run.images:,} images", "after a minute", "at the last part", "peak"), rows)
+
+
+def pairs_grid(rounds: Sequence[dict[str, float]]) -> common.Grid:
+    """One and two workers."""
+    efficiency = common.ratio(rounds, "two", "one")
+    one, two, tail = (median(found[name] for found in rounds) for name in ("one", "two", "tail_s"))
+    row = [f"{one / WORKERS:.1f}", f"{two:.1f}", str(efficiency), str(efficiency.pairs), f"{tail:.1f}"]
+    return common.Grid(("images/s of one worker", "of two", "efficiency", "pairs", "tail, s"), [row])

@@ -1,0 +1,107 @@
+"""Where an image's milliseconds go: core time by stage and by process, in the window in which all workers are at work.
+
+All cores times the length of the window is what there is to spend. Each stage is timed by the thread that runs it, in CPU time.
+What a worker burns beyond its stages is its rest (rows, digests, queues, Ray's own threads). The other processes are sampled.
+What then remains was idle, or taken by other programs.
+"""
+
+from collections.abc import Iterable, Mapping
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from tests.benchmarks.common import Grid
+from tests.benchmarks.runs import BENCHMARK, IDLE, S3_SERVER, WORKERS, Ran, Window
+
+if TYPE_CHECKING:
+    import altair as alt
+
+STAGES = ("read", "decode", "resize", "network", "labels", "statistics", "encode", "commit")
+REST, HELPERS, ELSE = "rest of the worker", "driver and Ray's processes", "other programs"
+_BELOW = (REST, HELPERS, S3_SERVER, IDLE, ELSE)
+Milliseconds = dict[str, float]
+
+
+def processes(run: Ran, window: Window) -> Milliseconds:
+    """CPU milliseconds per image by process, besides the workers and this benchmark."""
+    per_image = 1000 / (window.images_per_s * (window.stop - window.start))
+    used = run.watch.between(window.start, window.stop)
+    return {name: per_image * spent for name, spent in used.items() if name not in (WORKERS, IDLE, BENCHMARK)}
+
+
+def breakdown(run: Ran, window: Window, workers: int) -> Milliseconds:
+    """Milliseconds of core time per image, by row of the table; together they are workers / images per second."""
+    rows = dict(window.milliseconds)
+    rows[REST] = window.cpu_ms - sum(rows.values())
+    beside = processes(run, window)
+    if S3_SERVER in beside:
+        rows[S3_SERVER] = beside.pop(S3_SERVER)
+    if beside:
+        rows[HELPERS] = sum(beside.values())
+    remaining = 1000 * workers / window.images_per_s - sum(rows.values())
+    idle_s = run.watch.between(window.start, window.stop).get(IDLE, 0.0)
+    rows[IDLE] = max(0.0, min(remaining, 1000 * idle_s / (window.images_per_s * (window.stop - window.start))))
+    rows[ELSE] = remaining - rows[IDLE]
+    return rows
+
+
+def core_ms(rows: Milliseconds) -> float:
+    """Core time that an image took, by whoever works on it: other programs disturb this figure least."""
+    return sum(spent for name, spent in rows.items() if name not in (IDLE, ELSE))
+
+
+def mean_of(runs: Iterable[Milliseconds]) -> Milliseconds:
+    """The means of all rows over the runs, so that they still add up."""
+    found = list(runs)
+    names = dict.fromkeys(name for run in found for name in run)
+    return {name: mean(run.get(name, 0.0) for run in found) for name in names}
+
+
+def row_names(columns: Mapping[str, Milliseconds]) -> list[str]:
+    """The rows of the table in the order in which an image meets them."""
+    found = dict.fromkeys(name for column in columns.values() for name in column)
+    new = [name for name in found if name not in STAGES and name not in _BELOW]
+    return [name for name in (*STAGES, *new, *_BELOW) if name in found]
+
+
+def stages_grid(columns: Mapping[str, Milliseconds]) -> Grid:
+    """A row for each stage, a column for each contender; the last row is the sum."""
+    rows = [(name, *(_ms(column.get(name)) for column in columns.values())) for name in row_names(columns)]
+    total = ("together", *(_ms(sum(column.values())) for column in columns.values()))
+    return Grid(("ms of a core per image", *columns), [*rows, total])
+
+
+def processes_grid(columns: Mapping[str, Milliseconds]) -> Grid:
+    """CPU milliseconds per image of each process beside the workers, the most expensive first."""
+    names = {name for column in columns.values() for name in column}
+    ranked = sorted(names, key=lambda name: -max(column.get(name, 0.0) for column in columns.values()))
+    rows = [(name, *(_ms(column.get(name)) for column in columns.values())) for name in ranked]
+    return Grid(("CPU ms per image beside the workers", *columns), rows)
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def stages_chart(columns: Mapping[str, Milliseconds]) -> "alt.Chart":
+    """A bar for each contender, stacked by stage; other programs are left out."""
+    import altair as alt
+
+    order = [name for name in row_names(columns) if name != ELSE]
+    values = [
+        {"contender": name, "stage": stage, "order": order.index(stage), "ms": round(column[stage], 3)}
+        for name, column in columns.items()
+        for stage in order
+        if column.get(stage, 0.0) > 0
+    ]
+    chart: alt.Chart = (
+        alt.Chart(alt.InlineData(values), title="Where an image's core time goes")
+        .mark_bar()
+        .encode(
+            x=alt.X("ms:Q", title="milliseconds of a core per image"),
+            y=alt.Y("contender:N", title=None, sort=list(columns)),
+            color=alt.Color("stage:N", sort=order, scale=alt.Scale(domain=order, scheme="tableau20"), title=None),
+            order=alt.Order("order:Q"),
+        )
+        .properties(width=720, height=48 * len(columns))
+    )
+    return chart
