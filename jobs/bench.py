@@ -17,7 +17,7 @@ from pipeline.errors import UsageError
 from pipeline.image.decode import decode
 from pipeline.model.cpu import cpu_name, instruction_set
 from pipeline.model.zoo import DEFAULT_MODEL, ZOO
-from pipeline.shards.base import Cursor, ReadOptions, Shard
+from pipeline.shards.base import Cursor, ReadOptions, SourceObject
 from pipeline.shards.tar import read_tar
 from pipeline.storage import store_for
 
@@ -105,7 +105,7 @@ def photographs(folders: Sequence[str] = ()) -> list[tuple[str, bytes]]:
     """(name, encoded JPEG) of each photograph in these folders, else of the bundled ones. Raises `UsageError`."""
     if not folders:
         infos = [store_for(str(path)).stat(str(path)) for path in sorted(SAMPLE.absolute().glob("*.tar"))]
-        shards = [Shard(uri=info.uri, kind="tar", size=info.size, version=info.version) for info in infos]
+        shards = [SourceObject(uri=info.uri, kind="tar", size=info.size, version=info.version) for info in infos]
         read = (image for shard in shards for image in read_tar(store_for(shard.uri), shard, Cursor(), ReadOptions()))
         return [(image.image_id, image.data) for image in read if image.data]
     found = [(file.stem, file.read_bytes()) for folder in folders for file in sorted(Path(folder).glob("*.jp*g"))]

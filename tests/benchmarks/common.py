@@ -12,16 +12,13 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
 from jobs.bench import markdown_table
 from pipeline.errors import UsageError
 from pipeline.model.cpu import cpu_name, instruction_set
-
-if TYPE_CHECKING:
-    import altair as alt
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -46,7 +43,7 @@ class Ratio:
     pairs: int
 
     def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
+        return f"{self.median:#.3g} ({self.low:#.3g}-{self.high:#.3g})"
 
 
 def ratio(rounds: Sequence[Mapping[str, float]], name: str, base: str) -> Ratio:
@@ -73,16 +70,11 @@ def spread(data: Sequence[T], most: int) -> list[T]:
     return list(data[:: max(1, len(data) // most)])[:most]
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
+class Grid(NamedTuple):
     """A table: each row has as many cells as there are columns."""
 
-    columns: tuple[str, ...]
+    columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-
-    def to_markdown(self) -> str:
-        """GitHub's table."""
-        return markdown_table(self.columns, self.rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +93,7 @@ class Report:
         here = machine(self.versions)
         packages = ", ".join(f"{name} {number}" for name, number in here["versions"].items())
         where = f"{here['cpu']} ({here['instruction_set']}), {here['cores']} cores; Python {here['python']}, {packages}"
-        tables = [grid.to_markdown() for grid in self.grids]
+        tables = [markdown_table(*grid) for grid in self.grids]
         return "\n\n".join([f"**{self.title}** · {where}", *tables, "\n".join(f"- {note}" for note in self.notes)]) + "\n"
 
 
@@ -127,25 +119,15 @@ def result_stem(name: str) -> str:
     return f"{name}_{slug}_{datetime.now(UTC):%Y-%m-%d}_{commit or 'unknown'}{'-changed' if said else ''}"
 
 
-def publish(report: Report, out: str, chart: "alt.Chart | alt.LayerChart | None" = None) -> None:
-    """Print the Markdown; write it, JSON and the chart into the folder `out`, named by `result_stem`."""
+def publish(report: Report, out: str) -> Path:
+    """Print the Markdown; write it, and the same as JSON, into the folder `out` -> the path without a suffix."""
     text, stem = report.to_markdown(), Path(out) / result_stem(report.name)
     values = {"machine": machine(report.versions), **report.values}
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         stem.with_suffix(".md").write_text(text, encoding="utf-8")
         stem.with_suffix(".json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        if chart is not None:
-            chart.save(str(stem.with_suffix(".svg")))
     except OSError as error:
         raise UsageError(f"--out {out}: {error.strerror}") from error
-    click.echo(f"\n{text}\nwritten: {stem}.md, .json" + (", .svg" if chart is not None else ""))
-
-
-def need_altair() -> None:
-    """Raise `UsageError` before minutes of measuring if the chart could not be drawn."""
-    try:
-        import altair  # noqa: F401
-        import vl_convert  # noqa: F401
-    except ImportError as error:
-        raise UsageError("the benchmarks draw with altair: pip install 'maskfleet[bench]'") from error
+    click.echo(f"\n{text}\nwritten: {stem}.md, .json")
+    return stem

@@ -4,9 +4,9 @@ One thread, interleaved rounds, the first photograph, torch at its best batch, c
 job, one image at a time. The networks alone are measured as `maskfleet bench models` does it.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -43,11 +43,9 @@ Pixels = npt.NDArray[np.uint8]
 @click.option("--images", default=6, show_default=True, help="Photographs for the agreement of OpenVINO with torch.")
 @click.option("--stretch-s", default=1.0, show_default=True, help="Seconds that one measurement takes at least.")
 @common.with_out
-def main(
-    models: tuple[str, ...], photos: tuple[str, ...], short_side: int, rounds: int, images: int, stretch_s: float, out: str
-) -> None:
+def main(models: tuple[str, ...], **options: Any) -> None:
     """Measure engines and networks alone: images/s per core against torch as its documentation writes it."""
-    run_job(lambda: _models(models or tuple(ZOO), photos, short_side, rounds, images, stretch_s, out))
+    run_job(lambda: _models(models or tuple(ZOO), **options))
 
 
 def _models(
@@ -76,7 +74,7 @@ def label_ways(pixels_HWC: Pixels, stretch_s: float) -> tuple[dict[str, Callable
     for way in (EAGER, CHANNELS_LAST):
         call = as_written(DEFAULT_MODEL, tensors, pixels_HWC, channels_last=way == CHANNELS_LAST)
         best = batches[way] = _best_batch(call)
-        ways[way] = lambda call=call, best=best: seconds_per_call(lambda: call(best), stretch_s) / best  # type: ignore[misc]
+        ways[way] = lambda call=call, best=best: seconds_per_call(partial(call, best), stretch_s) / best  # type: ignore[misc]
     network = prepared(DEFAULT_MODEL, "openvino", tensors)
     for precision in PRECISIONS[: 1 + has_bf16()]:
         engine = load_engine(replace(network, precision=precision))
@@ -113,13 +111,10 @@ def as_written(name: str, tensors: Tensors, pixels_HWC: Pixels, *, channels_last
 
 
 def _best_batch(call: Callable[[int], object]) -> int:
-    seconds: dict[int, float] = {}
-    for batch in BATCHES:
-        if not seconds or batch * seconds[1] <= TRY_S:
-            call(batch)
-            started = time.perf_counter()
-            call(batch)
-            seconds[batch] = (time.perf_counter() - started) / batch
+    seconds = {1: seconds_per_call(partial(call, 1), 0)}
+    for batch in BATCHES[1:]:
+        if batch * seconds[1] <= TRY_S:
+            seconds[batch] = seconds_per_call(partial(call, batch), 0) / batch
     return min(seconds, key=lambda batch: seconds[batch])
 
 

@@ -4,7 +4,6 @@ All label the same tars, one worker per core; rounds are interleaved; a rate cou
 """
 
 import hashlib
-import os
 import subprocess
 import tempfile
 import time
@@ -14,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
@@ -31,6 +30,7 @@ from tests.benchmarks import common, stages
 from tests.benchmarks.loop import masks_digest, run_loop
 from tests.benchmarks.runs import Ran, run_segment, steady
 from tests.benchmarks.stages import Milliseconds
+from tests.support.nodes import environment
 
 IMAGES_PER_CORE = 192
 PARTS_PER_TAR = 2
@@ -102,23 +102,18 @@ def done_of(run: Ran, workers: int, masks: int, parts: dict[str, str] | None = N
 @common.with_rounds
 @common.with_short_side
 @click.option("--precision", type=click.Choice(get_args(Precision)), default="fp32", show_default=True)
-@click.option("--usd-per-core-hour", type=click.FloatRange(min=0), help="Adds the price of a million images.")
 @click.option("--source", type=click.Choice(("local", "s3", "both")), default="local", show_default=True, help="Of the tars.")
 @click.option("--against", metavar="CHECKOUT", help="Measure the job of this other checkout instead of the bare loop.")
 @common.with_out
-def main(
-    photos: tuple[str, ...], images: int | None, rounds: int, short_side: int, precision: str, usd_per_core_hour: float | None,
-    source: str, against: str | None, out: str,
-) -> None:  # fmt: skip
+def main(**options: Any) -> None:
     """Measure the whole job against a bare loop of processes on the same engine, or against another version of itself."""
-    run_job(lambda: _pipeline(photos, images, rounds, short_side, precision, usd_per_core_hour, source, against, out))
+    run_job(lambda: _pipeline(**options))
 
 
 def _pipeline(
-    photos: Sequence[str], images: int | None, rounds: int, short_side: int, precision: str, usd: float | None, source: str,
-    against: str | None, out: str,
+    photos: Sequence[str], images: int | None, rounds: int, short_side: int, precision: str, source: str, against: str | None,
+    out: str,
 ) -> int:  # fmt: skip
-    common.need_altair()
     other = None if against is None else Path(against).absolute()
     if other is not None and not (other / "jobs" / "segment.py").exists():
         raise UsageError(f"--against {against}: no checkout of maskfleet")
@@ -132,8 +127,7 @@ def _pipeline(
             places.append(stack.enter_context(s3_place(Path(local.source))))
         runs = {name: run for place in places for name, run in contenders(task, place, other).items()}
         done = measure(runs, rounds, same_labels=other is None)
-    report = report_of(task, done, usd)
-    common.publish(report, out, stages.stages_chart(report.values["stages"]) if all(report.values["stages"].values()) else None)
+    common.publish(report_of(task, done), out)
     return 0
 
 
@@ -159,35 +153,20 @@ def local_place(task: Task) -> Iterator[Place]:
 @contextmanager
 def s3_place(tars: Path) -> Iterator[Place]:
     """The same tars in a bucket of a server that runs meanwhile, and is known to this process and its children."""
-    from tests.support.s3_server import S3Server, S3ServerMissing
+    from tests.support.s3_server import S3Server
 
-    with tempfile.TemporaryDirectory(prefix="maskfleet-") as scratch:
-        server = S3Server(Path(scratch))
-        try:
-            server.start()
-        except S3ServerMissing as missing:
-            raise UsageError(f"--source: {missing}") from missing
-        before = {name: os.environ.get(name) for name in server.env}
-        os.environ.update(server.env)
-        try:
-            server.make_bucket(_BUCKET)
-            for tar in sorted(tars.iterdir()):
-                server.filesystem().put_file(str(tar), f"{_BUCKET}/in/{tar.name}")
-            assert server.pid is not None
-            yield Place(name=S3, source=f"s3://{_BUCKET}/in", output=f"s3://{_BUCKET}/out", beside=(server.pid,))
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
-            server.stop()
+    with tempfile.TemporaryDirectory(prefix="maskfleet-") as scratch, S3Server(Path(scratch)) as server, environment(server.env):
+        server.make_bucket(_BUCKET)
+        for tar in sorted(tars.iterdir()):
+            server.filesystem().put_file(str(tar), f"{_BUCKET}/in/{tar.name}")
+        assert server.pid is not None
+        yield Place(name=S3, source=f"s3://{_BUCKET}/in", output=f"s3://{_BUCKET}/out", beside=(server.pid,))
 
 
 def contenders(task: Task, place: Place, other: Path | None) -> dict[str, Callable[[], Done]]:
     """The job, and whom it is measured against, at one place."""
-    if other is None:
-        return {f"{JOB}, {place.name}": partial(job, task, place), f"{LOOP}, {place.name}": partial(loop, task, place)}
-    return {
-        f"{JOB}, {place.name}": partial(job, task, place), f"{_named(other)}, {place.name}": partial(job, task, place, other),
-    }  # fmt: skip
+    base = (LOOP, partial(loop, task, place)) if other is None else (_named(other), partial(job, task, place, other))
+    return {f"{name}, {place.name}": run for name, run in ((JOB, partial(job, task, place)), base)}
 
 
 def job(task: Task, place: Place, checkout: Path | None = None) -> Done:
@@ -237,21 +216,19 @@ def rounds_of(done: dict[str, list[Done]], figure: Callable[[Done], float]) -> R
     return [dict(zip(done, map(figure, runs), strict=True)) for runs in zip(*done.values(), strict=True)]
 
 
-def report_of(task: Task, done: dict[str, list[Done]], usd: float | None) -> common.Report:
+def report_of(task: Task, done: dict[str, list[Done]]) -> common.Report:
     """Tables and notes. Rates are those of the steady state, or include start-up for all if one run was too short for that."""
     is_steady = all(each.steady_per_s for runs in done.values() for each in runs)
     rates = rounds_of(done, lambda each: (is_steady and each.steady_per_s) or each.whole_per_s)
     names = list(done)
     bases = dict(zip(names[::2], names[1::2], strict=True))
     ratios = {name: common.ratio(rates, name, base) for name, base in bases.items()}
-    priced = () if usd is None else (f"USD for a million images at {usd:g} per core hour",)
     speeds = []
     for name, runs in done.items():
         rate = median(each[name] for each in rates)
-        price = () if usd is None else (f"{1e6 * task.workers / rate / 3600 * usd:.2f}",)
         cells = (f"{rate:.2f}", f"{rate / task.workers:.2f}", f"{median(each.whole_per_s for each in runs):.2f}")
-        speeds.append((name, *cells, str(ratios.get(name, "-")), *price))
-    grids = [common.Grid(("", "images/s", "per core", "with start-up and end", "ratio (95 %)", *priced), speeds)]
+        speeds.append((name, *cells, str(ratios.get(name, "-"))))
+    grids = [common.Grid(("", "images/s", "per core", "with start-up and end", "ratio (95 %)"), speeds)]
     notes = [f"Medians of {len(rates)} interleaved rounds; ratio: images/s of the job / of what it is measured against."]
     columns = {name: stages.mean_of(each.stages for each in runs) for name, runs in done.items()}
     core: dict[str, str] = {}
@@ -264,10 +241,8 @@ def report_of(task: Task, done: dict[str, list[Done]], usd: float | None) -> com
             "images/s: in the steady state, from the moment at which each worker has finished a part until one runs dry.",
             "Milliseconds are CPU time, means over the rounds. The bare loop commits nothing.",
         ]
-        for name, each in core.items():
-            notes.append(
-                f"By core time alone, without idle cores and other programs: {name}, {each} of the speed of {bases[name]}."
-            )
+        alone = "By core time alone, without idle cores and other programs"
+        notes += [f"{alone}: {name}, {each} of the speed of {bases[name]}." for name, each in core.items()]
     else:
         notes.append("Too few images for a steady state: all rates include start-up and end. Give more --images.")
     notes += [_compared(name, done[name][-1], base, done[base][-1]) for name, base in bases.items()]

@@ -17,11 +17,11 @@ from pipeline.errors import BadImage
 from pipeline.labels.labeller import Labeller, LabelOptions, Resized
 from pipeline.model.engine import Prepared
 from pipeline.model.loading import load_engine
-from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, Shard
+from pipeline.shards.base import Cursor, EncodedImage, ReadOptions, SourceObject
 from pipeline.shards.tar import read_tar
 from pipeline.storage import base_name, store_for
 from pipeline.worker.prefetch import ReadAhead
-from pipeline.worker.span_worker import IMAGES_AHEAD
+from pipeline.worker.reading import IMAGES_AHEAD
 from tests.benchmarks.runs import BENCHMARK, Ran, Stamp, Watch
 
 
@@ -30,7 +30,7 @@ class _Share:
     """What one process labels; it sets a stamp after each `every` images."""
 
     network: Prepared
-    shards: tuple[Shard, ...]
+    shards: tuple[SourceObject, ...]
     every: int
 
 
@@ -49,7 +49,7 @@ def masks_digest(output: str) -> int:
 def run_loop(network: Prepared, source: str, workers: int, every: int, beside: Sequence[int] = ()) -> tuple[Ran, int]:
     """Label the tars of `source` in so many processes -> the run, and the digest of its masks."""
     infos = store_for(source).walk(source.rstrip("/") + "/")
-    shards = [Shard(uri=info.uri, kind="tar", size=info.size, version=info.version) for info in infos]
+    shards = [SourceObject(uri=info.uri, kind="tar", size=info.size, version=info.version) for info in infos]
     shares = [_Share(network=network, shards=tuple(shards[first::workers]), every=every) for first in range(workers)]
     began, started = time.time(), time.perf_counter()
     spawn = multiprocessing.get_context("spawn")
@@ -72,7 +72,7 @@ def _label_all(share: _Share) -> tuple[list[Stamp], int]:
     return stamps, digest
 
 
-def _read(labeller: Labeller, shards: Sequence[Shard], read_ms: list[float]) -> Iterator[tuple[EncodedImage, Resized]]:
+def _read(labeller: Labeller, shards: Sequence[SourceObject], read_ms: list[float]) -> Iterator[tuple[EncodedImage, Resized]]:
     for shard in shards:
         images = read_tar(store_for(shard.fetch_uri), shard, Cursor(), ReadOptions())
         while True:

@@ -57,23 +57,6 @@ def events_of(task: Task) -> Stamps:
     return dict(found)
 
 
-def steady_rate(events: Stamps, workers: int) -> float | None:
-    """Images/s of all workers in the steady state; None if the run was too short to tell.
-
-    One definition for all contenders: a worker's speed is what it finished after its first batch, over the time from the end of
-    its first batch to the end of its last; the sum over the workers counts. So interpreters, Ray, Daft, loading and the first
-    batch are left out, and the wait of one worker for another at the end.
-    """
-    speeds = [
-        sum(stamp.images for stamp in own[1:]) / (own[-1].unix_s - own[0].unix_s)
-        for own in events.values()
-        if own[-1].unix_s > own[0].unix_s
-    ]
-    if not speeds or len(events) < workers:
-        return None
-    return workers * sum(speeds) / len(speeds)  # a worker that came late and did one batch is taken to be as fast
-
-
 def rough_rate(events: Stamps) -> float:
     """Images/s from the first finished batch to the last, whoever did them; 0 if there was only one."""
     own = sorted((stamp for stamps in events.values() for stamp in stamps), key=lambda stamp: stamp.unix_s)

@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import Any
 
+import altair as alt
 import click
 import numpy as np
 import psutil
@@ -27,14 +28,11 @@ from PIL import Image
 
 from jobs.bench import photographs
 from jobs.command import run_job
-from pipeline.driver.stopped import stop_on_signals
+from pipeline.stopped import stop_on_signals
 from tests.benchmarks import common
-from tests.benchmarks.peer_results import Masks, PeerFailed, compare, events_of, read_masks, rough_rate, steady_rate
+from tests.benchmarks.peer_results import Masks, PeerFailed, compare, events_of, read_masks, rough_rate
 from tests.benchmarks.recipes import Task, image_id, our_network, to_tensor, torchvision_model
-from tests.benchmarks.runs import run_segment
-
-if TYPE_CHECKING:
-    import altair as alt
+from tests.benchmarks.runs import run_segment, steady
 
 MASKFLEET, DAFT_WORKER = "maskfleet", "daft-worker"
 OURS = (MASKFLEET, DAFT_WORKER)
@@ -90,17 +88,14 @@ class Race:
 @click.option("--precision", type=click.Choice(("fp32", "bf16")), default="fp32", show_default=True, help="Of our worker.")
 @click.option("--only", type=click.Choice(list(TITLES)), multiple=True, help="Measure this one; repeat it [default: all].")
 @common.with_out
-def main(
-    photos: tuple[str, ...], images: int | None, rounds: int, short_side: int, precision: str, only: tuple[str, ...], out: str
-) -> None:
+def main(only: tuple[str, ...], **options: Any) -> None:
     """Measure maskfleet's job against what others would write, and its worker under Daft: 30 to 45 minutes on two cores."""
-    run_job(lambda: _peers(photos, images, rounds, short_side, precision, only or tuple(TITLES), out))
+    run_job(lambda: _peers(only or tuple(TITLES), **options))
 
 
 def _peers(
-    photos: Sequence[str], images: int | None, rounds: int, short_side: int, precision: str, only: Sequence[str], out: str
+    only: Sequence[str], photos: Sequence[str], images: int | None, rounds: int, short_side: int, precision: str, out: str
 ) -> int:
-    common.need_altair()
     stop_on_signals()  # so that no contender outlives this process
     data, workers = [encoded for _, encoded in photographs(photos)], common.cores()
     images, names = images or IMAGES_PER_CORE * workers, [name for name in TITLES if name in only and not missing(name)]
@@ -113,7 +108,8 @@ def _peers(
         runs = {name: partial(_run, name, ground, race, FASTER * images if name in OURS else images) for name in names}
         for number, found in enumerate(common.interleaved(runs, rounds), 1):
             click.echo(f"round {number} of {rounds}: " + ", ".join(f"{name} {rate:.2f}" for name, rate in found.items()))
-    common.publish(_report([name for name in TITLES if name in only], race, images, template), out, _chart(race))
+    stem = common.publish(_report([name for name in TITLES if name in only], race, images, template), out)
+    _chart(race).save(str(stem.with_suffix(".svg")))
     return 0
 
 
@@ -187,7 +183,7 @@ def _run_job(task: Task) -> float:
         "--input", task.photos, "--output", task.out, "--weights", "bundled", "--short-side", task.short_side, "--precision",
         task.precision, "--workers", task.workers, "--part-images", part_images,
     ])  # fmt: skip
-    lines = [f"{stamp.unix_s} {pid} {stamp.images}\n" for pid, stamps in ran.stamps.items() for stamp in stamps]
+    lines = [f"{stamp.unix_s:.6f} {pid} {stamp.images}\n" for pid, stamps in ran.stamps.items() for stamp in stamps]
     Path(task.events).write_text("".join(lines), encoding="utf-8")
     return ran.seconds
 
@@ -233,9 +229,9 @@ def _run(name: str, ground: Ground, race: Race, images: int) -> float:
     for other in {name, *(OURS if name in OURS else ())} & race.masks.keys():
         compare(name, masks, race.masks[other], 1.0)
     race.masks[name] = masks
-    rate = steady_rate(events_of(task), 1 if name == "dataloader" else task.workers)
-    race.runs[name].append(Run(images, rate, seconds))
-    return rate or images / seconds
+    window = steady(events_of(task), 1 if name in ("daft", "dataloader") else task.workers)
+    race.runs[name].append(Run(images, window.images_per_s if window else None, seconds))
+    return window.images_per_s if window else images / seconds
 
 
 def _report(names: Sequence[str], race: Race, images: int, template: Task) -> common.Report:
@@ -254,7 +250,7 @@ def _report(names: Sequence[str], race: Race, images: int, template: Task) -> co
         (TITLES[name], ", ".join(f"{batch}: {rate:.2f}" for batch, rate in found.items())) for name, found in race.tried.items()
     ]
     notes = [
-        "images/s: of all workers, from the end of a worker's first batch to the end of its last. s besides: the rest of "
+        "images/s: in the steady state, while all processes that label are at work. s besides: the rest of "
         "the process's time (interpreter, Ray, Daft, loading, first batch, end).",
         "Recipes: torchvision in eager float32 on squares, masks of that size. Ours: the photograph's own aspect, more pixels, "
         "masks of the photograph's size, with statistics. All write 8-bit index PNGs, in Parquet or as files, to the local disk.",
@@ -275,9 +271,7 @@ def _report(names: Sequence[str], race: Race, images: int, template: Task) -> co
     )  # fmt: skip
 
 
-def _chart(race: Race) -> "alt.LayerChart":
-    import altair as alt
-
+def _chart(race: Race) -> alt.LayerChart:
     rows = [
         {
             "name": TITLES[name],

@@ -10,7 +10,6 @@ And `daft-worker`: maskfleet's own labeller under Daft's scheduler, whole rows o
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,9 +23,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipeline.labels.png import encode_mask
-from pipeline.schema import masks_schema
 
-CLASSES = 21
 _COLUMNS = ("width", "height", "orientation", "mask", "mean_confidence", "ignored_fraction", "classes")
 Pixels = npt.NDArray[np.uint8]
 
@@ -36,7 +33,7 @@ class Task:
     """One run of a contender.
 
     photos: folder of `<id>.jpg`. out: empty folder for the masks, 8-bit index PNGs as files or in Parquet. events: file that gets
-    a line for each batch that a worker has labelled. short_side: of a recipe's squares, and of our images. keep: folder for what
+    a line for each batch that a process has labelled. short_side: of a recipe's squares, and of our images. keep: folder for what
     a recipe feeds the network, or None.
     """
 
@@ -56,7 +53,7 @@ class Task:
     def finished(self, images: int) -> None:
         """A worker has labelled so many more images."""
         with open(self.events, "a", encoding="utf-8") as file:
-            file.write(f"{time.time():.6f} {os.getpid()}.{threading.get_native_id()} {images}\n")
+            file.write(f"{time.time():.6f} {os.getpid()} {images}\n")
 
 
 def image_id(path: str) -> str:
@@ -70,7 +67,7 @@ def torchvision_model() -> Any:
     from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
     tensors = load((resources.files("pipeline.model") / "bundled.safetensors").read_bytes())
-    model = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=CLASSES)
+    model = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=21)
     model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in tensors.items()})
     return model.eval()
 
@@ -181,6 +178,8 @@ def run_daft(task: Task, *, ours: bool = False) -> None:
     import daft
     import pyarrow as pa
     from daft import DataType, col
+
+    from pipeline.schema import masks_schema
 
     kind: type = DaftWorker if ours else DaftPredictor
     row = pa.struct([masks_schema().field(name) for name in _COLUMNS])

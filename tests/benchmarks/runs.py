@@ -16,8 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import psutil
 
 from pipeline.errors import Bug
@@ -68,7 +69,7 @@ class Window:
     milliseconds: dict[str, float]
 
 
-def steady(stamps: Mapping[int, Sequence[Stamp]], workers: int) -> Window | None:
+def steady(stamps: Mapping[Any, Sequence[Stamp]], workers: int) -> Window | None:
     """The steady state of these workers, each with its stamps in order; None if some worker has no two stamps in it.
 
     It begins with the first stamp of the last worker (all have started and met the first shapes) and ends with the last stamp
@@ -145,7 +146,10 @@ def run_segment(
         with said.open("wb") as log:
             job = subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log)
             with Watch(job.pid, DRIVER, beside, memory=memory) as watch:
-                job.wait()
+                try:
+                    job.wait()
+                finally:
+                    job.terminate()  # nothing happens to one that has ended
         seconds = time.perf_counter() - started
         if job.returncode:
             raise Bug(f"`{' '.join(command[1:])}` exited with {job.returncode}:\n{said.read_text()[-3000:]}")
@@ -217,17 +221,9 @@ class Watch:
 
     def between(self, start: float, stop: float) -> dict[str, float]:
         """CPU seconds by role between two moments (Unix seconds), linear between samples."""
-        early, late = self._at(start), self._at(stop)
-        return {name: seconds - early.get(name, 0.0) for name, seconds in late.items()}
-
-    def _at(self, moment: float) -> dict[str, float]:
-        before = [sample for sample in self.samples if sample[0] <= moment]
-        after = [sample for sample in self.samples if sample[0] > moment]
-        if not before or not after:
-            return before[-1][1] if before else after[0][1]
-        (early, low), (late, high) = before[-1], after[0]
-        share = (moment - early) / (late - early)
-        return {name: low.get(name, 0.0) + share * (seconds - low.get(name, 0.0)) for name, seconds in high.items()}
+        moments, names = [moment for moment, _ in self.samples], {name for _, totals in self.samples for name in totals}
+        series = {name: [totals.get(name, 0.0) for _, totals in self.samples] for name in names}
+        return {name: float(np.diff(np.interp([start, stop], moments, used))[0]) for name, used in series.items()}
 
 
 def uss_mib(process: psutil.Process) -> float:

@@ -7,13 +7,9 @@ What then remains was idle, or taken by other programs.
 
 from collections.abc import Iterable, Mapping
 from statistics import mean
-from typing import TYPE_CHECKING
 
 from tests.benchmarks.common import Grid
 from tests.benchmarks.runs import BENCHMARK, IDLE, S3_SERVER, WORKERS, Ran, Window
-
-if TYPE_CHECKING:
-    import altair as alt
 
 STAGES = ("read", "decode", "resize", "network", "labels", "statistics", "encode", "commit")
 REST, HELPERS, ELSE = "rest of the worker", "driver and Ray's processes", "other programs"
@@ -80,28 +76,3 @@ def processes_grid(columns: Mapping[str, Milliseconds]) -> Grid:
 
 def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def stages_chart(columns: Mapping[str, Milliseconds]) -> "alt.Chart":
-    """A bar for each contender, stacked by stage; other programs are left out."""
-    import altair as alt
-
-    order = [name for name in row_names(columns) if name != ELSE]
-    values = [
-        {"contender": name, "stage": stage, "order": order.index(stage), "ms": round(column[stage], 3)}
-        for name, column in columns.items()
-        for stage in order
-        if column.get(stage, 0.0) > 0
-    ]
-    chart: alt.Chart = (
-        alt.Chart(alt.InlineData(values), title="Where an image's core time goes")
-        .mark_bar()
-        .encode(
-            x=alt.X("ms:Q", title="milliseconds of a core per image"),
-            y=alt.Y("contender:N", title=None, sort=list(columns)),
-            color=alt.Color("stage:N", sort=order, scale=alt.Scale(domain=order, scheme="tableau20"), title=None),
-            order=alt.Order("order:Q"),
-        )
-        .properties(width=720, height=48 * len(columns))
-    )
-    return chart

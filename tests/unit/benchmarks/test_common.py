@@ -28,7 +28,7 @@ def test_a_ratio_is_the_median_of_pairs_within_its_interval() -> None:
     found = ratio(rounds, "new", "old")
     assert (found.median, found.pairs) == (2.0, 4)
     assert found.low == 2.0 <= found.median <= found.high == 3.0
-    assert str(ratio(rounds[:3], "old", "new")) == "0.50 (0.50-0.50)"
+    assert str(ratio(rounds[:3], "old", "new")) == "0.500 (0.500-0.500)"
 
 
 def test_a_result_is_named_by_benchmark_processor_date_and_commit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,13 +78,13 @@ def test_masks_that_differ_end_the_benchmark() -> None:
 def test_rates_are_all_steady_or_all_with_start_up(task: Task) -> None:
     names = (f"{JOB}, local", f"{LOOP}, local")
     steady = {name: [_done(rate, 4, stages={"network": 1000 / rate})] * 2 for name, rate in zip(names, (20.0, 10.0), strict=True)}
-    report = report_of(task, steady, 0.02)
+    report = report_of(task, steady)
     assert report.values["images_per_s"] == [dict(zip(names, (20.0, 10.0), strict=True))] * 2
     assert report.values["ratios_by_core_time"][names[0]] == "2.00 (2.00-2.00)"
     row = list(report.grids[0].rows[0])
-    assert row == [names[0], "20.00", "10.00", "4.00", "2.00 (2.00-2.00)", f"{1e6 * 2 / 20 / 3600 * 0.02:.2f}"]
+    assert row == [names[0], "20.00", "10.00", "4.00", "2.00 (2.00-2.00)"]
     steady[names[1]] = [_done(None, 5)] * 2
-    short = report_of(task, steady, None)
+    short = report_of(task, steady)
     assert short.values["images_per_s"] == [dict(zip(names, (4, 5), strict=True))] * 2
     assert "Too few images" in short.to_markdown()
 
@@ -116,7 +116,6 @@ def test_the_command_measures_both_places(tmp_path: Path) -> None:
     if "Too few images" not in said:  # else a machine under load let one worker run dry first
         assert {"network", "commit"} <= found["stages"][f"{JOB}, local"].keys()
         assert found["runs"][f"{JOB}, S3"][0]["beside"]["raylet"] > 0
-        assert file.with_suffix(".svg").read_text().startswith("<svg")
 
 
 @pytest.mark.slow

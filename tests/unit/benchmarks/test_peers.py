@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.labels.png import encode_mask
 from tests.benchmarks import peers
-from tests.benchmarks.peer_results import PeerFailed, Stamps, compare, events_of, read_masks, rough_rate, steady_rate
+from tests.benchmarks.peer_results import PeerFailed, Stamps, compare, events_of, read_masks, rough_rate
 from tests.benchmarks.peers import Ground, Race, Run
 from tests.benchmarks.recipes import Task
 from tests.benchmarks.runs import Stamp
@@ -26,14 +26,10 @@ def _batches(start: float, seconds: float, images: int, batches: int) -> list[St
     return [Stamp(unix_s=start + number * seconds, images=images) for number in range(batches)]
 
 
-def test_a_rate_leaves_out_the_start_and_waits_of_one_worker_for_another() -> None:
-    events: Stamps = {"1.1": _batches(10.0, 2.0, 16, 3), "2.2": _batches(17.0, 4.0, 16, 2)}
-    assert steady_rate(events, 2) == pytest.approx(16 / 2 + 16 / 4)
-    assert steady_rate(events | {"2.2": _batches(14.0, 1.0, 16, 1)}, 2) == pytest.approx(2 * 16 / 2)
-    assert steady_rate({"1.1": events["1.1"]}, 2) is None  # nothing is known of the other worker
-    assert steady_rate({"1.1": _batches(1.0, 0.0, 4, 1), "2.2": _batches(1.0, 0.0, 4, 1)}, 2) is None
+def test_a_rough_rate_is_that_of_all_together() -> None:
+    events: Stamps = {"1": _batches(10.0, 2.0, 16, 3), "2": _batches(17.0, 4.0, 16, 2)}
     assert rough_rate(events) == pytest.approx(4 * 16 / 11)
-    assert rough_rate({"1.1": _batches(1.0, 1.0, 4, 1)}) == 0
+    assert rough_rate({"1": _batches(1.0, 1.0, 4, 1)}) == 0
 
 
 def test_one_short_run_makes_all_rates_those_of_whole_runs() -> None:
