@@ -41,11 +41,12 @@ def plan_shards(shards: int, scratch: Path) -> dict[str, Any]:
     out, said = scratch / "planned", scratch / "planned.log"
     with generated_s3(shards, scratch) as server:
         driver = _start(("--output", str(out), *_FLAGS), server, said)
-        memory = []
+        memory, stopped = [], False
         for now, mib in _memory(driver):
             memory.append((now, mib))
-            if any((out / "masks").glob("*.parquet")):
+            if not stopped and any((out / "masks").glob("*.parquet")):
                 driver.send_signal(signal.SIGTERM)
+                stopped = True
         asked = server.asked()
     files = sorted((out / "plan").glob("*.parquet"))
     if driver.returncode != 128 + signal.SIGTERM or not files:

@@ -123,12 +123,6 @@ class Ran:
         """Seconds from the start to the last part."""
         return max((stamps[-1].unix_s for stamps in self.stamps.values()), default=self.began) - self.began
 
-    @property
-    def tail_s(self) -> float:
-        """Seconds from the moment when the first worker had nothing left to do, to the last part."""
-        last = [stamps[-1].unix_s for stamps in self.stamps.values()]
-        return max(last) - min(last) if last else 0.0
-
 
 def run_segment(
     flags: Sequence[object], *, checkout: Path | None = None, beside: Sequence[int] = (), memory: bool = False

@@ -65,7 +65,7 @@ def _scale(shards: int, parts: int, images: int, pairs: int, photos: Sequence[st
         if images and pairs:
             values["pairs"] = rounds = _one_and_two(scratch, data, images // 10, pairs, short_side)
             grids.append(pairs_grid(rounds))
-            notes.append("efficiency: steady images/s of two workers / twice those of one; tail: the last worker alone")
+            notes.append("efficiency: steady images/s of two workers / twice those of one")
     title = f"scale: {WORKERS} workers, short side {short_side}"
     common.publish(common.Report(name="scale", title=title, grids=grids, notes=notes, values=values), out)
     return 0
@@ -88,20 +88,15 @@ def _run(scratch: Path, data: Sequence[bytes], images: int, short_side: int, wor
 
 
 def _one_and_two(scratch: Path, data: Sequence[bytes], images: int, pairs: int, short_side: int) -> list[dict[str, float]]:
-    """Steady images/s of one worker, counted twice, and of two; and how long the second of two worked alone."""
-    tails: list[float] = []
+    """Steady images/s of one worker, counted twice, and of two."""
 
     def rate(workers: int) -> float:
-        run = _run(scratch, data, images, short_side, workers)
-        if (window := steady(run.stamps, workers)) is None:
+        window = steady(_run(scratch, data, images, short_side, workers).stamps, workers)
+        if window is None:
             raise UsageError(f"--images: {images} are too few for a steady state of {workers} workers")
-        tails.append(run.tail_s)
         return window.images_per_s * WORKERS / workers
 
-    rounds = []
-    for number, found in enumerate(common.interleaved({"one": partial(rate, 1), "two": partial(rate, WORKERS)}, pairs)):
-        rounds.append({**found, "tail_s": tails[-1 if number % 2 == 0 else -2]})
-    return rounds
+    return list(common.interleaved({"one": partial(rate, 1), "two": partial(rate, WORKERS)}, pairs))
 
 
 def planned_grid(planned: dict[str, Any]) -> common.Grid:
@@ -173,6 +168,6 @@ def memory_grid(run: Ran) -> common.Grid:
 def pairs_grid(rounds: Sequence[dict[str, float]]) -> common.Grid:
     """One and two workers."""
     efficiency = common.ratio(rounds, "two", "one")
-    one, two, tail = (median(found[name] for found in rounds) for name in ("one", "two", "tail_s"))
-    row = [f"{one / WORKERS:.1f}", f"{two:.1f}", str(efficiency), str(efficiency.pairs), f"{tail:.1f}"]
-    return common.Grid(("images/s of one worker", "of two", "efficiency", "pairs", "tail, s"), [row])
+    one, two = (median(found[name] for found in rounds) for name in ("one", "two"))
+    row = [f"{one / WORKERS:.1f}", f"{two:.1f}", str(efficiency), str(efficiency.pairs)]
+    return common.Grid(("images/s of one worker", "of two", "efficiency", "pairs"), [row])

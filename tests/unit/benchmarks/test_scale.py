@@ -127,7 +127,6 @@ def test_memory_is_read_at_a_minute_and_at_the_last_part() -> None:
     rows = {row[0]: row[1:] for row in scale.memory_grid(run).rows}
     assert rows.keys() == {"driver", "worker 1", "worker 2"}
     assert rows["driver"] == ["160", f"{100 + round(run.last_part_s):.0f}", f"{100 + round(run.seconds) - 1}"]
-    assert run.tail_s == pytest.approx(1.0)
 
 
 @pytest.mark.slow
