@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from itertools import repeat
 
 from pipeline.api.opened import open_run
 from pipeline.errors import BadImage
@@ -23,15 +23,6 @@ from pipeline.storage import base_name, store_for
 from pipeline.worker.prefetch import ReadAhead
 from pipeline.worker.reading import IMAGES_AHEAD
 from tests.benchmarks.runs import BENCHMARK, Ran, Stamp, Watch
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Share:
-    """What one process labels; it sets a stamp after each `every` images."""
-
-    network: Prepared
-    shards: tuple[SourceObject, ...]
-    every: int
 
 
 def mask_digest(shard: str, index: int, png: bytes) -> int:
@@ -50,25 +41,25 @@ def run_loop(network: Prepared, source: str, workers: int, every: int, beside: S
     """Label the tars of `source` in so many processes -> the run, and the digest of its masks."""
     infos = store_for(source).walk(source.rstrip("/") + "/")
     shards = [SourceObject(uri=info.uri, kind="tar", size=info.size, version=info.version) for info in infos]
-    shares = [_Share(network=network, shards=tuple(shards[first::workers]), every=every) for first in range(workers)]
+    shares = [shards[first::workers] for first in range(workers)]
     began, started = time.time(), time.perf_counter()
     spawn = multiprocessing.get_context("spawn")
     with Watch(os.getpid(), BENCHMARK, beside) as watch, ProcessPoolExecutor(workers, spawn) as pool:
-        done = list(pool.map(_label_all, shares))
+        done = list(pool.map(_label_all, repeat(network), shares, repeat(every)))
     seconds, stamps = time.perf_counter() - started, {number: stamps for number, (stamps, _) in enumerate(done)}
     return Ran(began=began, seconds=seconds, stamps=stamps, watch=watch), sum(digest for _, digest in done)
 
 
-def _label_all(share: _Share) -> tuple[list[Stamp], int]:
-    """In a process of the loop -> its stamps, and the digest of its masks."""
-    options = LabelOptions(classes=share.network.classes, preset=share.network.preset)
-    labeller, stamps, digest, read_ms = Labeller(load_engine(share.network), options), list[Stamp](), 0, [0.0]
-    for images, (image, resized) in enumerate(ReadAhead(_read(labeller, share.shards, read_ms), IMAGES_AHEAD), 1):
+def _label_all(network: Prepared, shards: Sequence[SourceObject], every: int) -> tuple[list[Stamp], int]:
+    """In a process of the loop -> a stamp after each `every` images, and the digest of its masks."""
+    options = LabelOptions(classes=network.classes, preset=network.preset)
+    labeller, stamps, digest, read_ms = Labeller(load_engine(network), options), list[Stamp](), 0, [0.0]
+    for images, (image, resized) in enumerate(ReadAhead(_read(labeller, shards, read_ms), IMAGES_AHEAD), 1):
         mask = labeller.label(resized).columns["mask"]
         digest += mask_digest(image.shard, image.index, bytes(mask["bytes"]))  # type: ignore[index]
-        if images % share.every == 0:
+        if images % every == 0:
             spent = dict(labeller.milliseconds) | {"read": read_ms[0]}
-            stamps.append(Stamp(unix_s=time.time(), images=share.every, cpu_s=time.process_time(), milliseconds=spent))
+            stamps.append(Stamp(unix_s=time.time(), images=every, cpu_s=time.process_time(), milliseconds=spent))
     return stamps, digest
 
 

@@ -4,7 +4,6 @@ Correctness first: a recipe's masks are plain torchvision's on the pixels that i
 Then each recipe's best batch is looked for, then all race in interleaved rounds.
 """
 
-import importlib.util
 import io
 import json
 import os
@@ -89,7 +88,10 @@ class Race:
 @click.option("--only", type=click.Choice(list(TITLES)), multiple=True, help="Measure this one; repeat it [default: all].")
 @common.with_out
 def main(only: tuple[str, ...], **options: Any) -> None:
-    """Measure maskfleet's job against what others would write, and its worker under Daft: 30 to 45 minutes on two cores."""
+    """Measure maskfleet's job against what others would write, and its worker under Daft: 30 to 45 minutes on two cores.
+
+    Daft is in the environment of `make bench-peers`; the others run without it: --only.
+    """
     run_job(lambda: _peers(only or tuple(TITLES), **options))
 
 
@@ -98,7 +100,7 @@ def _peers(
 ) -> int:
     stop_on_signals()  # so that no contender outlives this process
     data, workers = [encoded for _, encoded in photographs(photos)], common.cores()
-    images, names = images or IMAGES_PER_CORE * workers, [name for name in TITLES if name in only and not missing(name)]
+    images, names = images or IMAGES_PER_CORE * workers, [name for name in TITLES if name in only]
     our_network(short_side, precision)  # converted once, and then in the cache of all
     race, template = Race(), Task(photos="", workers=workers, short_side=short_side, precision=precision)
     with tempfile.TemporaryDirectory(prefix="maskfleet-") as scratch:
@@ -108,14 +110,9 @@ def _peers(
         runs = {name: partial(_run, name, ground, race, FASTER * images if name in OURS else images) for name in names}
         for number, found in enumerate(common.interleaved(runs, rounds), 1):
             click.echo(f"round {number} of {rounds}: " + ", ".join(f"{name} {rate:.2f}" for name, rate in found.items()))
-    stem = common.publish(_report([name for name in TITLES if name in only], race, images, template), out)
+    stem = common.publish(_report(race, images, template), out)
     _chart(race).save(str(stem.with_suffix(".svg")))
     return 0
-
-
-def missing(name: str) -> bool:
-    """Is what it needs not installed here?"""
-    return name.startswith("daft") and importlib.util.find_spec("daft") is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,12 +231,9 @@ def _run(name: str, ground: Ground, race: Race, images: int) -> float:
     return window.images_per_s if window else images / seconds
 
 
-def _report(names: Sequence[str], race: Race, images: int, template: Task) -> common.Report:
+def _report(race: Race, images: int, template: Task) -> common.Report:
     rounds, rows = race.rounds, []
-    for name in names:
-        if missing(name):
-            rows.append((TITLES[name], "not measured: daft is not installed; make bench-peers", "", "", "", ""))
-            continue
+    for name in race.runs:
         speeds, ours = [each[name] for each in rounds], MASKFLEET in race.runs and name != MASKFLEET
         ratio = str(common.ratio(rounds, MASKFLEET, name)) if ours else "-"
         spare = [run.seconds - run.images / run.steady_per_s for run in race.runs[name] if run.steady_per_s]
@@ -265,7 +259,7 @@ def _report(names: Sequence[str], race: Race, images: int, template: Task) -> co
         "images_per_s": rounds, "tried": race.tried, "batches": {name: task.batch for name, task in race.settings.items()},
     }  # fmt: skip
     return common.Report(
-        name="peers", notes=notes, values=values, versions=("torchvision", *([] if missing("daft") else ["daft"])),
+        name="peers", notes=notes, values=values, versions=("torchvision", *(["daft"] if "daft" in race.runs else [])),
         title=f"maskfleet and its peers, {template.precision}, {images} photographs in a run of a recipe, {len(rounds)} rounds",
         grids=[common.Grid(columns, rows), common.Grid(("looked for the best batch of", "images/s, once, by batch"), tried)],
     )  # fmt: skip

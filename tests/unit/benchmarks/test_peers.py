@@ -94,14 +94,6 @@ def test_other_labels_are_an_error_and_no_row() -> None:
         compare("it", {"a": MASK.T}, {"a": MASK}, 0.0)
 
 
-def test_a_peer_that_is_not_installed_is_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "missing", lambda name: name == "daft")
-    race = Race(runs={"maskfleet": [Run(10, 5.0, 4.0)]}, settings={"maskfleet": Task(photos="", workers=1)})
-    rows = [list(row) for row in peers._report(["daft", "maskfleet"], race, 10, Task(photos="", workers=1)).grids[0].rows]
-    assert rows[0][:2] == ["Daft recipe, best batch", "not measured: daft is not installed; make bench-peers"]
-    assert rows[1][:3] == ["maskfleet's job", "batch 1", "5.00"]
-
-
 def test_a_contender_that_fails_names_its_log(tmp_path: Path) -> None:
     ground = Ground(tmp_path, tmp_path / "logs", [b"no photograph"])
     with pytest.raises(PeerFailed, match=r"exited with 1: see .*no-such-contender\.log"):
