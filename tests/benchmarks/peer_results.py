@@ -18,12 +18,8 @@ Stamps = dict[str, list[Stamp]]
 Masks = dict[str, npt.NDArray[np.uint8]]
 
 
-class PeerFailed(Bug):
-    """A contender ended badly, or did not label what it was given; no speed counts then."""
-
-
 def read_masks(name: str, out: Path, wanted: Iterable[str]) -> Masks:
-    """Masks by image id, of PNG files, of Parquet, or of a run. Raises `PeerFailed` unless each image is there once."""
+    """Masks by image id, of PNG files, of Parquet, or of a run. Raises `Bug` unless each image is there once."""
     encoded = [(path.stem, path.read_bytes()) for path in sorted(out.glob("*.png"))]
     for file in sorted((out / "masks" if (out / "masks").is_dir() else out).glob("*.parquet")):
         table = pq.read_table(file)
@@ -33,19 +29,19 @@ def read_masks(name: str, out: Path, wanted: Iterable[str]) -> Masks:
             encoded.append((image_id(key), mask["bytes"] if isinstance(mask, dict) else mask))
     expected = sorted(wanted)
     if sorted(key for key, _ in encoded) != expected:
-        raise PeerFailed(f"{name}: {len(encoded)} masks of {len({key for key, _ in encoded})} of {len(expected)} images")
+        raise Bug(f"{name}: {len(encoded)} masks of {len({key for key, _ in encoded})} of {len(expected)} images")
     return {key: decode_png(data) for key, data in encoded}
 
 
 def compare(name: str, found: Masks, expected: Masks, least: float) -> None:
-    """Raise `PeerFailed` if less than this share of the pixels is equal, over the images of `expected`."""
+    """Raise `Bug` if less than this share of the pixels is equal, over the images of `expected`."""
     equal = pixels = 0
     for key, mask in expected.items():
         if found[key].shape != mask.shape:
-            raise PeerFailed(f"{name}: the mask of {key} is {found[key].shape}, not {mask.shape}")
+            raise Bug(f"{name}: the mask of {key} is {found[key].shape}, not {mask.shape}")
         equal, pixels = equal + int((found[key] == mask).sum()), pixels + mask.size
     if equal < least * pixels:
-        raise PeerFailed(f"{name}: {100 * equal / pixels:.4f} % of the pixels are as they should be, not {100 * least:g} %")
+        raise Bug(f"{name}: {100 * equal / pixels:.4f} % of the pixels are as they should be, not {100 * least:g} %")
 
 
 def events_of(task: Task) -> Stamps:

@@ -27,9 +27,10 @@ from PIL import Image
 
 from jobs.bench import photographs
 from jobs.command import run_job
+from pipeline.errors import Bug
 from pipeline.stopped import stop_on_signals
 from tests.benchmarks import common
-from tests.benchmarks.peer_results import Masks, PeerFailed, compare, events_of, read_masks, rough_rate
+from tests.benchmarks.peer_results import Masks, compare, events_of, read_masks, rough_rate
 from tests.benchmarks.recipes import Task, image_id, our_network, to_tensor, torchvision_model
 from tests.benchmarks.runs import run_segment, steady
 
@@ -144,7 +145,7 @@ class Ground:
 
 
 def _launch(command: Sequence[str], log: Path) -> float:
-    """Run it to its end -> seconds. Raises `PeerFailed`, with the log named."""
+    """Run it to its end -> seconds. Raises `Bug`, with the log named."""
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environment |= {"RAY_ADDRESS": "local", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "PYTHONPATH": str(common.ROOT)}
@@ -153,12 +154,10 @@ def _launch(command: Sequence[str], log: Path) -> float:
         process = subprocess.Popen(command, cwd=common.ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
         try:
             process.wait(_LIMIT_S)
-        except subprocess.TimeoutExpired as error:
-            raise PeerFailed(f"no end after {_LIMIT_S:.0f} s: see {log}") from error
         finally:
             _end(process)
     if process.returncode:
-        raise PeerFailed(f"the contender exited with {process.returncode}: see {log}")
+        raise Bug(f"the contender exited with {process.returncode}: see {log}")
     return time.monotonic() - started
 
 
@@ -213,7 +212,7 @@ def check(name: str, ground: Ground, template: Task) -> None:
         plain_HWC = np.asarray(photograph.resize((task.short_side, task.short_side), Image.Resampling.BILINEAR))
         difference = np.abs(pixels_HWC.astype(np.float32) - plain_HWC).mean()
         if difference > MAX_RESIZE_DIFFERENCE:
-            raise PeerFailed(f"{name}: what it fed the network is not {path} (mean difference {difference:.1f} of 255)")
+            raise Bug(f"{name}: what it fed the network is not {path} (mean difference {difference:.1f} of 255)")
         with torch.inference_mode():
             expected[image_id(path)] = model(tensor(pixels_HWC).unsqueeze(0))["out"][0].argmax(0).to(torch.uint8).numpy()
     compare(name, read_masks(name, Path(task.out), expected), expected, MIN_EQUAL)

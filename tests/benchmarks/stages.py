@@ -61,17 +61,20 @@ def row_names(columns: Mapping[str, Milliseconds]) -> list[str]:
 
 def stages_grid(columns: Mapping[str, Milliseconds]) -> Grid:
     """A row for each stage, a column for each contender; the last row is the sum."""
-    rows = [(name, *(_ms(column.get(name)) for column in columns.values())) for name in row_names(columns)]
-    total = ("together", *(_ms(sum(column.values())) for column in columns.values()))
+    rows = [[name, *(_ms(column.get(name)) for column in columns.values())] for name in row_names(columns)]
+    total = ["together", *(_ms(sum(column.values())) for column in columns.values())]
     return Grid(("ms of a core per image", *columns), [*rows, total])
 
 
 def processes_grid(columns: Mapping[str, Milliseconds]) -> Grid:
     """CPU milliseconds per image of each process beside the workers, the most expensive first."""
-    names = {name for column in columns.values() for name in column}
-    ranked = sorted(names, key=lambda name: -max(column.get(name, 0.0) for column in columns.values()))
-    rows = [(name, *(_ms(column.get(name)) for column in columns.values())) for name in ranked]
+    ranked = sorted({name for column in columns.values() for name in column}, key=lambda name: -_most(columns, name))
+    rows = [[name, *(_ms(column.get(name)) for column in columns.values())] for name in ranked]
     return Grid(("CPU ms per image beside the workers", *columns), rows)
+
+
+def _most(columns: Mapping[str, Milliseconds], name: str) -> float:
+    return max(column.get(name, 0.0) for column in columns.values())
 
 
 def _ms(value: float | None) -> str:

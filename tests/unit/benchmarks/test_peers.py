@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.errors import Bug
 from pipeline.labels.png import encode_mask
 from tests.benchmarks import peers
-from tests.benchmarks.peer_results import PeerFailed, Stamps, compare, events_of, read_masks, rough_rate
+from tests.benchmarks.peer_results import Stamps, compare, events_of, read_masks, rough_rate
 from tests.benchmarks.peers import Ground, Race, Run
 from tests.benchmarks.recipes import Task
 from tests.benchmarks.runs import Stamp
@@ -75,11 +76,11 @@ def test_every_image_must_be_there_exactly_once(tmp_path: Path, layout: str) -> 
     write("a", "b")
     found = read_masks("it", tmp_path, ["b", "a"])
     assert np.array_equal(found["a"], MASK)
-    with pytest.raises(PeerFailed, match="it: 2 masks of 2 of 3 images"):
+    with pytest.raises(Bug, match="it: 2 masks of 2 of 3 images"):
         read_masks("it", tmp_path, ["a", "b", "c"])
     if layout != "files":
         write("b")
-        with pytest.raises(PeerFailed, match="it: 3 masks of 2 of 2 images"):
+        with pytest.raises(Bug, match="it: 3 masks of 2 of 2 images"):
             read_masks("it", tmp_path, ["a", "b"])
 
 
@@ -88,15 +89,15 @@ def test_other_labels_are_an_error_and_no_row() -> None:
     other[0, 0] = 200
     compare("it", {"a": MASK}, {"a": MASK}, 1.0)
     compare("it", {"a": other}, {"a": MASK}, 0.9)
-    with pytest.raises(PeerFailed, match=r"it: 91\.6667 % of the pixels"):
+    with pytest.raises(Bug, match=r"it: 91\.6667 % of the pixels"):
         compare("it", {"a": other}, {"a": MASK}, 1.0)
-    with pytest.raises(PeerFailed, match="the mask of a is"):
+    with pytest.raises(Bug, match="the mask of a is"):
         compare("it", {"a": MASK.T}, {"a": MASK}, 0.0)
 
 
 def test_a_contender_that_fails_names_its_log(tmp_path: Path) -> None:
     ground = Ground(tmp_path, tmp_path / "logs", [b"no photograph"])
-    with pytest.raises(PeerFailed, match=r"exited with 1: see .*no-such-contender\.log"):
+    with pytest.raises(Bug, match=r"exited with 1: see .*no-such-contender\.log"):
         ground.run("no-such-contender", 1, [Task(photos="", workers=1)])
     assert "KeyError" in (tmp_path / "logs" / "no-such-contender.log").read_text()
 
@@ -117,7 +118,7 @@ def test_a_recipe_that_labels_something_else_is_found(tmp_path: Path, monkeypatc
         return seconds, [task]
 
     monkeypatch.setattr(Ground, "run", upside_down)
-    with pytest.raises(PeerFailed, match="dataloader: what it fed the network is not"):
+    with pytest.raises(Bug, match="dataloader: what it fed the network is not"):
         peers.check("dataloader", ground, template)
 
 

@@ -3,7 +3,18 @@
 import pytest
 
 from tests.benchmarks.runs import BENCHMARK, IDLE, WORKERS, Ran, Watch, Window
-from tests.benchmarks.stages import ELSE, HELPERS, REST, breakdown, core_ms, mean_of, processes, row_names, stages_grid
+from tests.benchmarks.stages import (
+    ELSE,
+    HELPERS,
+    REST,
+    breakdown,
+    core_ms,
+    mean_of,
+    processes,
+    processes_grid,
+    row_names,
+    stages_grid,
+)
 
 # 10 images a second for 10 s by two workers, each of 200 ms per image, 150 of them in the network, 20 in `commit`.
 WINDOW = Window(
@@ -41,3 +52,8 @@ def test_means_count_a_stage_that_is_absent_as_nothing() -> None:
     assert [tuple(row) for row in grid.rows] == [
         ("network", "-", "3.00"), ("new stage", "-", "1.00"), ("together", "0.00", "4.00"),
     ]  # fmt: skip
+
+
+def test_the_most_expensive_process_comes_first() -> None:
+    grid = processes_grid({"a": {"raylet": 1.0, "driver": 2.0}, "b": {"raylet": 3.0}})
+    assert [tuple(row) for row in grid.rows] == [("raylet", "1.00", "3.00"), ("driver", "2.00", "-")]
