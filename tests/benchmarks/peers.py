@@ -89,7 +89,7 @@ class Race:
 @click.option("--only", type=click.Choice(list(TITLES)), multiple=True, help="Measure this one; repeat it [default: all].")
 @common.with_out
 def main(only: tuple[str, ...], **options: Any) -> None:
-    """Measure maskfleet's job against what others would write, and its worker under Daft: 30 to 45 minutes on two cores.
+    """Measure maskfleet's job against what others would write, and its worker under Daft.
 
     Daft is in the environment of `make bench-peers`; the others run without it: --only.
     """
