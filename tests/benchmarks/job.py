@@ -20,7 +20,8 @@ import click
 from jobs.bench import photographs, write_tars
 from jobs.command import run_job
 from pipeline.config import Precision
-from pipeline.errors import Bug, UsageError
+from pipeline.errors import BadImage, Bug, UsageError
+from pipeline.image.decode import decode
 from pipeline.labels.prepare import prepare
 from pipeline.model.engine import Prepared
 from pipeline.model.prepare import NetworkRequest
@@ -132,9 +133,14 @@ def _pipeline(
 
 
 def make_task(data: Sequence[bytes], images: int, workers: int, short_side: int, precision: str) -> Task:
-    """At least so many images: each worker gets the same number of whole tars."""
+    """At least so many images: each worker gets the same number of whole tars. Raises `UsageError` for a damaged photograph."""
     part_images = min(MAX_PART_IMAGES, max(1, images // (MIN_PARTS_PER_CORE * workers)))
     chosen, step = common.spread(data, part_images), PARTS_PER_TAR * part_images * workers
+    for photograph in chosen:
+        try:
+            decode(photograph, max_source_pixels=1 << 40)
+        except BadImage as error:
+            raise UsageError(f"--photos: {error}") from error
     network = prepare(
         NetworkRequest(model=DEFAULT_MODEL, weights="bundled", engine="openvino", precision=precision, short_side=short_side)
     )

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from jobs.bench import photographs
 from jobs.bench_models import prepared, weights_of
@@ -32,6 +33,7 @@ def test_torch_as_written_finds_the_labels_that_the_engines_find() -> None:
     assert (written == found).mean() > 0.9999
 
 
+@pytest.mark.slow
 def test_it_measures_the_ways_to_a_label_map_and_the_network_asked_for(tmp_path: Path) -> None:
     arguments = ["--model", SMALL, "--short-side", "64", "--rounds", "2", "--stretch-s", "0.02", "--out", str(tmp_path)]
     done = subprocess.run(

@@ -3,15 +3,14 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from jobs.bench import photographs
-from pipeline.errors import Bug, MaskfleetError
-from tests.benchmarks.job import JOB, LOOP, PARTS_PER_TAR, Done, Task, local_place, loop, main, make_task, measure, report_of
+from pipeline.errors import Bug, UsageError
+from tests.benchmarks.job import JOB, LOOP, PARTS_PER_TAR, Done, Task, local_place, main, make_task, measure, report_of
 from tests.benchmarks.loop import mask_digest, run_loop
 from tests.conftest import ROOT
 from tests.support.labelled import label
@@ -45,10 +44,9 @@ def test_the_bare_loop_leaves_the_masks_of_the_job(task: Task, tmp_path: Path) -
     assert last.cpu_s >= sum(last.milliseconds.values()) / 1000
 
 
-def test_a_photograph_that_is_none_is_one_line(task: Task) -> None:
-    broken = replace(task, part=(b"no photograph",) * len(task.part))
-    with local_place(broken) as place, pytest.raises(MaskfleetError):
-        loop(broken, place)
+def test_a_photograph_that_is_none_is_one_line() -> None:
+    with pytest.raises(UsageError, match="--photos: not an image"):
+        make_task([*DATA, b"no photograph"], 200, 2, 64, "fp32")
 
 
 def test_a_digest_tells_shard_index_and_bytes_apart() -> None:

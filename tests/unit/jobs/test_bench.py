@@ -61,6 +61,7 @@ def test_a_network_is_measured_on_both_engines_and_agrees() -> None:
     assert float(row["torch fp32"]) > 1
 
 
+@pytest.mark.slow
 def test_bench_models_prints_a_row_per_network(job: Callable[..., Finished]) -> None:
     done = job("bench", "models", "--model", "lraspp_mobilenet_v3_small", "--short-side", 64, "--rounds", 1)
     assert done.code == 0, done.err
