@@ -7,6 +7,7 @@ import click
 JOBS = {
     "segment": "label every image of the input",
     "verify": "prove that an output is whole",
+    "look": "draw photographs, labels and confidence of a run",
     "bench": "measure what this machine gives",
 }
 

@@ -29,7 +29,7 @@ class Report:
         try:
             self._in_place = not _remove(path)
             if not self._in_place:
-                _replace(path, b"")
+                replace_file(path, b"")
                 os.unlink(_real(path))
         except OSError as error:
             raise UsageError(f"--json {path}: {error.strerror}") from error
@@ -49,7 +49,7 @@ class Report:
                 with open(path, "wb") as file:
                     file.write(data)
             else:
-                _replace(path, data)
+                replace_file(path, data)
         except OSError as failed:
             raise UsageError(f"--json {path}: {failed.strerror}") from failed
 
@@ -77,7 +77,7 @@ def _remove(path: str) -> bool:
     return True
 
 
-def _replace(path: str, data: bytes) -> None:
+def replace_file(path: str, data: bytes) -> None:
     """Whole or not at all, so that nobody reads half of it."""
     real = _real(path)
     scratch = f"{real}.{uuid.uuid4().hex[:12]}"

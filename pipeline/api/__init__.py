@@ -1,4 +1,4 @@
 """For notebooks, and for other people's pipelines: `Segmenter`, `SegmentBatch`, `open_run`.
 
-Nothing in the other rooms imports it.
+No other room imports it but `look`.
 """

@@ -36,7 +36,9 @@ def test_names_of_format_1_round_trip(source: str, first: int, rows: int, last: 
     source=DIGESTS, first=st.integers(0, 10**10 - 1), max_rows=st.integers(1, 65536), share=st.floats(0, 1), last=st.booleans(),
     size=st.integers(0, 1 << 30),
 )  # fmt: skip
-def test_name_and_size_say_what_a_part_covers(source: str, first: int, max_rows: int, share: float, last: bool, size: int) -> None:
+def test_name_and_size_say_what_a_part_covers(
+    source: str, first: int, max_rows: int, share: float, last: bool, size: int
+) -> None:
     name = PartName(source, first, round(share * max_rows), last, max_rows, size)
     assert PartName.parse(str(name), size + name.padding) == name
     assert 0 <= name.padding < 2 * (max_rows + 1)
