@@ -7,11 +7,11 @@ import click
 
 from jobs.command import Job, run_job
 from jobs.report import Report, replace_file
-from pipeline.driver.stopped import stop_on_signals
 from pipeline.errors import UsageError, printable
 from pipeline.look.choose import Where
 from pipeline.look.look import Look, look
 from pipeline.look.sheet import encoded, picture_format
+from pipeline.stopped import stop_on_signals
 from pipeline.storage import base_name, normalise
 
 

@@ -206,7 +206,7 @@ def _photograph(
     """The photograph at the size of its cell, or None, a reason, and the reason in full."""
     try:
         # A large JPEG is decoded at an eighth of its size or more, and never smaller than the cell.
-        found = decode(reader.read(row), max_source_pixels=max_source_pixels, least_side=2 * max(CELL))
+        found = decode(reader.read(row), max_source_pixels=max_source_pixels, min_side=2 * max(CELL))
         if found.size != (row["width"], row["height"]):
             raise ObjectChanged(f"{found.size[0]} x {found.size[1]} pixels now: {row['shard']}")
         return found.image.resize(cell, Image.Resampling.LANCZOS, reducing_gap=3.0), "", ""
