@@ -1,5 +1,7 @@
 """What `make quickstart` runs: label the bundled photographs, and draw the picture to open."""
 
+import os
+
 import click
 
 from jobs.command import run_job
@@ -39,9 +41,10 @@ def _quickstart(to: str) -> int:
         raise outcome.error
     found = look(config.output, Where("id", SHOWN), images=len(SHOWN))
     replace_file(to, encoded(found.sheet(NOTES), kind))
-    click.echo(f"  masks       {config.output}/masks/*.parquet")
+    out = os.path.relpath(config.output)
+    click.echo(f"  masks       {out}/masks/*.parquet")
     click.echo(f"  open this   {to}  (photograph | labels | confidence)")
-    click.echo(f"  all seven   .venv/bin/maskfleet look {config.output}")
+    click.echo(f"  all seven   .venv/bin/maskfleet look {out}")
     return 0
 
 

@@ -15,6 +15,7 @@ from pipeline.output.parts import list_parts
 from pipeline.storage.local import LocalStore
 from tests.support.corpus import parquet_bytes, photos, tar_bytes
 from tests.support.labelled import label, parts_of
+from tests.support.sample import sample
 
 IMAGES, FAILURES = 27, 9
 RANDOM = Where()
@@ -24,7 +25,7 @@ RANDOM = Where()
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """27 images in 15 parts: a tar of which every third image fails, a Parquet file, and single images."""
     folder = tmp_path_factory.mktemp("choose")
-    pictures = photos(30)
+    pictures = [*photos(8), *sample(), *photos(8, first=20)]
     (folder / "in").mkdir()
     with_failures = [(name, data if number % 3 else b"no image") for number, (name, data) in enumerate(pictures[:15])]
     (folder / "in" / "a.tar").write_bytes(tar_bytes(with_failures))
@@ -33,7 +34,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "in" / name).write_bytes(data)
     for number in range(3):
         (folder / "in" / f"bad{number}.jpg").write_bytes(b"")
-    label([folder / "in"], folder / "out")
+    label([folder / "in"], folder / "out", short_side=96)
     return folder / "out"
 
 
