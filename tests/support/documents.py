@@ -34,7 +34,7 @@ def _files() -> list[str]:
 FILES: Final = _files()
 DOCUMENTS: Final = [name for name in FILES if name.endswith(".md")]
 # These say what was so on the day of a version or of a measurement: their links are followed, their commands are not run.
-RECORDS: Final = ("CHANGELOG.md", ".assets/bench/", "tests/benchmarks/results/")
+RECORDS: Final = ("CHANGELOG.md", "tests/benchmarks/results/")
 LIVING: Final = [name for name in DOCUMENTS if not name.startswith(RECORDS)]
 
 

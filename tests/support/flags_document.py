@@ -58,9 +58,9 @@ def _row(option: click.Option, context: click.Context) -> str:
         default = found[1]
     text = _RANGE.sub("", _DEFAULT.sub("", text)).strip()
     text += "." if text and not text.endswith(".") else ""
-    if isinstance(option.type, click.Choice):
+    if isinstance(option.type, click.Choice) and not all(choice in text for choice in option.type.choices):
         flag = f"{option.opts[0]} NAME"
-        text += f" One of {', '.join(f'`{choice}`' for choice in option.type.choices)}."
+        text += f" One of {', '.join(option.type.choices)}."
     return f"| `{_cell(flag)}` | {_cell(default)} | {_cell(text)} |"
 
 
