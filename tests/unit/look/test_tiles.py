@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.api.opened import open_run
-from pipeline.errors import Damaged, HostUnreachable, ObjectMissing
+from pipeline.errors import Damaged, HostUnreachable, ObjectDenied, ObjectMissing, StorageError, StorageRefused, UnknownScheme
 from pipeline.labels.png import encode_gray, encode_mask, voc_palette
 from pipeline.look.tiles import CELL, GRAY_LOW, GRAY_SHARE, NO_PHOTOGRAPH, OPACITY, SCALE, Reader, Tile, fit, heat, paint, tile_of
 from tests.support.images import encode, oriented
@@ -201,6 +201,23 @@ def test_a_photograph_that_cannot_be_read_leaves_the_labels_and_says_why(run: Pa
     assert note in tile.note
     assert tile.note.endswith(".")
     assert "a.jpg" in tile.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "note"),
+    [
+        (ObjectDenied("403"), "The store denies the photograph."),
+        (StorageRefused("no such key"), "The store of the photograph refuses this user."),
+        (StorageError("503"), "The store of the photograph does not answer."),
+        (UnknownScheme("gs:// needs gcsfs"), "The photograph cannot be read."),
+        (MemoryError(), "The photograph does not fit into memory."),
+        (IndexError("no such row"), "The photograph cannot be read."),
+    ],
+)
+def test_what_stores_say_has_words(run: Path, error: Exception, note: str) -> None:
+    """Whoever runs the tests is denied no file: so what stores raise is raised here."""
+    tile = tile_of(_row(run), Reader(_Store(error)), background=0, max_source_pixels=100_000_000)  # type: ignore[arg-type]
+    assert (tile.photograph, tile.note, tile.detail) == (None, note, str(error) or "MemoryError")
 
 
 def test_a_photograph_outside_the_inputs_is_not_read(run: Path) -> None:
