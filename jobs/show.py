@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TextIO
 
 import click
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
@@ -25,6 +26,7 @@ from pipeline.errors import printable
 
 PLAIN_EVERY_S = 30.0
 _LIVE_PER_S = 4
+_ECHO_COLUMNS = 4  # left free behind the last line, for the ^C of the terminal: in the next line it would never be erased
 _HALF_DAY_S, _SIX_DAYS_S, _YEAR_S = 12 * 3600, 6 * 86400, 365 * 86400
 
 
@@ -106,9 +108,9 @@ def moves(stream: TextIO) -> bool:
 def shown(progress: Progress, *, live: bool = True) -> Iterator[None]:
     """Show `progress` on stderr while the body runs; live: with a bar, if stderr is a terminal that can have one."""
     if live and moves(sys.stderr):
-        spinner = Spinner("dots")
+        console, spinner = Console(file=_terminal()), Spinner("dots")
         with Live(
-            get_renderable=lambda: _screen(progress, spinner), console=Console(file=_terminal()), transient=True,
+            get_renderable=lambda: _screen(progress, spinner, console.width - _ECHO_COLUMNS), console=console, transient=True,
             refresh_per_second=_LIVE_PER_S,
         ):  # fmt: skip
             yield
@@ -137,20 +139,24 @@ def _plain(progress: Progress, stop: threading.Event) -> None:
         print(f"maskfleet: {duration(time.monotonic() - started)}: {describe(progress)}", file=sys.stderr, flush=True)
 
 
-def _screen(progress: Progress, spinner: Spinner) -> Group:
-    """Two lines: a bar with what is done and when it ends; speed, parts and failures. Before there are parts: the phase."""
-    line = Table.grid(padding=(0, 1), expand=True)
-    line.add_column(width=1)
-    line.add_column(ratio=1)
+def _screen(progress: Progress, spinner: Spinner, width: int) -> RenderableType:
+    """Two lines: a bar with what is done and when it ends; speed, parts and failures. Before there are parts: the phase.
+
+    width: of the last line.
+    """
+    line = Table.grid(padding=(0, 1))
     if progress.labelling_since is None:
-        line.add_row(spinner, Text(progress.phase, no_wrap=True))
-        return Group(line)
+        line.add_row(spinner, Text(progress.phase, no_wrap=True, overflow="ellipsis"))
+        return Constrain(line, width)
     left, expected = _seconds_left(progress), progress.expected_images
     text = ("" if progress.phase == "labelling" else f"{progress.phase}: ") + _images(progress)
     text += "" if left is None else f", {ends(left, datetime.now(UTC).astimezone())}"
+    line.expand = True
+    line.add_column(width=1)
+    line.add_column(ratio=1)
     line.add_column(no_wrap=True)
     line.add_row(spinner, ProgressBar(total=expected, completed=progress.done, pulse=expected is None), text)
-    return Group(line, Text(f"  {_details(progress)}", no_wrap=True, overflow="ellipsis"))
+    return Group(line, Constrain(Text(f"  {_details(progress)}", no_wrap=True, overflow="ellipsis"), width))
 
 
 def print_outcome(run: dict[str, Any], classes: list[dict[str, Any]]) -> None:

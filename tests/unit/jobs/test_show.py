@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,18 +133,24 @@ def test_the_next_commands_are_those_that_have_something_to_say(capsys: pytest.C
 
 # --- on a real terminal -------------------------------------------------------------------------------------------
 
-BAR = """
-import logging, os, sys, time
-from collections import Counter
+RUN = """
+import logging, os, signal, sys, time
+from pathlib import Path
 from jobs.show import LogLines, shown
 from pipeline.driver.progress import Progress
+
+def wait_for(step):
+    while not Path(sys.argv[1], step).exists():
+        time.sleep(0.02)
+
+signal.signal(signal.SIGINT, lambda *_: sys.exit(print("stopped")))
 logging.basicConfig(format="maskfleet: %(message)s", handlers=[LogLines()])
 progress = Progress(phase="listing")
 with shown(progress, live="plain" not in sys.argv):
     before = os.dup(2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # as while Ray starts
     progress.phase = "starting Ray"
-    time.sleep(0.6)
+    wait_for("started")
     os.dup2(before, 2)
     progress.phase, progress.planned_bytes = "labelling", 60_000_000_000
     progress.skipped, progress.skipped_parts = 20_000_000, 80_000
@@ -151,54 +158,65 @@ with shown(progress, live="plain" not in sys.argv):
     progress.errors.update(CorruptImage=7, UnsupportedFormat=5, ImageTimeout=3, KillsItsProcess=1)
     progress.failures, progress.last_part = 16, time.monotonic()
     progress.labelling_since = progress.last_part - 100_000
-    time.sleep(0.6)
+    wait_for("labelled")
     logging.warning("a round failed")
-    time.sleep(0.6)
+    wait_for("ended")
 print("the end")
 """
 
 
-@pytest.mark.parametrize("columns", [80, 120])
-def test_the_bar_fits_its_terminal_and_leaves_nothing_behind(columns: int) -> None:
-    with Terminal("-c", BAR, columns=columns, lines=12) as terminal:
-        assert re.fullmatch("[⠋-⠿] starting Ray", terminal.wait_for(lambda text: "starting" in text))
-        lines = terminal.wait_for(lambda text: "failures" in text).splitlines()
-        assert len(lines) == 2
-        assert re.fullmatch(r". [━╸╺]{4,} 32,345,678 of about 60,000,000 images, ends about \w{3} \d\d:\d\d", lines[0])
-        by_error = "7 CorruptImage, 5 UnsupportedFormat, 3 ImageTimeout, 1 KillsItsProcess"
-        whole = f"  123.5 images/s, 130,000 parts, 16 failures ({by_error})"
-        assert lines[1] == (whole if columns == 120 else whole[:79] + "…")
-        assert (
-            terminal.wait_for(lambda text: "a round" in text and "failures" in text).splitlines()[0]
-            == "maskfleet: a round failed"
-        )
-        assert terminal.end() == 0
-        assert terminal.text.splitlines() == ["maskfleet: a round failed", "the end"]
-        assert not terminal.screen.cursor.hidden
+def _run_on(folder: Path, *more: object, columns: int = 80, steps: tuple[str, ...] = (), **env: str) -> Terminal:
+    """RUN, which waits for a file of each name before it takes the step."""
+    folder.mkdir(exist_ok=True)
+    for step in steps:
+        (folder / step).touch()
+    return Terminal("-c", RUN, folder, *more, columns=columns, lines=12, env=env)
+
+
+ALL = ("started", "labelled", "ended")
 
 
 COLOUR = re.compile(rb"\x1b\[[\d;]*3\d[\d;]*m")
 
 
-def test_colours_are_for_terminals_that_want_them() -> None:
-    with Terminal("-c", BAR) as coloured, Terminal("-c", BAR, env={"NO_COLOR": "1"}) as plain:
-        assert (coloured.end(), plain.end()) == (0, 0)
-        assert COLOUR.search(coloured.raw)
-        assert not COLOUR.search(plain.raw)
-        assert b"\x1b[2K" in plain.raw  # a bar all the same
+@pytest.mark.parametrize(("columns", "no_color"), [(80, ""), (120, "1")])
+def test_the_bar_fits_its_terminal_and_leaves_nothing_behind(columns: int, no_color: str, tmp_path: Path) -> None:
+    with _run_on(tmp_path, columns=columns, NO_COLOR=no_color) as terminal:
+        assert re.fullmatch("[⠋-⠿] starting Ray", terminal.wait_for(lambda text: "starting" in text))
+        (tmp_path / "started").touch()
+        lines = terminal.wait_for(lambda text: "failures" in text).splitlines()
+        assert len(lines) == 2
+        assert re.fullmatch(r". [━╸╺ ]{4,} 32,345,678 of about 60,000,000 images, ends about \w{3} \d\d:\d\d", lines[0])
+        by_error = "7 CorruptImage, 5 UnsupportedFormat, 3 ImageTimeout, 1 KillsItsProcess"
+        whole = f"  123.5 images/s, 130,000 parts, 16 failures ({by_error})"
+        assert lines[1] == (whole if len(whole) <= columns - 4 else whole[: columns - 5] + "…")
+        (tmp_path / "labelled").touch()
+        warned = terminal.wait_for(lambda text: "a round" in text and "failures" in text).splitlines()
+        assert (warned[0], warned[2]) == ("maskfleet: a round failed", lines[1])
+        (tmp_path / "ended").touch()
+        assert terminal.end() == 0
+        assert terminal.text.splitlines() == ["maskfleet: a round failed", "the end"]
+        assert not terminal.screen.cursor.hidden
+        assert (COLOUR.search(terminal.raw) is None) == bool(no_color)
 
 
-def test_what_cannot_be_drawn_on_anew_gets_lines() -> None:
-    forced = {"FORCE_COLOR": "1", "PYTHONPATH": str(ROOT)}
-    file = subprocess.Popen(
-        [sys.executable, "-c", BAR], env=os.environ | forced, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    with (
-        Terminal("-c", BAR, env={"TERM": "dumb"}) as dumb,
-        Terminal("-c", BAR, env={"TTY_COMPATIBLE": "0"}) as incompatible,
-        Terminal("-c", BAR, "plain") as plain,
-    ):
-        for terminal in (dumb, incompatible, plain):
+@pytest.mark.parametrize(("steps", "seen"), [((), "starting"), (("started",), "failures")])
+def test_ctrl_c_erases_the_bar(steps: tuple[str, ...], seen: str, tmp_path: Path) -> None:
+    with _run_on(tmp_path, steps=steps) as terminal:
+        terminal.wait_for(lambda text: seen in text)
+        terminal.press("\x03")
+        assert terminal.end() == 0
+        assert terminal.text.splitlines() == ["stopped"]
+        assert b"^C" in terminal.raw
+        assert not terminal.screen.cursor.hidden
+
+
+def test_what_cannot_be_drawn_on_anew_gets_lines(tmp_path: Path) -> None:
+    forced = os.environ | {"FORCE_COLOR": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", RUN, str(tmp_path)]
+    file = subprocess.Popen(command, env=forced, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    with _run_on(tmp_path, steps=ALL, TERM="dumb") as dumb, _run_on(tmp_path, "plain", steps=ALL) as plain:
+        for terminal in (dumb, plain):
             assert terminal.end() == 0
             assert bytes(terminal.raw) == b"maskfleet: a round failed\r\nthe end\r\n"
     assert file.communicate()[0] == b"maskfleet: a round failed\nthe end\n"
