@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CHECK := .venv-check
 PEERS := .venv-peers
 NEWEST := .venv-newest-ray
 CONSTRAINTS := constraints.txt
@@ -15,14 +16,17 @@ ARGS ?=
 SEEDS ?= 200
 INPUTS ?= 100000
 
-.PHONY: quickstart test slow check bench-pipeline bench-models bench-scale bench-peers newest-ray chaos fuzz clean help
+.PHONY: quickstart test slow check types hooks mutants bench-pipeline bench-models bench-scale bench-peers newest-ray chaos fuzz clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart  install, label the bundled photographs, name the picture to open (TORCH=cpu: smaller download)"
-	@echo "make test        install the test extra, run every test but the slow ones"
+	@echo "make test        install what the tests need, run every test but the slow ones"
 	@echo "make slow        the rest"
-	@echo "make check       format, lint, types, import contracts"
+	@echo "make check       format, lint, spelling, types, import contracts; in $(CHECK), without torch and Ray (300 MB)"
+	@echo "make types       types once more, with those of torch and Ray"
+	@echo "make hooks       what git runs before each commit: format, lint, spelling"
+	@echo "make mutants     break the plan, what remains of it, and the parts in many small ways: which breaks do no tests see?"
 	@echo "make chaos       SEEDS=$(SEEDS) runs in which workers, nodes and drivers are killed; goes on where it stopped (an hour)"
 	@echo "make fuzz        INPUTS=$(INPUTS) mutated images, tars and Parquet files through a worker (10 minutes)"
 	@echo "make bench-pipeline | bench-models | bench-scale   measure on this machine; ARGS=\"--images 384\" adds flags, see tests/benchmarks"
@@ -39,11 +43,24 @@ test: $(VENV)/installed-test
 slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow
 
-check: $(VENV)/installed-test
-	$(BIN)/ruff format --check pipeline jobs tests
-	$(BIN)/ruff check pipeline jobs tests
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
+check: $(CHECK)/installed
+	$(CHECK)/bin/ruff format --check pipeline jobs tests
+	$(CHECK)/bin/ruff check pipeline jobs tests
+	$(CHECK)/bin/codespell
+	$(CHECK)/bin/mypy
+	$(CHECK)/bin/lint-imports --no-cache
+
+types: $(CHECK)/installed $(VENV)/installed-test
+	$(CHECK)/bin/mypy --python-executable $(BIN)/python
+
+hooks: BIN := $(CHECK)/bin
+hooks: $(CHECK)/installed
+	@$(call install,--group hooks)
+	$(BIN)/pre-commit install
+
+mutants: $(VENV)/installed-test
+	@$(call install,--group mutants)
+	$(BIN)/mutmut run
 
 bench-pipeline bench-models bench-scale: $(VENV)/installed-test
 	$(BIN)/python -m tests.benchmarks $(@:bench-%=%) $(ARGS)
@@ -62,19 +79,26 @@ chaos: $(VENV)/installed-test
 fuzz: $(VENV)/installed-test
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS)
 
-$(VENV)/bin/python $(PEERS)/bin/python $(NEWEST)/bin/python:
+$(VENV)/bin/python $(CHECK)/bin/python $(PEERS)/bin/python $(NEWEST)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "maskfleet needs Python 3.11 or newer: make quickstart PYTHON=python3.11")'
 	@echo "== making $(@:/bin/python=)"
 	@$(PYTHON) -m venv $(@:/bin/python=)
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "== installing maskfleet and what it needs (once; about 3 GB to download unless TORCH=cpu, 2 to 10 minutes)"
-	@$(call install,.)
+	@$(call install,--editable .)
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
 	@echo "== installing what the tests need"
-	@$(call install,.[test$(,)check])
+	@$(call install,--editable . --group test)
+	@touch $@
+
+# Tools, and the light packages whose types mypy reads.
+$(CHECK)/installed: BIN := $(CHECK)/bin
+$(CHECK)/installed: $(CHECK)/bin/python pyproject.toml constraints.txt
+	@echo "== installing what the static checks need into $(CHECK) (once)"
+	@$(call install,--group check)
 	@touch $@
 
 # An environment of its own: daft wants an older pyarrow. What tests/benchmarks/constraints.txt pins comes before constraints.txt.
@@ -83,7 +107,7 @@ $(PEERS)/installed: CONSTRAINTS := $(PEERS)/constraints.txt
 $(PEERS)/installed: $(PEERS)/bin/python pyproject.toml constraints.txt tests/benchmarks/constraints.txt
 	@echo "== installing maskfleet and its peers into $(PEERS) (once; as large as $(VENV))"
 	@awk -F== '!/^#/ && !pinned[$$1]++' tests/benchmarks/constraints.txt constraints.txt > $(CONSTRAINTS)
-	@$(call install,.[bench$(,)peers])
+	@$(call install,--editable . --group peers)
 	@touch $@
 
 # Everything as constraints.txt pins it, but Ray.
@@ -92,19 +116,20 @@ $(NEWEST)/installed: CONSTRAINTS := $(NEWEST)/constraints.txt
 $(NEWEST)/installed: $(NEWEST)/bin/python pyproject.toml constraints.txt
 	@echo "== installing maskfleet and what its tests need into $(NEWEST) (once; as large as $(VENV))"
 	@grep -v '^ray==' constraints.txt > $(CONSTRAINTS)
-	@$(call install,.[test])
+	@$(call install,--editable . --group test)
 	@touch $@
 
-, := ,
+# Groups of pyproject.toml take pip 25.1.
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ifeq ($(TORCH),cpu)
 define install
-$(BIN)/python -m pip install --quiet --disable-pip-version-check uv && $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --torch-backend=cpu --constraint $(CONSTRAINTS) --editable "$(1)"
+$(PIP) uv && $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --torch-backend=cpu --constraint $(CONSTRAINTS) $(1)
 endef
 else
 define install
-$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable "$(1)"
+$(PIP) "pip>=25.1" && $(PIP) --constraint $(CONSTRAINTS) $(1)
 endef
 endif
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(NEWEST) out
+	rm -rf $(VENV) $(CHECK) $(PEERS) $(NEWEST) out mutants

@@ -24,6 +24,7 @@ from pipeline.plan.options import network_request
 from pipeline.plan.plan import Plan
 from pipeline.schema import masks_schema
 from pipeline.verify.verify import verify
+from tests.support.interface import RUN_JSON, run_json_keys
 from tests.support.runs import part_files, parts_in, read_rows, segment, write_tars
 from tests.support.tars import photos, tar_bytes
 
@@ -48,6 +49,7 @@ def test_every_image_is_labelled_once(whole: tuple[Path, Path]) -> None:
     run = json.loads((out / "run.json").read_text())
     assert run["state"] == "complete"
     assert run["counts"] == {"images": 30, "masks": 30, "failures": 0, "broken_shards": 0, "inferred": 30, "skipped": 0}
+    assert run_json_keys(run) == RUN_JSON
 
 
 def test_parts_have_the_schema_and_names_of_the_contract(whole: tuple[Path, Path]) -> None:
