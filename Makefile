@@ -15,6 +15,8 @@ ARGS ?=
 # Seeds of `make chaos`, mutated inputs of `make fuzz`.
 SEEDS ?= 200
 INPUTS ?= 100000
+# `make mutants` stops after so long; the next start goes on.
+MINUTES ?= 60
 
 .PHONY: quickstart test slow check types hooks mutants bench-pipeline bench-models bench-scale bench-peers newest-ray chaos fuzz clean help
 .DEFAULT_GOAL := help
@@ -60,7 +62,7 @@ hooks: $(CHECK)/installed
 
 mutants: $(VENV)/installed-test
 	@$(call install,--group mutants)
-	$(BIN)/mutmut run
+	$(BIN)/python -m tests.mutants --minutes $(MINUTES)
 
 bench-pipeline bench-models bench-scale: $(VENV)/installed-test
 	$(BIN)/python -m tests.benchmarks $(@:bench-%=%) $(ARGS)
