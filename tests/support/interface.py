@@ -16,7 +16,7 @@ import pyarrow as pa
 import pipeline
 from jobs.__main__ import JOBS
 from pipeline import errors, schema
-from pipeline.driver.stopped import Stopped
+from pipeline.stopped import Stopped
 
 T = TypeVar("T")
 
@@ -59,7 +59,8 @@ def describe_interface() -> str:
 def _python() -> Iterator[str]:
     for name in sorted(pipeline.__all__):
         thing = getattr(pipeline, name)
-        yield f"{name}{_parameters(thing)}"
+        if not inspect.isclass(thing) or "__call__" in vars(thing):  # what users make; a `Run` and `Labels` they are given
+            yield f"{name}{_parameters(thing)}"
         if not inspect.isclass(thing):
             continue
         members = set(dir(thing)) | set(getattr(thing, "__annotations__", {}))
