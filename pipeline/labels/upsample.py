@@ -17,7 +17,8 @@ def labels_of(
         return upsample_labels(logits_CHW, height, width, threshold)
     from pipeline.model.torch_engine import label_map_of
 
-    return mask_statistics(*label_map_of(logits_CHW, height, width), len(logits_CHW), threshold)
+    mask, confidence = label_map_of(logits_CHW, height, width)
+    return mask_statistics(mask, confidence, len(logits_CHW), threshold)
 
 
 def upsample_labels(
