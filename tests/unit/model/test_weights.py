@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.errors import NotReachable, UsageError
 from pipeline.labels.prepare import prepare
-from pipeline.model.prepare import NetworkRequest
+from pipeline.model.engine import Prepared
+from pipeline.model.prepare import NetworkRequest, cached_stem, convert, folder_of_networks, read_prepared
 from pipeline.model.weights import load_weights, read_classes
 from tests.conftest import ROOT
 
@@ -33,6 +34,13 @@ def tensors() -> dict[str, torch.Tensor]:
 def cold_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+def _prepared_here(request: NetworkRequest) -> Prepared:
+    """What `prepare` gives, made in this process, which has torch already: its child takes some ten seconds to start."""
+    stem = cached_stem(request)
+    folder_of_networks().mkdir(parents=True, exist_ok=True)
+    return read_prepared(request, stem or convert(request))
 
 
 def _request(weights: object, **more: str) -> NetworkRequest:
@@ -52,7 +60,7 @@ def test_a_pth_file_in_its_usual_wrappings(tensors: dict[str, torch.Tensor], tmp
     state = {f"module.{name}": value for name, value in tensors.items()} if wrap == "ddp" else dict(tensors)
     state["aux_classifier.0.weight"] = torch.zeros(1)
     torch.save({"model": state, "epoch": 3} if wrap == "checkpoint" else state, tmp_path / "mine.pth")
-    network = prepare(_request(tmp_path / "mine.pth"))
+    network = (prepare if wrap == "plain" else _prepared_here)(_request(tmp_path / "mine.pth"))  # once as the driver does it
     assert network.preset.short_side == 520  # torchvision's, as a .pth says nothing of itself
     assert network.classes[15] == "person"
 
@@ -65,16 +73,16 @@ def test_other_classes_need_a_list_of_as_many(tensors: dict[str, torch.Tensor], 
         )
     save_file(tensors, tmp_path / "three.safetensors")
     with pytest.raises(UsageError, match="tell 3 classes apart: name them with --classes"):
-        prepare(_request(tmp_path / "three.safetensors"))
+        _prepared_here(_request(tmp_path / "three.safetensors"))
     (tmp_path / "classes.txt").write_text("road\ncar\nsky\n")
-    assert prepare(_request(tmp_path / "three.safetensors", classes=str(tmp_path / "classes.txt"))).classes == (
+    assert _prepared_here(_request(tmp_path / "three.safetensors", classes=str(tmp_path / "classes.txt"))).classes == (
         "road",
         "car",
         "sky",
     )
     (tmp_path / "classes.txt").write_text("road\ncar\n")
     with pytest.raises(UsageError, match="2 names, but the weights tell 3"):
-        prepare(_request(tmp_path / "three.safetensors", classes=str(tmp_path / "classes.txt")))
+        _prepared_here(_request(tmp_path / "three.safetensors", classes=str(tmp_path / "classes.txt")))
 
 
 class _Bomb:
@@ -94,17 +102,17 @@ def test_a_pickle_is_never_executed(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
     for name in ("zipped.pth", "a.pth", "b.pth", "c.safetensors"):
         with pytest.raises(UsageError, match="not a"):
-            prepare(_request(tmp_path / name))
+            _prepared_here(_request(tmp_path / name))
         assert not (tmp_path / "executed").exists()
 
 
 def test_weights_of_another_network(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(UsageError, match=r"not the weights of lraspp_mobilenet_v3_large \(no classifier"):
-        prepare(_request(tmp_path / "other.pth"))
+        prepare(_request(tmp_path / "other.pth"))  # in a child: what it says comes back
     small = NetworkRequest(model="lraspp_mobilenet_v3_small", weights="bundled", engine="torch")
     with pytest.raises(UsageError) as raised:
-        prepare(small)
+        _prepared_here(small)
     assert str(raised.value) == f"--weights bundled.safetensors: not the weights of {small.model} but of {MODEL}: --model {MODEL}"
 
 
@@ -115,9 +123,9 @@ def test_unknown_networks() -> None:
 
 def test_absent_files_and_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(NotReachable, match="no such file"):
-        prepare(_request(tmp_path / "absent.pth"))
+        _prepared_here(_request(tmp_path / "absent.pth"))
     with pytest.raises(UsageError, match="COCO_WITH_VOC_LABELS_V1"):
-        prepare(_request("COCO_V7"))
+        _prepared_here(_request("COCO_V7"))
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -164,7 +172,7 @@ def test_no_network_and_no_file_names_both_ways_out(monkeypatch: pytest.MonkeyPa
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with pytest.raises(NotReachable, match=r"put lraspp_mobilenet_v3_large-\w+\.pth into .*--weights FILE.*--weights bundled"):
-        prepare(_request("COCO_WITH_VOC_LABELS_V1"))
+        _prepared_here(_request("COCO_WITH_VOC_LABELS_V1"))
 
 
 def test_class_lists(tmp_path: Path) -> None:
