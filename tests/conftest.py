@@ -1,6 +1,7 @@
 """What all tests share: one Ray a session, one S3 server a session, and runs of the real job."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 os.environ["RAY_ADDRESS"] = "local"  # never join a cluster that happens to run on this machine
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+# What is committed is flushed to disk, which takes milliseconds each time, thousands of times: folders of tests lie in memory.
+_MEMORY = Path("/dev/shm")
+if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

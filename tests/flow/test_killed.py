@@ -76,56 +76,42 @@ def _assert_same(out: Path, reference: Reference) -> None:
     assert not (out / ".tmp").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_leaves_a_state_that_the_same_command_finishes(
-    reference: Reference, tmp_path: Path, number: signal.Signals, code: int
-) -> None:
-    out, told = tmp_path / "out", tmp_path / "end.json"
-    process = _start(reference.source, out, None, "--json", told)
-    _wait_for_parts(out, 12, process)  # the reports of the first have reached the driver by then
-    process.send_signal(number)
-    stopped = _finish(process)
-    assert stopped.code == code
-    assert "the same command goes on from here" in stopped.err
-    assert "Traceback" not in stopped.err
-    run = json.loads((out / "run.json").read_text())
-    assert run["state"] == "incomplete"
-    assert 5 <= run["counts"]["images"] == run["counts"]["masks"] <= len(read_rows(out).keys)
-    end = json.loads(told.read_text())
-    assert (end["exit_code"], end["error"]["class"], end["counts"]) == (code, "Stopped", run["counts"])
+def test_signals_leave_a_state_that_the_same_command_finishes(reference: Reference, tmp_path: Path) -> None:
+    """SIGTERM, then SIGINT where it went on, then nothing: each attempt begins where the one before was stopped."""
+    out, told, least = tmp_path / "out", tmp_path / "end.json", 5
+    for number, code, parts in ((signal.SIGTERM, 143, 12), (signal.SIGINT, 130, 24)):
+        process = _start(reference.source, out, None, "--json", told)
+        _wait_for_parts(out, parts, process)  # the reports of the first have reached the driver by then
+        process.send_signal(number)
+        stopped = _finish(process)
+        assert stopped.code == code
+        assert "the same command goes on from here" in stopped.err
+        assert "Traceback" not in stopped.err
+        run = json.loads((out / "run.json").read_text())
+        assert run["state"] == "incomplete"
+        assert least <= run["counts"]["images"] == run["counts"]["masks"] <= len(read_rows(out).keys)
+        least = run["counts"]["images"] + 1
+        end = json.loads(told.read_text())
+        assert (end["exit_code"], end["error"]["class"], end["counts"]) == (code, "Stopped", run["counts"])
     assert _finish(_start(reference.source, out)).code == 0
     _assert_same(out, reference)
 
 
-def test_a_killed_worker_costs_at_most_its_part(reference: Reference, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_at_most_its_part_and_none_imports_torch(reference: Reference, tmp_path: Path) -> None:
     out, trace = tmp_path / "out", tmp_path / "trace"
     process = _start(reference.source, out, trace)
     _wait_for_parts(out, 3, process)
-    workers = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "MapWorker" in child.name() + "".join(child.cmdline())
-    ]
-    assert workers
+    driver = psutil.Process(process.pid)
+    workers = [child for child in driver.children(recursive=True) if "MapWorker" in child.name() + "".join(child.cmdline())]
+    assert len(workers) == 2
+    loaded = [{map_.path for map_ in each.memory_maps()} for each in (driver, *workers)]
+    assert all(any("openvino" in file for file in files) for files in loaded[1:])
+    assert not [file for files in loaded for file in files if "libtorch" in file]
     workers[0].kill()
     done = _finish(process)
     assert done.code == 0, done
     _assert_same(out, reference)
     assert _traced(trace) <= reference.images + 2 * PART
-
-
-def test_a_worker_on_openvino_never_imports_torch(reference: Reference, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    process = _start(reference.source, out)
-    _wait_for_parts(out, 3, process)
-    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    workers = [child for child in tree if "MapWorker" in "".join(child.cmdline())]
-    assert len(workers) == 2
-    loaded = {file for child in workers for file in (map_.path for map_ in child.memory_maps())}
-    assert any("openvino" in file for file in loaded)
-    assert not [file for file in loaded if "libtorch" in file]
-    assert not [map_.path for map_ in tree[0].memory_maps() if "libtorch" in map_.path]  # nor does the driver
-    assert _finish(process).code == 0
 
 
 def test_two_at_once_end_with_one_right_result(reference: Reference, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_run_that_does_not_get_on_ends_and_says_where_it_stood(tmp_path: Path,
     images[2] += STUCK
     (tmp_path / "x.parquet").write_bytes(parquet_bytes(images))
     arguments = ("--input", tmp_path / "x.parquet", "--output", tmp_path / "out", *FLAGS)
-    done = job("segment", *arguments, "--image-timeout-s", 3, "--idle-minutes", 0.3, env=POISONED)
+    done = job("segment", *arguments, "--image-timeout-s", 2, "--idle-minutes", 0.1, env=POISONED)
     assert done.code == 5, done.err
-    assert "no image was labelled for 0.3 minutes" in done.err
+    assert "no image was labelled for 0.1 minutes" in done.err
     assert "Traceback" not in done.err

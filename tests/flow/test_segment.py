@@ -36,7 +36,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> tuple[Pa
     """Input and output of an undisturbed run: 3 shards of 10 images."""
     folder = tmp_path_factory.mktemp("whole")
     source, out = write_tars(folder / "in", 3, 10), folder / "out"
-    outcome = segment(source, out)
+    outcome = segment(source, out, workers=2)
     assert outcome.error is None
     return source, out
 
@@ -146,7 +146,7 @@ def test_a_changed_single_image_is_relabelled_and_its_old_row_is_gone(tmp_path: 
 
 def test_limit_takes_whole_parts_and_a_later_run_goes_on(tmp_path: Path) -> None:
     source, out = write_tars(tmp_path / "in", 4, 10), tmp_path / "out"
-    limited = segment(source, out, limit=8)
+    limited = segment(source, out, limit=8, workers=2)
     assert limited.error is None
     assert limited.run["state"] == "incomplete"
     assert 8 <= limited.run["counts"]["images"] <= 8 + 2 * 4
@@ -188,7 +188,7 @@ def test_few_big_tars_are_cut_for_many_workers(whole: tuple[Path, Path], tmp_pat
 
     monkeypatch.setattr("pipeline.worker.cutting.SHORT_SHARD_BYTES", 0)
     monkeypatch.setattr(flow, "label", watched)
-    segment(source, tmp_path / "out")
+    segment(source, tmp_path / "out", workers=2)
     assert marked == [2]  # the pieces of two keep two workers busy while one labels the third
     assert part_files(tmp_path / "out") == part_files(out)
 
@@ -196,7 +196,7 @@ def test_few_big_tars_are_cut_for_many_workers(whole: tuple[Path, Path], tmp_pat
 def test_a_limit_is_shared_out_among_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One tar of 12 parts, of which 8 are wanted: a piece a part, and no part more."""
     monkeypatch.setattr("pipeline.worker.cutting.SHORT_SHARD_BYTES", 0)
-    outcome = segment(write_tars(tmp_path / "in", 1, 48), tmp_path / "out", limit=32)
+    outcome = segment(write_tars(tmp_path / "in", 1, 48), tmp_path / "out", limit=32, workers=2)
     assert outcome.error is None
     assert outcome.run["counts"]["images"] == 32
     assert sorted(int(name.split("-")[1]) for name in part_files(tmp_path / "out")) == list(range(0, 32, 4))
@@ -219,7 +219,7 @@ def test_a_bug_ends_the_wave_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
             ended.append(taken)
 
     monkeypatch.setattr(flow, "label", with_a_bug)
-    outcome = segment(write_tars(tmp_path / "in", 2, 200), tmp_path / "out")
+    outcome = segment(write_tars(tmp_path / "in", 2, 200), tmp_path / "out", workers=2)
     assert isinstance(outcome.error, Bug)
     assert ended == [1]  # the second report was its last
     parts = len(part_files(tmp_path / "out"))
@@ -270,7 +270,7 @@ def test_behind_a_straggler_waits_one_other_span(tmp_path: Path, monkeypatch: py
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Holding)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        outcome = segment([source, f"http://127.0.0.1:{server.server_port}/straggler.tar"], out)
+        outcome = segment([source, f"http://127.0.0.1:{server.server_port}/straggler.tar"], out, workers=2)
     finally:
         server.shutdown()
         server.server_close()

@@ -45,7 +45,7 @@ def whole(kept: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
 
 
 def _attempt(source: Path, out: Path, **flags: Any) -> Attempt:
-    values: dict[str, Any] = {"weights": "bundled", "short_side": SHORT_SIDE, "part_images": 4, "workers": 2} | flags
+    values: dict[str, Any] = {"weights": "bundled", "short_side": SHORT_SIDE, "part_images": 4, "workers": 1} | flags
     return Attempt(SegmentConfig(input=(str(source),), output=str(out), **values), Progress())
 
 
