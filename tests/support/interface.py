@@ -95,12 +95,13 @@ def _command(name: str, command: click.Command) -> Iterator[str]:
 
 
 def _parameter(parameter: click.Parameter) -> str:
-    kind = "|".join(map(str, parameter.type.choices)) if isinstance(parameter.type, click.Choice) else parameter.metavar or ""
+    choices = "|".join(map(str, parameter.type.choices)) if isinstance(parameter.type, click.Choice) else ""
     several = " …" if parameter.multiple or parameter.nargs != 1 else ""
     if not isinstance(parameter, click.Option):
-        return f"{kind or (parameter.name or '').upper()}{several}"
+        return f"{choices or (parameter.name or '').upper()}{several}"
     flags = "/".join(parameter.opts + parameter.secondary_opts)
-    value = "" if parameter.is_flag else f" {kind or parameter.type.name.upper()}"
+    none = "|none" if (parameter.metavar or "").endswith("|none") else ""
+    value = "" if parameter.is_flag else f" {choices or 'VALUE'}{none}"
     said = re.search(r" \[default: (.*?)\]", parameter.help or "")
     default = said[1] if said else parameter.to_info_dict()["default"]
     if isinstance(default, enum.Enum) or (parameter.is_flag and not default):  # click's word for "not set"
