@@ -17,9 +17,9 @@ from pipeline.model.zoo import DEFAULT_MODEL
 from tests.conftest import Finished
 
 
-def test_the_bundled_photographs_are_six() -> None:
+def test_the_bundled_photographs_are_seven() -> None:
     found = photographs()
-    assert len({name for name, _ in found}) == len(found) == 6
+    assert len({name for name, _ in found}) == len(found) == 7
     assert all(data[:2] == b"\xff\xd8" for _, data in found)
 
 
