@@ -146,5 +146,11 @@ def _below(kind: type[T]) -> Iterator[type[T]]:
             yield from _below(each)
 
 
+@click.command()
+def main() -> None:
+    """Print what users and their scripts rely on."""
+    click.echo(describe_interface(), nl=False)
+
+
 if __name__ == "__main__":
-    print(describe_interface(), end="")
+    main()
