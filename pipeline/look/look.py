@@ -7,15 +7,15 @@ from typing import Any
 from PIL import Image
 
 from pipeline.api.opened import Run, open_run
+from pipeline.api.photographs import Photographs
 from pipeline.errors import NotReachable, StorageError
 from pipeline.look.choose import TRIES, Where, choose
 from pipeline.look.part_rows import PartRows
 from pipeline.look.sheet import draw_sheet
 from pipeline.look.tiles import Reader, Tile, tile_of
-from pipeline.output.parts import PartTable, list_parts
-from pipeline.output.remaining import planned_sources
-from pipeline.plan.plan import read_plan
-from pipeline.storage import Store, base_name, store_for
+from pipeline.output.parts import PartTable
+from pipeline.output.run_view import RunView
+from pipeline.storage import base_name, store_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,27 +69,21 @@ def look(out: str, where: Where, *, images: int = 12, seed: int = 0) -> Look:
     `UsageError` for a class that the run does not have, and `Damaged` for a part that cannot be read.
     """
     run = open_run(out)
-    store = store_for(run.uri)
     try:
-        return _look(run, store, where, images, seed)
+        return _look(run, RunView(store_for(run.uri), run.uri), where, images, seed)
     except StorageError as error:
         raise NotReachable(str(error)) from error
 
 
-def _look(run: Run, store: Store, where: Where, images: int, seed: int) -> Look:
-    plan = read_plan(store, run.uri)
-    if plan is None:
-        raise NotReachable(f"{run.uri}: no run there (no plan/00000.parquet)")
-    listed = list_parts(store, run.uri)
-    parts = listed.only(listed.of(planned_sources(plan)))
-    labels, shape = plan.settings["labels"], plan.settings["shape"]
-    reader = PartRows(store, run.uri, bool(shape["confidence_map"]))
+def _look(run: Run, view: RunView, where: Where, images: int, seed: int) -> Look:
+    labels, shape, parts = view.settings["labels"], view.settings["shape"], view.parts()
+    reader = PartRows(view.store, run.uri, bool(shape["confidence_map"]))
     places = choose(parts, reader, where, labels["classes"], images, seed)
     if not places:
         raise NotReachable(f"{run.uri}: {_nothing(run, parts, where, images)}")
     rows = reader.rows(places)
+    photographs = Reader(Photographs(view, run.info, ()))  # which share the plan that is read already
     background = 0 if labels["classes"][0].strip("_") == "background" else None
-    photographs = Reader(run.photographs)
     tiles = (
         tile_of(rows[place], photographs, background=background, max_source_pixels=shape["max_source_pixels"]) for place in places
     )

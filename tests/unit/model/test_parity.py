@@ -1,4 +1,4 @@
-"""Labels against torchvision's own code, on photographs: real ones where ../shared is, else the bundled six.
+"""Labels against torchvision's own code, on photographs: real ones if ../shared is there, else the bundled ones.
 
 The default model has the bundled weights; the others seeded random ones that label as variedly as trained ones
 (`jobs.bench_models` says how and why).
@@ -137,7 +137,7 @@ def test_kernels_that_are_kept_or_made_anew_give_the_same_logits(monkeypatch: py
 
 
 def test_bf16_in_torch_labels_nearly_as_float32() -> None:
-    """Emulated where the CPU lacks it, so small images here; 99.4 % of the labels agree on the six at short side 288."""
+    """Emulated where the CPU lacks it, so small images here; 99.8 % of the labels agree on the bundled ones at short side 288."""
     network = build(DEFAULT_MODEL, tensors_of(DEFAULT_MODEL))
     transforms = SemanticSegmentation(resize_size=128)
     equal = pixels = 0
