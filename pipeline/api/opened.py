@@ -1,6 +1,5 @@
 """`open_run`: a run as its readers see it, local or on S3."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +11,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.api.photographs import Photographs
-from pipeline.errors import NotReachable, ObjectMissing, StorageError, UsageError
+from pipeline.errors import Damaged, NotReachable, ObjectMissing, StorageError, UsageError
 from pipeline.image.decode import decode
 from pipeline.labels.png import decode_mask, decode_png, index_image
 from pipeline.labels.statistics import IGNORE, min_confidence_level
 from pipeline.output.run_view import RunView
 from pipeline.storage import Store, join, normalise, store_for
+from pipeline.sums.derived import read_run_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Run:
 
 
 def open_run(uri: str, *, allow_root: str | Sequence[str] = (), check_version: bool = True) -> Run:
-    """The run that `segment --output URI` left. Raises `NotReachable` where there is none.
+    """The run that `segment --output URI` left. Raises `NotReachable` if there is none, `Damaged` if `run.json` is no JSON object.
 
     allow_root: photographs are read below these paths or URIs, and nowhere else. Without it they are read if the plan has them,
     an input of `run.json` may have named them, and, on a local disk, their names are those of images or shards: so rows that
@@ -106,11 +106,14 @@ def open_run(uri: str, *, allow_root: str | Sequence[str] = (), check_version: b
     uri = normalise(uri).rstrip("/")
     store: Store = store_for(uri)
     try:
-        info = json.loads(store.read(join(uri, "run.json")))
+        info = read_run_json(store, uri)
+        if info is None and store.stat(join(uri, "run.json")):
+            raise Damaged(f"{uri}/run.json is no JSON object: verify --repair makes it again")
     except ObjectMissing as error:
         raise NotReachable(f"no run at {uri} (no run.json)") from error
     except StorageError as error:
         raise NotReachable(str(error)) from error
+    assert info is not None
     roots = (allow_root,) if isinstance(allow_root, str) else allow_root
     view = RunView(store, uri)
     return Run(uri, info, Photographs(view, info, roots, check_version=check_version), view)

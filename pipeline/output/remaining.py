@@ -1,7 +1,7 @@
 """What is left to do: the plan minus the committed parts, as spans."""
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TypeVar
@@ -51,13 +51,13 @@ def shard_digest(shard: SourceObject) -> str:
     return source_digest(shard.uri, shard.size, shard.version)
 
 
-def planned_sources(plan: Plan) -> frozenset[str]:
-    """The digests of all sources that count: made once, until the plan grows, as a million take 6 s."""
+def planned_sources(plan: Plan) -> KeysView[str]:
+    """The digests of all sources that count, in the order of the plan: made once, until it grows, as a million take 6 s."""
     size = len(plan.files), len(plan.shards)
     if plan.sources is None or plan.sources[0] != size:
         shards = (shard_digest(shard) for shard in plan.shards.values())
-        plan.sources = size, frozenset(chain(shards, (plan_file_digest(file) for file in plan.files if file.images)))
-    return plan.sources[1]
+        plan.sources = size, dict.fromkeys(chain(shards, (plan_file_digest(file) for file in plan.files if file.images)))
+    return plan.sources[1].keys()
 
 
 def image_count(plan: Plan, committed: PartTable) -> int:

@@ -1,6 +1,7 @@
 """A run as its plan sees it: what is planned, which parts are there, what their footers and rows say."""
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from pipeline.output.remaining import plan_file_digest, planned_sources, shard_d
 from pipeline.parallel import in_order
 from pipeline.plan.plan import Plan, catch_up, read_plan
 from pipeline.schema import FAILURES, masks_schema
-from pipeline.storage import Store, arrow_filesystem, join
+from pipeline.storage import Store, arrow_filesystem, join, store_for
 
 FOOTER_READERS = 64
 
@@ -64,21 +65,28 @@ def read_footers(store: Store, out: str, parts: Iterable[PartName]) -> Iterator[
 class RunView:
     """What every reader of a run looks up: verify and repair, `open_run`, and what is made from labels.
 
-    The plan is read once, and caught up with at each listing. Raises `NotReachable` if there is none.
+    The plan is read once, and caught up with at each listing; a million shards take 0.7 GB. Raises `NotReachable` if there is no
+    plan. Safe in threads; pickled, a view is opened again on the other side.
     """
 
     def __init__(self, store: Store, out: str) -> None:
         self.store, self.out = store, out
         self._plan: Plan | None = None
+        self._lock = threading.RLock()  # of who takes plan files into the plan
+
+    def __reduce__(self) -> tuple[Callable[[str], "RunView"], tuple[str]]:
+        """A store has connections and credentials, which stay in their process."""
+        return _opened_again, (self.out,)
 
     @property
     def plan(self) -> Plan:
         """What there is to label."""
-        if self._plan is None:
-            self._plan = read_plan(self.store, self.out)
-        if self._plan is None:
-            raise NotReachable(f"{self.out}: no run there (no plan/00000.parquet)")
-        return self._plan
+        with self._lock:
+            if self._plan is None:
+                self._plan = read_plan(self.store, self.out)
+            if self._plan is None:
+                raise NotReachable(f"{self.out}: no run there (no plan/00000.parquet)")
+            return self._plan
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -91,8 +99,9 @@ class RunView:
 
     def listed(self) -> PartTable:
         """The parts of planned sources, as they lie in `masks/` now."""
-        catch_up(self.store, self.out, self.plan)
-        return list_planned(self.store, self.out, planned_sources(self.plan))
+        with self._lock:
+            catch_up(self.store, self.out, self.plan)
+            return list_planned(self.store, self.out, planned_sources(self.plan))
 
     def parts(self) -> PartTable:
         """The parts that readers see: not those with rows that a later row of the plan replaces, which a run makes again."""
@@ -101,8 +110,8 @@ class RunView:
 
     def in_order(self, parts: PartTable) -> Iterator[PartName]:
         """Parts in the order of the plan; of each source in order of first index."""
-        for source in self.sources():
-            yield from parts.get(source.digest, ())
+        for source in planned_sources(self.plan):
+            yield from parts.get(source, ())
 
     def footers(self, parts: PartTable) -> Iterator[tuple[PartName, PartFooter]]:
         """Parts with their footers, in the order of the plan. Raises as `read_footer`."""
@@ -133,13 +142,18 @@ class RunView:
     def _obsolete(self, listed: PartTable) -> Bools:
         """Parts that were made before a later plan file replaced one of their rows: they hold as many rows as they cover."""
         obsolete = np.zeros(listed.part_count, np.bool_)
-        for source in self.sources():
-            if source.superseded:
-                replaced = np.sort(np.fromiter(source.superseded, np.int64))
-                obsolete[listed.of({source.digest})] = [
-                    self._holds(part, int(np.diff(np.searchsorted(replaced, [part.first, part.stop]))[0]))
-                    for part in listed.get(source.digest, ())
-                ]
+        for file in self.plan.files:
+            replaced = np.unique(np.array(self.plan.superseded.get(file.number, ()), np.int64))
+            if file.images and replaced.size:
+                of_file = listed.of({plan_file_digest(file)})
+                parts = list(listed.parts(of_file))
+                covered = (
+                    np.searchsorted(replaced, [[part.first, part.stop] for part in parts])
+                    if parts
+                    else np.zeros((0, 2), np.int64)
+                )
+                asked = zip(parts, (covered[:, 1] - covered[:, 0]).tolist(), strict=True)
+                obsolete[of_file] = list(in_order(asked, lambda each: self._holds(*each), FOOTER_READERS))
         return obsolete
 
     def _holds(self, part: PartName, replaced: int) -> bool:
@@ -151,3 +165,7 @@ class RunView:
         except (ObjectMissing, ObjectChanged):  # removed, or made anew, since it was listed
             return True
         return footer.masks + len(footer.failures) > part.rows - replaced
+
+
+def _opened_again(out: str) -> RunView:
+    return RunView(store_for(out), out)

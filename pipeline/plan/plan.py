@@ -49,7 +49,7 @@ class Plan:
 
     settings: what is fixed for the run (of file 0). shards: by URI, the latest row counts.
     superseded: rows of image files that a later file replaces. replaced: shards that a later row of the same URI replaces.
-    known: of every planned URI. sources: `left.planned_sources`, and of how many files and shards.
+    known: of every planned URI. sources: `remaining.planned_sources`, and of how many files and shards.
     """
 
     settings: dict[str, Any]
@@ -59,7 +59,7 @@ class Plan:
     replaced: list[SourceObject] = field(default_factory=list)
     known: Known = field(default_factory=Known)
     added: int = 0
-    sources: tuple[tuple[int, int], frozenset[str]] | None = field(default=None, repr=False, compare=False)
+    sources: tuple[tuple[int, int], dict[str, None]] | None = field(default=None, repr=False, compare=False)
 
 
 def read_plan(store: Store, out: str) -> Plan | None:

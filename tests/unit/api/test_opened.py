@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline import open_run
-from pipeline.errors import UsageError
+from pipeline.errors import Damaged, NewerFormat, UsageError
 from pipeline.labels.png import decode_png
 from tests.support.labelled import label
 from tests.support.tars import photos, tar_bytes
@@ -82,3 +82,16 @@ def test_masks_of_an_older_version_with_both_can_only_become_stricter(tar: Path,
         assert np.array_equal(one, other)
     with pytest.raises(UsageError, match=r"was labelled with --min-confidence 0\.5"):
         open_run(str(tmp_path / "both")).pairs(min_confidence=0.4)
+
+
+@pytest.mark.parametrize("text", ['{"format": 2, "counts":', "[]", "\x80"])
+def test_half_a_run_json_is_damage_and_says_what_to_do(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text, "latin-1")
+    with pytest.raises(Damaged, match="verify --repair makes it again"):
+        open_run(str(tmp_path))
+
+
+def test_a_run_of_a_newer_version_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"format": 99}')
+    with pytest.raises(NewerFormat):
+        open_run(str(tmp_path))

@@ -1,6 +1,7 @@
 """A run as its readers see it: planned rows only, each once, in the order of the plan."""
 
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from pipeline.errors import NotReachable
 from pipeline.output.run_view import RunView
+from pipeline.storage import store_for
 from pipeline.storage.local import LocalStore
 from tests.support.images import jpeg
 from tests.support.labelled import label
@@ -92,3 +94,12 @@ def test_what_another_attempt_plans_is_seen_at_the_next_look(folder: Path) -> No
 def test_a_folder_without_a_plan_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(NotReachable, match="no run there"):
         RunView(STORE, str(tmp_path)).parts()
+
+
+def test_a_view_of_a_bucket_is_opened_again_where_it_is_sent() -> None:
+    """A store has connections and credentials: neither goes along."""
+    run = RunView(store_for("s3://bucket/out"), "s3://bucket/out")
+    sent = pickle.dumps(run)
+    assert len(sent) < 200
+    found = pickle.loads(sent)  # noqa: S301 - our own
+    assert (found.out, type(found.store)) == (run.out, type(run.store))
