@@ -252,7 +252,7 @@ def _one_line(error: ValidationError) -> str:
     lines = []
     names = chain.from_iterable(groups_of(SegmentConfig).values())
     order: dict[tuple[int | str, ...], int] = {(name,): number for number, name in enumerate(names)}  # as the help text has them
-    for problem in sorted(error.errors(), key=lambda problem: order.get(problem["loc"][:1], -1)):
+    for problem in sorted(error.errors(), key=lambda problem: order.get(problem["loc"][:1], len(order))):
         flag = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else "config"
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown setting {flag.removeprefix('--')}")

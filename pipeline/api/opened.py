@@ -28,27 +28,28 @@ class Run:
         uri: where it lies.
         info: `run.json`.
         photographs: what reads those that its rows name.
+        view: plan, parts and footers.
     """
 
     uri: str
     info: dict[str, Any]
     photographs: Photographs
-    _view: RunView
+    view: RunView
 
     @property
     def masks(self) -> ds.Dataset:
         """One row per image that was labelled (`pipeline.schema.masks_schema`), in the order of the plan; listed anew."""
-        return self._view.masks()
+        return self.view.masks()
 
     @property
     def failures(self) -> ds.Dataset:
         """One row per image that was not, and why (`pipeline.schema.FAILURES`)."""
-        return self._view.failures()
+        return self.view.failures()
 
     @property
     def class_stats(self) -> pa.Table:
         """One row a class (`pipeline.schema.CLASS_STATS`)."""
-        return pq.read_table(pa.BufferReader(self._view.store.read(join(self.uri, "class_stats.parquet"))))
+        return pq.read_table(pa.BufferReader(store_for(self.uri).read(join(self.uri, "class_stats.parquet"))))
 
     def image(self, row: Mapping[str, Any]) -> Image.Image:
         """The photograph of a row of `masks`, upright RGB: by one range read, or by its Parquet row group.
@@ -70,7 +71,7 @@ class Run:
 
     def _pairs(self, min_level: int | None) -> Iterator[tuple[Image.Image, Image.Image]]:
         columns = ["shard", "index", "offset", "length", "mask", *([] if min_level is None else ["confidence"])]
-        for batch in self._view.rows(columns):
+        for batch in self.view.rows(columns):
             for row in batch.to_pylist():
                 mask = decode_mask(row["mask"]["bytes"])
                 if min_level is not None:
@@ -92,7 +93,7 @@ class Run:
 
 
 def open_run(uri: str, *, allow_root: str | Sequence[str] = (), check_version: bool = True) -> Run:
-    """The run that `segment --output URI` left. Raises `NotReachable` if there is none, `Damaged` if `run.json` is no JSON object.
+    """The run that `segment --output URI` left. Raises `NotReachable` if there is none, `Damaged` for half a `run.json`.
 
     allow_root: photographs are read below these paths or URIs, and nowhere else. Without it they are read if the plan has them,
     an input of `run.json` may have named them, and, on a local disk, their names are those of images or shards: so rows that
@@ -115,5 +116,5 @@ def open_run(uri: str, *, allow_root: str | Sequence[str] = (), check_version: b
         raise NotReachable(str(error)) from error
     assert info is not None
     roots = (allow_root,) if isinstance(allow_root, str) else allow_root
-    view = RunView(store, uri)
+    view = RunView(uri)
     return Run(uri, info, Photographs(view, info, roots, check_version=check_version), view)

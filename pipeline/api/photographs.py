@@ -117,12 +117,13 @@ class Photographs:
             raise OutsideInputs(
                 f"not read, as its name is no photograph's or shard's (open_run(…, allow_root=…) allows it): {uri}"
             )
-        if planned is None or not any(self._may_name(text, uri) for text in self._inputs):
+        if (planned is None and self._run.plan_if_any is not None) or not any(self._may_name(text, uri) for text in self._inputs):
             raise OutsideInputs(f"not read, as it is no input of this run (open_run(…, allow_root=…) allows it): {uri}")
         return planned
 
     def _planned(self, uri: str) -> SourceObject | None:
-        plan = self._run.plan
+        if (plan := self._run.plan_if_any) is None:
+            return None
         if (shard := plan.shards.get(uri)) is not None:
             return shard
         (found,) = plan.known.find([uri])

@@ -19,7 +19,7 @@ from pipeline.labels.statistics import min_confidence_level
 from pipeline.listing.listing import Listing
 from pipeline.model.cpu import require_precision
 from pipeline.output.remaining import has_remaining, planned_sources
-from pipeline.output.reports import Event, Events, PartCommitted
+from pipeline.output.reports import Event, Events, PartCommitted, PartReport
 from pipeline.output.run_json import RunJson
 from pipeline.output.span import Secrets
 from pipeline.plan.options import network_request
@@ -67,11 +67,11 @@ class Attempt:
         with ThreadPoolExecutor(1, "prepare") as thread:
             preparing = thread.submit(prepare, network_request(config))
             hooks = Hooks(self._phase, self._run_json.look, self._new_output)
-            plan = make_plan(config, self.store, self.listing, preparing.result, hooks)
+            plan, network = make_plan(config, self.store, self.listing, preparing.result, hooks)
         progress.planned_rows = sum(file.rows for file in plan.files if file.images)
         progress.planned_bytes = sum(shard.size or 0 for shard in plan.shards.values())
         progress.phase = "looking at what is there"
-        begun = self._begun = Begun.of(config, self.store, plan, preparing.result())
+        begun = self._begun = Begun.of(config, self.store, plan, network)
         progress.skipped = begun.look(config, self.store, announce=lambda: self._write("running"))
         progress.skipped_parts = begun.committed.part_count
         secrets = Secrets(self.listing.secrets, config.output)
@@ -135,8 +135,9 @@ class Attempt:
         if isinstance(event, PartCommitted):
             self._known.sums.totals.add(event.part, event.footer)
 
-    def _refresh_if_due(self, _event: Event) -> None:
-        if time.monotonic() - self._refreshed > self._refresh_s:
+    def _refresh_if_due(self, event: Event) -> None:
+        is_sign = isinstance(event, PartReport) and event.error is None  # by then sums and progress have all that it says
+        if is_sign and time.monotonic() - self._refreshed > self._refresh_s:
             self._refresh("running")
 
     def _refresh(self, state: str) -> None:

@@ -23,7 +23,7 @@ Entries = Iterable[SourceObject]
 
 @dataclass(slots=True)
 class Hooks:
-    """What else an attempt does on the way to its plan, and a dry run does not.
+    """What an attempt or a dry run does on the way to its plan.
 
     phase: is told what happens now. looked: the plan was read. new_output: the inputs are there, and there is no plan yet.
     watch: sees the listing as it passes by.
@@ -37,8 +37,8 @@ class Hooks:
 
 def make_plan(
     config: SegmentConfig, store: WritableStore, listing: Listing, network: Callable[[], Prepared], hooks: Hooks
-) -> Plan:
-    """List the input and add to the plan of the output what that does not have yet.
+) -> tuple[Plan, Prepared]:
+    """List the input and add to the plan of the output what that does not have yet -> the plan and the network.
 
     network: waits for the network, which is prepared meanwhile. Raises `NotReachable` for inputs and outputs that cannot be
     had, `UsageError` for flags that do not fit them, and what `extend_plan` raises: an attempt that is refused adds nothing.
@@ -61,7 +61,8 @@ def make_plan(
         check_head(replace(head[0], secret=listing.secrets.get(head[0].uri)), read_options(config))
         hooks.new_output()
     hooks.phase("preparing the network")
-    mine = settings(config, network())
+    prepared = network()
+    mine = settings(config, prepared)
     if plan is not None:
         check_same(plan.settings, mine, config.output)
     hooks.phase("planning")
@@ -72,7 +73,7 @@ def make_plan(
     except StorageError as error:
         raise NotReachable(f"--output: {error}") from error
     check_same(plan.settings, mine, config.output)  # another attempt may have written the plan
-    return plan
+    return plan, prepared
 
 
 @dataclass(slots=True)

@@ -1,9 +1,10 @@
-"""Spans, or parts, -> actor pool -> reports, on Ray Data; with `fleet.py` the only import of Ray, and of its public names."""
+"""Spans, or parts, -> actor pool -> reports, on Ray Data. Ray is imported here, in `ray_start.py` and in `fleet.py`."""
 
 import json
 import math
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -14,8 +15,9 @@ from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions, TaskPoolS
 
 from pipeline.config import Workers
 from pipeline.driver.fleet import Fleet, Task, Worker, faults_of_ray
+from pipeline.driver.progress import Progress
 from pipeline.driver.ray_start import is_own, start_ray
-from pipeline.driver.rounds import RoundFailed, Rounds
+from pipeline.driver.rounds import RoundFailed, Rounds, gives_up_after
 from pipeline.errors import Incomplete, MaskfleetError
 from pipeline.model.engine import Prepared
 from pipeline.output.parts import PartName
@@ -109,17 +111,18 @@ def label(
 
 def map_parts(
     function: Callable[[PartName], Any], parts: Iterable[PartName], take: Callable[[PartName, Any], object], *,
-    workers: Workers | None = None, events: Events | None = None, debug: bool = False,
+    workers: Workers | None = None, events: Events | None = None, idle_minutes: float = 30.0, debug: bool = False,
 ) -> None:  # fmt: skip
     """Call `function` with each part in an actor pool, and `take` here with the part and the result, once per part.
 
     function: is pickled to the workers; its result must be what JSON can hold. It is called again for a part if a worker died or
     a store failed, so what it writes must be the same each time. take: in the order in which results come. events: are told of
-    every report. Raises `NotReachable` without a Ray, `Incomplete` if rounds bring nothing new, and a `MaskfleetError` that
+    every report. idle_minutes: without a result for so long it gives up.
+    Raises `NotReachable` without a Ray, `Incomplete` if rounds bring nothing new, and a `MaskfleetError` that
     another try would meet again, such as `Damaged`, or `Bug` for what is no error of maskfleet.
     """
     events = events or Events()
-    mapping = Mapping(MapTask(function), parts, take, events)
+    mapping = Mapping(MapTask(function), parts, take, events, idle_minutes)
     reason = Rounds(partial(start_ray, debug=debug), partial(fleet, workers, events), debug=debug).run(mapping)
     if mapping.fatal is not None:
         raise mapping.fatal
@@ -130,11 +133,16 @@ def map_parts(
 class Mapping:
     """`rounds.Work`: the parts for which no result has come yet."""
 
-    def __init__(self, task: MapTask, parts: Iterable[PartName], take: Callable[[PartName, Any], object], events: Events) -> None:
+    def __init__(
+        self, task: MapTask, parts: Iterable[PartName], take: Callable[[PartName, Any], object], events: Events,
+        idle_minutes: float,
+    ) -> None:  # fmt: skip
         self.fatal: MaskfleetError | None = None
         self.remaining = dict.fromkeys(parts)
         self.done = 0
-        self._task, self._take, self._events = task, take, events
+        self._task, self._take, self._events, self._idle_minutes = task, take, events, idle_minutes
+        self._progress = Progress()
+        events.listen(self._progress.hear)
 
     def remains(self) -> bool:
         """Is there a part without a result?"""
@@ -148,17 +156,19 @@ class Mapping:
         reason = None
         parts = list(self.remaining)
         for wave in (parts[at : at + WAVE_PARTS] for at in range(0, len(parts), WAVE_PARTS)):
-            for report in _on_pool(partial(_items, wave), self._task, [], len(wave), fleet):
-                stop_if_asked()
-                self._events.report(report)
-                reason = report.error or reason
-                self.fatal = self.fatal or report.fatal
-                if self.fatal is not None:
-                    return reason
-                if report.error is None and report.part in self.remaining:
-                    del self.remaining[report.part]
-                    self.done += 1
-                    self._take(report.part, report.result)
+            reports = _on_pool(partial(_items, wave), self._task, [], len(wave), fleet)
+            with gives_up_after(self._idle_minutes, self._progress), closing(reports):
+                for report in reports:
+                    stop_if_asked()
+                    self._events.report(report)
+                    reason = report.error or reason
+                    self.fatal = self.fatal or report.fatal
+                    if self.fatal is not None:
+                        return reason
+                    if report.part in self.remaining:
+                        del self.remaining[report.part]
+                        self.done += 1
+                        self._take(report.part, report.result)
         return reason
 
 

@@ -6,7 +6,6 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice, product
 from pathlib import Path
@@ -104,21 +103,18 @@ def forecast(config: SegmentConfig) -> Forecast:
     Raises what the run would raise before it starts.
     """
     store, listing, seen = Noted(writable_store_for(config.output)), Listing(), Seen()
-    waited_s = 0.0
+    waited_s, started = 0.0, time.perf_counter()
 
     def network() -> Prepared:
         nonlocal waited_s
-        started = time.perf_counter()
-        prepared = preparing.result()
-        waited_s += time.perf_counter() - started
+        begun = time.perf_counter()
+        prepared = prepare(network_request(config))
+        waited_s = time.perf_counter() - begun
         return prepared
 
-    started = time.perf_counter()
-    with ThreadPoolExecutor(1, "prepare") as thread:
-        preparing = thread.submit(prepare, network_request(config))
-        plan = make_plan(config, store, listing, network, Hooks(watch=seen.watch))
+    plan, prepared = make_plan(config, store, listing, network, Hooks(watch=seen.watch))
     planned_files = len(plan.files) - len(store.created)
-    begun = Begun.of(config, store, plan, preparing.result())
+    begun = Begun.of(config, store, plan, prepared)
     skipped, committed = begun.look(config, store), begun.committed  # what would be removed is only noted
     unread = int(np.count_nonzero(~begun.sums.totals.has(committed.part_keys)))
     cores = _cores()

@@ -7,15 +7,13 @@ from typing import Any
 from PIL import Image
 
 from pipeline.api.opened import Run, open_run
-from pipeline.api.photographs import Photographs
 from pipeline.errors import NotReachable, StorageError
 from pipeline.look.choose import TRIES, Where, choose
 from pipeline.look.part_rows import PartRows
 from pipeline.look.sheet import draw_sheet
 from pipeline.look.tiles import Reader, Tile, tile_of
 from pipeline.output.parts import PartTable
-from pipeline.output.run_view import RunView
-from pipeline.storage import base_name, store_for
+from pipeline.storage import base_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +68,19 @@ def look(out: str, where: Where, *, images: int = 12, seed: int = 0) -> Look:
     """
     run = open_run(out)
     try:
-        return _look(run, RunView(store_for(run.uri), run.uri), where, images, seed)
+        return _look(run, where, images, seed)
     except StorageError as error:
         raise NotReachable(str(error)) from error
 
 
-def _look(run: Run, view: RunView, where: Where, images: int, seed: int) -> Look:
-    labels, shape, parts = view.settings["labels"], view.settings["shape"], view.parts()
-    reader = PartRows(view.store, run.uri, bool(shape["confidence_map"]))
+def _look(run: Run, where: Where, images: int, seed: int) -> Look:
+    labels, shape, parts = run.view.settings["labels"], run.view.settings["shape"], run.view.parts()
+    reader = PartRows(run.view.store, run.uri, bool(shape["confidence_map"]))
     places = choose(parts, reader, where, labels["classes"], images, seed)
     if not places:
         raise NotReachable(f"{run.uri}: {_nothing(run, parts, where, images)}")
     rows = reader.rows(places)
-    photographs = Reader(Photographs(view, run.info, ()))  # which share the plan that is read already
+    photographs = Reader(run.photographs)
     background = 0 if labels["classes"][0].strip("_") == "background" else None
     tiles = (
         tile_of(rows[place], photographs, background=background, max_source_pixels=shape["max_source_pixels"]) for place in places

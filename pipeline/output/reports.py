@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline import errors
 from pipeline.errors import Bug, Damaged, MaskfleetError, UsageError
 from pipeline.output.footer import Failure, PartFooter
 from pipeline.output.parts import PartName
@@ -46,10 +47,9 @@ class PartReport:
     @property
     def fatal(self) -> MaskfleetError | None:
         """An error that another try would meet again."""
-        for fatal in (Bug, UsageError, Damaged):
-            if self.error_class == fatal.__name__:
-                return fatal(self.error or "")
-        return None
+        kind = getattr(errors, self.error_class or "", None)
+        found = [fatal for fatal in (Bug, UsageError, Damaged) if isinstance(kind, type) and issubclass(kind, fatal)]
+        return found[0](self.error or "") if found else None
 
     def to_json(self) -> str:
         """For the way through Ray."""
@@ -104,7 +104,7 @@ Listener = Callable[[Event], None]
 
 
 class Events:
-    """Tells every listener what happens, in the order in which they came; what one raises ends the attempt."""
+    """Tells listeners what happens, in the order in which they came. They do not raise: some are told inside calls of Ray."""
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
@@ -125,11 +125,11 @@ class Events:
 
 
 def events_of(report: PartReport) -> Iterator[Event]:
-    """The report itself, and what it says: retries, the part that was committed, the images of it that failed."""
-    yield report
+    """What a report says, retries, the part that was committed and its images that failed, and last the report itself."""
     for what, times in report.retries.items():
         yield Retried(what, times)
     if report.committed and report.part is not None and report.footer is not None:
         yield PartCommitted(report.part, report.footer, report)
         for failure in report.footer.failures:
             yield ImageFailed(failure)
+    yield report

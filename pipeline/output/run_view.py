@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.errors import NotReachable, ObjectChanged, ObjectMissing
 from pipeline.output.footer import PartFooter, read_footer
 from pipeline.output.parts import Bools, PartName, PartTable, list_parts
 from pipeline.output.remaining import plan_file_digest, planned_sources, shard_digest
+from pipeline.output.run_json import parsed_run_json
 from pipeline.parallel import in_order
 from pipeline.plan.plan import Plan, catch_up, read_plan
 from pipeline.schema import FAILURES, masks_schema
@@ -65,33 +67,49 @@ def read_footers(store: Store, out: str, parts: Iterable[PartName]) -> Iterator[
 class RunView:
     """What every reader of a run looks up: verify and repair, `open_run`, and what is made from labels.
 
-    The plan is read once, and caught up with at each listing; a million shards take 0.7 GB. Raises `NotReachable` if there is no
-    plan. Safe in threads; pickled, a view is opened again on the other side.
+    The plan is read once, and caught up with at each listing; a million shards take 0.7 GB. If a run has no plan, such as a
+    copy of `masks/` and `run.json` alone, all parts are seen. Safe in threads; a view that is pickled is opened again there.
     """
 
-    def __init__(self, store: Store, out: str) -> None:
-        self.store, self.out = store, out
+    def __init__(self, out: str) -> None:
+        self.out = out
         self._plan: Plan | None = None
+        self._plan_is_read = False
         self._lock = threading.RLock()  # of who takes plan files into the plan
+        self._known: dict[int, bool] = {}  # by `PartName.key`: is the part obsolete?
 
     def __reduce__(self) -> tuple[Callable[[str], "RunView"], tuple[str]]:
-        """A store has connections and credentials, which stay in their process."""
-        return _opened_again, (self.out,)
+        return RunView, (self.out,)
+
+    @property
+    def store(self) -> Store:
+        """Asked for each time: its connections belong to one process, and this one may have been forked."""
+        return store_for(self.out)
 
     @property
     def plan(self) -> Plan:
-        """What there is to label."""
+        """What there is to label. Raises `NotReachable` if there is no plan."""
+        if (plan := self.plan_if_any) is None:
+            raise NotReachable(f"{self.out}: no run there (no plan/00000.parquet)")
+        return plan
+
+    @property
+    def plan_if_any(self) -> Plan | None:
+        """What there is to label, or None: somebody copied the masks and not the plan."""
         with self._lock:
-            if self._plan is None:
-                self._plan = read_plan(self.store, self.out)
-            if self._plan is None:
-                raise NotReachable(f"{self.out}: no run there (no plan/00000.parquet)")
+            if not self._plan_is_read:
+                self._plan, self._plan_is_read = read_plan(self.store, self.out), True
             return self._plan
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is fixed for the run: `fingerprint`, `labels`, `shape`."""
-        return self.plan.settings
+        """What is fixed for the run: `fingerprint`, `labels`, `shape`; without a plan, as `run.json` has them."""
+        if (plan := self.plan_if_any) is not None:
+            return plan.settings
+        said = None
+        with suppress(ObjectMissing):
+            said = parsed_run_json(self.store.read(join(self.out, "run.json")))
+        return self.plan.settings if said is None else said
 
     def sources(self) -> Iterator[PlannedSource]:
         """As `sources_of`."""
@@ -99,9 +117,12 @@ class RunView:
 
     def listed(self) -> PartTable:
         """The parts of planned sources, as they lie in `masks/` now."""
+        if (plan := self.plan_if_any) is None:
+            return list_parts(self.store, self.out)
         with self._lock:
-            catch_up(self.store, self.out, self.plan)
-            return list_planned(self.store, self.out, planned_sources(self.plan))
+            catch_up(self.store, self.out, plan)
+            sources = planned_sources(plan)
+        return list_planned(self.store, self.out, sources)
 
     def parts(self) -> PartTable:
         """The parts that readers see: not those with rows that a later row of the plan replaces, which a run makes again."""
@@ -109,8 +130,9 @@ class RunView:
         return listed.only(~self._obsolete(listed))
 
     def in_order(self, parts: PartTable) -> Iterator[PartName]:
-        """Parts in the order of the plan; of each source in order of first index."""
-        for source in planned_sources(self.plan):
+        """Parts in the order of the plan: of shards, then of single images; of each source in order of first index."""
+        plan = self.plan_if_any
+        for source in parts if plan is None else planned_sources(plan):
             yield from parts.get(source, ())
 
     def footers(self, parts: PartTable) -> Iterator[tuple[PartName, PartFooter]]:
@@ -142,8 +164,10 @@ class RunView:
     def _obsolete(self, listed: PartTable) -> Bools:
         """Parts that were made before a later plan file replaced one of their rows: they hold as many rows as they cover."""
         obsolete = np.zeros(listed.part_count, np.bool_)
-        for file in self.plan.files:
-            replaced = np.unique(np.array(self.plan.superseded.get(file.number, ()), np.int64))
+        plan = self.plan_if_any
+        for file in () if plan is None else tuple(plan.files):
+            assert plan is not None
+            replaced = np.unique(np.array(plan.superseded.get(file.number, ()), np.int64))
             if file.images and replaced.size:
                 of_file = listed.of({plan_file_digest(file)})
                 parts = list(listed.parts(of_file))
@@ -160,12 +184,10 @@ class RunView:
         """Does a part hold rows that are replaced, of which it covers so many?"""
         if not replaced:
             return False
-        try:
-            footer = read_footer(self.store, self.out, part)
-        except (ObjectMissing, ObjectChanged):  # removed, or made anew, since it was listed
-            return True
-        return footer.masks + len(footer.failures) > part.rows - replaced
-
-
-def _opened_again(out: str) -> RunView:
-    return RunView(store_for(out), out)
+        if part.key not in self._known:
+            try:
+                footer = read_footer(self.store, self.out, part)
+            except (ObjectMissing, ObjectChanged):  # removed, or made anew, since it was listed
+                return True
+            self._known[part.key] = footer.masks + len(footer.failures) > part.rows - replaced
+        return self._known[part.key]

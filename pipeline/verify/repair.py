@@ -51,7 +51,7 @@ def repair(out: str, *, deep: bool = False) -> Repair:
         removed = tuple(finding for finding in before.findings if finding.is_broken_part and _is_there(store, out, finding))
         for name in dict.fromkeys(finding.object for finding in removed):
             store.delete(join(out, name))
-        made = tuple(_make_derived(store, out, RunView(store, out)))
+        made = tuple(_make_derived(store, out, RunView(out)))
     except StorageError as error:
         raise NotReachable(str(error)) from error
     return Repair(removed, made, verify(out, deep=deep))

@@ -92,7 +92,7 @@ def verify(out: str, *, deep: bool = False) -> Verification:
 class _Verifier:
     def __init__(self, store: Store, out: str, *, deep: bool) -> None:
         self._store, self._out, self._deep = store, out, deep
-        self._view = RunView(store, out)
+        self._view = RunView(out)
         self._findings: list[Finding] = []
         self._parts = self._images = self._masks = 0
         self._rules: Rules | None = None

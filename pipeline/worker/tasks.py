@@ -1,16 +1,17 @@
 """What the workers of a pool do: label spans, or call a function with parts."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import MaskfleetError
+from pipeline.errors import Incomplete, MaskfleetError
 from pipeline.model.engine import Prepared
 from pipeline.output.parts import PartName
 from pipeline.output.reports import PartReport
 from pipeline.output.span import Span
-from pipeline.worker.span_worker import SegmentSpan, WorkerConfig, ended_by
+from pipeline.worker.span_worker import PAUSE_S, SegmentSpan, WorkerConfig, ended_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,13 @@ class MapTask:
         part = PartName(**json.loads(text))
         try:
             result = self.function(part)
+            json.dumps(result)  # what JSON cannot hold is an error of the function, told here
         except MaskfleetError as error:
-            yield PartReport(part=part, error=str(error), error_class=type(error).__name__)
+            report = PartReport(error=str(error), error_class=type(error).__name__)
         except Exception as error:  # noqa: BLE001 - one part must not end the others; the driver raises it
-            yield ended_by(error)
+            report = ended_by(error)
         else:
-            yield PartReport(part=part, result=result)
+            report = PartReport(part=part, result=result)
+        if report.error_class == Incomplete.__name__:
+            time.sleep(PAUSE_S)
+        yield report

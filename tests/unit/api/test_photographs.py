@@ -22,7 +22,6 @@ from pipeline.errors import MaskfleetError, ObjectChanged, OutsideInputs
 from pipeline.output.run_view import RunView
 from pipeline.plan.plan import extend_plan, read_plan
 from pipeline.shards.base import SourceObject
-from pipeline.storage import store_for
 from pipeline.storage.local import LocalStore
 from tests.support.corpus import photos, tar_bytes
 from tests.support.labelled import change_run, label
@@ -234,7 +233,7 @@ def test_a_row_that_names_no_place_of_its_shard(out: Path, place: dict[str, int]
     ],
 )  # fmt: skip
 def test_what_an_input_may_have_named(given: str, uri: str, may: bool) -> None:
-    assert Photographs(RunView(store_for("/out"), "/out"), {}, ())._may_name(given, uri) is may
+    assert Photographs(RunView("/out"), {}, ())._may_name(given, uri) is may
 
 
 @pytest.fixture

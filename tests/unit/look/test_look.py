@@ -97,10 +97,6 @@ def _nothing(out: Path) -> None:
     shutil.rmtree(out)
 
 
-def _no_plan(out: Path) -> None:
-    shutil.rmtree(out / "plan")
-
-
 def _a_newer_format(out: Path) -> None:
     """A part that ends where a footer of a later version would not."""
     for file in (out / "masks").iterdir():
@@ -111,7 +107,6 @@ def _a_newer_format(out: Path) -> None:
     ("happens", "flags", "code", "line"),
     [
         (_nothing, [], 4, "no run at"),
-        (_no_plan, [], 4, "no run there (no plan/00000.parquet)"),
         (_a_newer_format, ["--where", "least-confident"], 7, "cannot be read"),
         (None, ["--where", "class=unicorn"], 2, "--where class=unicorn: not a class of this run"),
         (None, ["--where", "id=9999"], 4, "no image is named 9999"),

@@ -36,7 +36,7 @@ def test_listeners_hear_the_report_and_what_it_says_in_their_order() -> None:
     events.listen(lambda event: heard.append(("second", event)))
     events.report(COMMITTED)
     expected: list[Event] = [
-        COMMITTED, Retried("503", 2), PartCommitted(FOOTER.name, FOOTER, COMMITTED), ImageFailed(FOOTER.failures[0]),
+        Retried("503", 2), PartCommitted(FOOTER.name, FOOTER, COMMITTED), ImageFailed(FOOTER.failures[0]), COMMITTED,
     ]  # fmt: skip
     assert heard == [(who, event) for event in expected for who in ("first", "second")]
 

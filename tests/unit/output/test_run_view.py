@@ -3,19 +3,19 @@
 import os
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import NotReachable
+from pipeline.output.footer import PartFooter, read_footer
+from pipeline.output.parts import PartName
 from pipeline.output.run_view import RunView
-from pipeline.storage import store_for
-from pipeline.storage.local import LocalStore
+from pipeline.storage import Store
 from tests.support.images import jpeg
 from tests.support.labelled import label
 from tests.support.tars import photos, tar_bytes
-
-STORE = LocalStore()
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 def _label(folder: Path, **flags: bool) -> RunView:
     out = folder.parent / "out"
     label([folder / "b.tar", folder / "a.tar", folder / "single"], out, **flags)
-    return RunView(STORE, str(out))
+    return RunView(str(out))
 
 
 def _keys(run: RunView) -> list[tuple[str, int]]:
@@ -93,13 +93,60 @@ def test_what_another_attempt_plans_is_seen_at_the_next_look(folder: Path) -> No
 
 def test_a_folder_without_a_plan_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(NotReachable, match="no run there"):
-        RunView(STORE, str(tmp_path)).parts()
+        _ = RunView(str(tmp_path)).settings
 
 
 def test_a_view_of_a_bucket_is_opened_again_where_it_is_sent() -> None:
     """A store has connections and credentials: neither goes along."""
-    run = RunView(store_for("s3://bucket/out"), "s3://bucket/out")
+    run = RunView("s3://bucket/out")
     sent = pickle.dumps(run)
     assert len(sent) < 200
     found = pickle.loads(sent)  # noqa: S301 - our own
     assert (found.out, type(found.store)) == (run.out, type(run.store))
+
+
+def test_a_copy_without_a_plan_shows_all_of_its_parts(folder: Path) -> None:
+    run = _label(folder)
+    before = _keys(run)
+    shutil.rmtree(folder.parent / "out" / "plan")
+    copied = RunView(run.out)
+    assert sorted(_keys(copied)) == sorted(before)
+    assert copied.failures().count_rows() == 1
+    assert copied.settings["fingerprint"] == run.settings["fingerprint"]
+
+
+def test_two_threads_take_a_new_plan_file_once(folder: Path) -> None:
+    run = _label(folder)
+    run.parts()
+    for number in range(20, 30):
+        (folder / "single" / f"{number}.jpg").write_bytes(jpeg(number))
+    _label(folder)
+    with ThreadPoolExecutor(8) as threads:
+        counts = {table.part_count for table in threads.map(lambda _: run.parts(), range(16))}
+    assert len(counts) == 1
+    assert [file.number for file in run.plan.files] == [0, 1, 2]
+    assert not any(run.plan.superseded.values())
+    assert len(_keys(run)) == 20
+
+
+def test_footers_of_touched_parts_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _label(folder)
+    (folder / "single" / "1.jpg").write_bytes(jpeg(77))
+    _label(folder, relabel_changed=True)
+    asked: list[PartName] = []
+
+    def counted(store: Store, out: str, part: PartName) -> PartFooter:
+        asked.append(part)
+        return read_footer(store, out, part)
+
+    monkeypatch.setattr("pipeline.output.run_view.read_footer", counted)
+    assert run.parts().part_count == run.parts().part_count
+    assert len(asked) == 1
+
+
+def test_a_view_asks_for_its_store_anew_in_a_forked_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 clients are not safe over a fork, as in a DataLoader's workers."""
+    run = _label(folder)
+    monkeypatch.setattr("pipeline.output.run_view.store_for", lambda _: stores.pop())
+    stores: list[object] = [1, 2]
+    assert run.store != run.store
