@@ -15,7 +15,13 @@ from pipeline.stopped import stop_on_signals
 from pipeline.storage import base_name, normalise
 
 
-@click.command(cls=Job, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    cls=Job,
+    examples=(
+        ("Draw twelve images at random:", "out/quickstart"),
+        ("Draw the 24 images with the largest share of cat:", "s3://data/out --where class=cat --images 24 --to cats.jpg"),
+    ),
+)
 @click.argument("out", metavar="OUT")
 @click.option("--images", metavar="N", type=click.IntRange(1, 200), default=12, show_default=True, help="At most so many images.")
 @click.option(
@@ -33,12 +39,8 @@ def main(out: str, images: int, where: str, seed: int, to: str | None, json_file
     nothing into OUT. A run that is not complete is shown as far as it is. If a photograph is gone, denied or another by
     now, its labels are shown alone.
 
-    \b
-    maskfleet look out/quickstart
-    maskfleet look s3://bucket/labels --where class=cat --images 24 --to cats.jpg
-
     Exit codes: 0 done, 1 a bug, 2 wrong usage, 4 no run or no such image there, or not reachable, 7 a part is damaged.
-    """  # noqa: D301 - \b is click's mark for lines that stay as they are
+    """
     report = Report(json_file)
     run_job(lambda: _look(out, images, where, seed, to, report), debug=debug, report=report)
 

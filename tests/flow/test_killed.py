@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from tests.conftest import ROOT, Finished, job_command
 from tests.support.runs import part_files, read_rows, write_tars
+from tests.support.terminal import Terminal
 
 PART = 8
 FLAGS = ("--weights", "bundled", "--short-side", 128, "--part-images", PART, "--workers", 2)
@@ -42,6 +44,11 @@ def _finish(process: "subprocess.Popen[str]") -> Finished:
     return Finished(process.returncode, out, err)
 
 
+def _without_progress(err: str) -> list[str]:
+    """The lines of stderr but those that come each 30 s."""
+    return [line for line in err.splitlines() if not re.match(r"maskfleet: (\d+ min )?\d+ s: ", line)]
+
+
 def _wait_for_parts(out: Path, count: int, process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 120
     while len(part_files(out)) < count:
@@ -62,7 +69,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     source = write_tars(folder / "in", 8, 40)
     done = _finish(_start(source, folder / "out"))
     assert done.code == 0, done
-    assert [line for line in done.err.splitlines() if not re.match(r"maskfleet: \d+ s: ", line)] == []  # progress, each 30 s
+    assert _without_progress(done.err) == []
     digest = json.loads((folder / "out" / "run.json").read_text())["labels_digest"]
     return Reference(source, part_files(folder / "out"), digest, 320)
 
@@ -76,24 +83,49 @@ def _assert_same(out: Path, reference: Reference) -> None:
     assert not (out / ".tmp").exists()
 
 
+def _assert_stopped(out: Path, told: Path, code: int, line: str, *, least: int) -> int:
+    """The state of a run that was stopped: as its last line says it, `run.json`, and `--json` -> images that are kept."""
+    found = re.fullmatch(r"maskfleet: stopped; (\d+) images in (\d+) parts are kept; the same command goes on from here", line)
+    assert found is not None, line
+    kept, parts = map(int, found.groups())
+    assert kept == parts * PART
+    run = json.loads((out / "run.json").read_text())
+    assert run["state"] == "incomplete"
+    assert least <= run["counts"]["images"] == run["counts"]["masks"] <= kept <= len(read_rows(out).keys)
+    end = json.loads(told.read_text())
+    message = "stopped; the same command goes on from here"
+    assert (end["exit_code"], end["error"], end["counts"]) == (code, {"class": "Stopped", "message": message}, run["counts"])
+    return kept
+
+
 def test_signals_leave_a_state_that_the_same_command_finishes(reference: Reference, tmp_path: Path) -> None:
-    """SIGTERM, then SIGINT where it went on, then nothing: each attempt begins where the one before was stopped."""
-    out, told, least = tmp_path / "out", tmp_path / "end.json", 5
-    for number, code, parts in ((signal.SIGTERM, 143, 12), (signal.SIGINT, 130, 24)):
-        process = _start(reference.source, out, None, "--json", told)
-        _wait_for_parts(out, parts, process)  # the reports of the first have reached the driver by then
-        process.send_signal(number)
-        stopped = _finish(process)
-        assert stopped.code == code
-        assert "the same command goes on from here" in stopped.err
-        assert "Traceback" not in stopped.err
-        run = json.loads((out / "run.json").read_text())
-        assert run["state"] == "incomplete"
-        assert least <= run["counts"]["images"] == run["counts"]["masks"] <= len(read_rows(out).keys)
-        least = run["counts"]["images"] + 1
-        end = json.loads(told.read_text())
-        assert (end["exit_code"], end["error"]["class"], end["counts"]) == (code, "Stopped", run["counts"])
-    assert _finish(_start(reference.source, out)).code == 0
+    """SIGTERM, then Ctrl-C on a terminal where it went on, then nothing: each attempt begins where the one before was stopped."""
+    out, told = tmp_path / "out", tmp_path / "end.json"
+    process = _start(reference.source, out, None, "--json", told)
+    _wait_for_parts(out, 12, process)  # the reports of the first have reached the driver by then
+    process.send_signal(signal.SIGTERM)
+    stopped = _finish(process)
+    assert (stopped.code, stopped.out) == (143, "")
+    (line,) = _without_progress(stopped.err)
+    kept = _assert_stopped(out, told, 143, line, least=5)
+
+    command = job_command("segment", "--input", reference.source, "--output", out, *FLAGS)[1:]
+    with Terminal(*command, "--json", told, columns=120) as terminal:
+        terminal.wait_for(lambda text: "images/s" in text and len(part_files(out)) >= 24, timeout_s=120)
+        terminal.press("\x03")  # every process of the terminal gets SIGINT, those of Ray too
+        assert terminal.end(120) == 130
+        assert not terminal.screen.cursor.hidden
+        kept = _assert_stopped(out, told, 130, terminal.text, least=kept + 1)
+
+    with Terminal(*command, columns=80) as terminal:
+        first = r"\S [━╸╺]{4,} (\d+) of about \d+ images(, ends about \d\d:\d\d)?"
+        second = r"  \d+\.\d images/s, \d+ parts, 0 failures"
+        seen = terminal.wait_for(lambda text: re.fullmatch(rf"{first}\n{second}", text), timeout_s=120)
+        assert int(re.findall(r"\d+", seen)[0]) > kept  # what is done of the whole run
+        assert terminal.end(120) == 0
+        last = "".join(terminal.text.split("output", 1)[1].splitlines())  # long paths go on in the next line
+        commands = [["next", "python", "-m", f"jobs.{job}", str(out)] for job in ("look", "verify")]
+        assert shlex.split(last) == [str(out), *commands[0], *commands[1]]
     _assert_same(out, reference)
 
 

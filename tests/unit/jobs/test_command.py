@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from jobs.__main__ import JOBS
 from jobs.__main__ import main as maskfleet
 from jobs.command import METAVARS, Flag, run_job
+from jobs.look import main as look
 from jobs.segment import main as segment
 from jobs.verify import main as verify
 from pipeline.config import InputFormat, SegmentConfig, groups_of
@@ -80,7 +81,7 @@ def test_every_flag_says_what_it_takes() -> None:
     assert set(METAVARS) <= set(takes)
 
 
-@pytest.mark.parametrize(("name", "command"), [("segment", segment), ("verify", verify)])
+@pytest.mark.parametrize(("name", "command"), [("segment", segment), ("verify", verify), ("look", look)])
 def test_the_examples_are_command_lines_of_the_job(name: str, command: click.Command) -> None:
     lines = re.findall(
         rf"^    maskfleet {name} (.*)$", _help(80, command, f"maskfleet {name}").split("Examples:\n")[1], re.MULTILINE

@@ -182,7 +182,7 @@ COLOUR = re.compile(rb"\x1b\[[\d;]*3\d[\d;]*m")
 @pytest.mark.parametrize(("columns", "no_color"), [(80, ""), (120, "1")])
 def test_the_bar_fits_its_terminal_and_leaves_nothing_behind(columns: int, no_color: str, tmp_path: Path) -> None:
     with _run_on(tmp_path, columns=columns, NO_COLOR=no_color) as terminal:
-        assert re.fullmatch("[⠋-⠿] starting Ray", terminal.wait_for(lambda text: "starting" in text))
+        assert re.fullmatch(r"\S starting Ray", terminal.wait_for(lambda text: "starting" in text))
         (tmp_path / "started").touch()
         lines = terminal.wait_for(lambda text: "failures" in text).splitlines()
         assert len(lines) == 2
