@@ -46,7 +46,7 @@ class Where:
 
     def describe(self, seed: int) -> str:
         """In words, for people."""
-        words = {"least-confident": "least confident first", "class": "most of {} first", "id": "by name"}
+        words = {"least-confident": "least confident first", "class": "largest share of {} first", "id": "by name"}
         return words.get(self.kind, f"at random, seed {seed}").format(*self.names)
 
 
