@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 
 from jobs.bench import photographs
-from pipeline.storage import join, store_for
+from pipeline.storage import store_for
 from tests.conftest import Finished
 from tests.support.metered_s3 import Metered, metered_s3
 from tests.support.unlike_inputs import damaged, mixture, tars, varied, write
 
 IMAGES = 240
 BUCKET = "forecast"
-# Shares of the real figure. A run of this size is mostly start-up, and machines are shared: tests/benchmarks/results has the
-# figures of 1,500 images, of which all were within 10 %.
-TOLERANCE = {"seconds": 0.35, "objects": 0.10, "bytes": 0.10, "requests": 0.10}
+# Shares of the real figure; tests/benchmarks/results has the figures of 1,500 images, of which all were within 10 %. A run of
+# this size is mostly start-up, and the machine may be shared: what disturbs one pair of forecast and run does not count.
+TOLERANCE = {"seconds": 0.25, "objects": 0.10, "bytes": 0.10, "requests": 0.10}
+PAIRS = 3
 
 
 @pytest.fixture(scope="module")
@@ -64,17 +65,24 @@ def compare(
     return found | ({"requests": (sum(said["requests"].values()), asked)} if server else {})
 
 
-def judge(name: str, found: dict[str, tuple[float, float]]) -> None:
-    off = {figure: forecast / real - 1 for figure, (forecast, real) in found.items()}
-    told = ", ".join(f"{figure} {forecast:,.1f} of {real:,.1f}" for figure, (forecast, real) in found.items())
-    print(f"{name}: {told}", file=sys.stderr)
-    assert not {figure: share for figure, share in off.items() if abs(share) > TOLERANCE[figure]}, told
+def judge(name: str, compared: Iterator[dict[str, tuple[float, float]]]) -> None:
+    """All but the seconds must hold in each pair, the seconds in one of them: a forecast that is wrong is wrong in all."""
+    missed = []
+    for found in compared:
+        told = ", ".join(f"{figure} {forecast:,.1f} of {real:,.1f}" for figure, (forecast, real) in found.items())
+        print(f"{name}: {told}", file=sys.stderr)
+        off = {figure: forecast / real - 1 for figure, (forecast, real) in found.items()}
+        missed.append({figure: share for figure, share in off.items() if abs(share) > TOLERANCE[figure]})
+        assert missed[-1].keys() <= {"seconds"}, told
+        if not missed[-1]:
+            return
+    pytest.fail(f"seconds of a forecast: {missed}")
 
 
 @pytest.mark.slow
 def test_a_forecast_of_tars_holds(job: Callable[..., Finished], encoded: list[bytes], tmp_path: Path) -> None:
     source = write(str(tmp_path / "in"), tars(encoded))
-    judge("tars", compare(job, source, str(tmp_path / "out"), tmp_path, None))
+    judge("tars", (compare(job, source, str(tmp_path / f"out-{pair}"), tmp_path, None) for pair in range(PAIRS)))
 
 
 @pytest.mark.slow
@@ -83,4 +91,4 @@ def test_a_forecast_of_a_dirty_mixture_on_s3_holds(
 ) -> None:
     assert os.environ["AWS_ENDPOINT_URL_S3"] == server.environment["AWS_ENDPOINT_URL_S3"]
     source = write(f"s3://{BUCKET}/in", mixture(damaged(encoded)))
-    judge("mixture", compare(job, source, join(f"s3://{BUCKET}", "out"), tmp_path, server))
+    judge("mixture", (compare(job, source, f"s3://{BUCKET}/out-{pair}", tmp_path, server) for pair in range(PAIRS)))
