@@ -12,7 +12,6 @@ import click
 
 from jobs.bench import photographs, write_tars
 from jobs.command import run_job
-from pipeline.errors import UsageError
 from tests.benchmarks import common
 from tests.benchmarks.generated import many_parts, plan_shards
 from tests.benchmarks.runs import DRIVER, Ran, run_segment, steady
@@ -63,9 +62,11 @@ def _scale(shards: int, parts: int, images: int, pairs: int, photos: Sequence[st
                     f"steady cost of an image at 100x against 10x: {change:+.1%}; in all holds the start, which does not grow"
                 )
         if images and pairs:
-            values["pairs"] = rounds = _one_and_two(scratch, data, images // 10, pairs, short_side)
-            grids.append(pairs_grid(rounds))
-            notes.append("efficiency: steady images/s of two workers / twice those of one")
+            values["pairs"] = rounds = one_and_two(scratch, data, images // 10, pairs, short_side)
+            if rounds:
+                grids.append(pairs_grid(rounds))
+            told = "efficiency: steady images/s of two workers / twice those of one"
+            notes.append(told if rounds else f"{images // 10} images are too few for a steady state of one and of two workers")
     title = f"scale: {WORKERS} workers, short side {short_side}"
     common.publish(common.Report(name="scale", title=title, grids=grids, notes=notes, values=values), out)
     return 0
@@ -87,16 +88,15 @@ def _run(scratch: Path, data: Sequence[bytes], images: int, short_side: int, wor
     return run
 
 
-def _one_and_two(scratch: Path, data: Sequence[bytes], images: int, pairs: int, short_side: int) -> list[dict[str, float]]:
-    """Steady images/s of one worker, counted twice, and of two."""
+def one_and_two(scratch: Path, data: Sequence[bytes], images: int, pairs: int, short_side: int) -> list[dict[str, float]]:
+    """Steady images/s of one worker, counted twice, and of two; nothing if a run is too short for that."""
 
     def rate(workers: int) -> float:
         window = steady(_run(scratch, data, images, short_side, workers).stamps, workers)
-        if window is None:
-            raise UsageError(f"--images: {images} are too few for a steady state of {workers} workers")
-        return window.images_per_s * WORKERS / workers
+        return window.images_per_s * WORKERS / workers if window else 0.0
 
-    return list(common.interleaved({"one": partial(rate, 1), "two": partial(rate, WORKERS)}, pairs))
+    found = list(common.interleaved({"one": partial(rate, 1), "two": partial(rate, WORKERS)}, pairs))
+    return found if all(speed for each in found for speed in each.values()) else []
 
 
 def planned_grid(planned: dict[str, Any]) -> common.Grid:

@@ -6,9 +6,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from jobs.bench import photographs
@@ -19,10 +21,11 @@ from tests.support.unlike_inputs import damaged, mixture, tars, varied, write
 
 IMAGES = 240
 BUCKET = "forecast"
-# Shares of the real figure; tests/benchmarks/results has the figures of 1,500 images, of which all were within 10 %. A run of
-# this size is mostly start-up, and the machine may be shared: what disturbs one pair of forecast and run does not count.
-TOLERANCE = {"seconds": 0.25, "objects": 0.10, "bytes": 0.10, "requests": 0.10}
+# Shares of the real figure. tests/benchmarks/results has the figures of 1,500 images, all within 10 %. Here a run is mostly
+# start-up, and its bytes are told by 64 images of seven photographs, whose masks differ in size.
+TOLERANCE = {"seconds": 0.25, "objects": 0.10, "bytes": 0.20, "requests": 0.10}
 PAIRS = 3
+BUSY_PERCENT = 25.0  # of all cores, before anything is started here: other programs would be measured, too
 
 
 @pytest.fixture(scope="module")
@@ -66,23 +69,30 @@ def compare(
 
 
 def judge(name: str, compared: Iterator[dict[str, tuple[float, float]]]) -> None:
-    """All but the seconds must hold in each pair, the seconds in one of them: a forecast that is wrong is wrong in all."""
+    """All but the seconds must hold in each pair. The seconds must hold in one pair that began on an idle machine: a forecast
+    that is wrong is wrong in all of them.
+    """
     missed = []
-    for found in compared:
+    for _ in range(PAIRS):
+        busy = psutil.cpu_percent(interval=3.0)
+        found = next(compared)
         told = ", ".join(f"{figure} {forecast:,.1f} of {real:,.1f}" for figure, (forecast, real) in found.items())
-        print(f"{name}: {told}", file=sys.stderr)
+        print(f"{name}: {told}; others kept {busy:.0f} % of the cores busy", file=sys.stderr)
         off = {figure: forecast / real - 1 for figure, (forecast, real) in found.items()}
-        missed.append({figure: share for figure, share in off.items() if abs(share) > TOLERANCE[figure]})
-        assert missed[-1].keys() <= {"seconds"}, told
-        if not missed[-1]:
+        wrong = {figure: share for figure, share in off.items() if abs(share) > TOLERANCE[figure]}
+        assert wrong.keys() <= {"seconds"}, told
+        if not wrong:
             return
+        missed += [wrong] if busy < BUSY_PERCENT else []
+    if not missed:
+        pytest.skip("the seconds of a forecast cannot be judged beside other programs; its other figures hold")
     pytest.fail(f"seconds of a forecast: {missed}")
 
 
 @pytest.mark.slow
 def test_a_forecast_of_tars_holds(job: Callable[..., Finished], encoded: list[bytes], tmp_path: Path) -> None:
     source = write(str(tmp_path / "in"), tars(encoded))
-    judge("tars", (compare(job, source, str(tmp_path / f"out-{pair}"), tmp_path, None) for pair in range(PAIRS)))
+    judge("tars", (compare(job, source, str(tmp_path / f"out-{pair}"), tmp_path, None) for pair in count()))
 
 
 @pytest.mark.slow
@@ -91,4 +101,4 @@ def test_a_forecast_of_a_dirty_mixture_on_s3_holds(
 ) -> None:
     assert os.environ["AWS_ENDPOINT_URL_S3"] == server.environment["AWS_ENDPOINT_URL_S3"]
     source = write(f"s3://{BUCKET}/in", mixture(damaged(encoded)))
-    judge("mixture", (compare(job, source, f"s3://{BUCKET}/out-{pair}", tmp_path, server) for pair in range(PAIRS)))
+    judge("mixture", (compare(job, source, f"s3://{BUCKET}/out-{pair}", tmp_path, server) for pair in count()))

@@ -131,14 +131,15 @@ def test_memory_is_read_at_a_minute_and_at_the_last_part() -> None:
 
 @pytest.mark.slow
 def test_all_of_it_small(tmp_path: Path) -> None:
-    sizes = {"--shards": 2000, "--parts": 2000, "--images": 400, "--pairs": 1, "--short-side": 64, "--out": tmp_path}
+    sizes = {"--shards": 2000, "--parts": 2000, "--images": 3000, "--pairs": 1, "--short-side": 64, "--out": tmp_path}
     flags = [str(text) for pair in sizes.items() for text in pair]
     command = [sys.executable, "-m", "tests.benchmarks", "scale", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     (file,) = tmp_path.glob("scale_*.json")
     values = json.loads(file.read_text())
-    assert [images for images, *_ in values["growth"]] == [4, 40, 40, 400]
+    assert [images for images, *_ in values["growth"]] == [30, 300, 300, 3000]
     assert (values["planned"]["shards"], values["parts"]["parts"]) == (2000, 2000)
     assert values["memory"].keys() == {"driver", "worker 1", "worker 2"}
-    assert "efficiency" in file.with_suffix(".md").read_text()
+    assert list(values["pairs"][0]) == ["one", "two"]
+    assert "| efficiency " in file.with_suffix(".md").read_text()
