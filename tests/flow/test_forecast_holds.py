@@ -19,6 +19,8 @@ from tests.conftest import Finished
 from tests.support.metered_s3 import Metered, metered_s3
 from tests.support.unlike_inputs import damaged, mixture, tars, varied, write
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
 IMAGES = 240
 BUCKET = "forecast"
 # Shares of the real figure. tests/benchmarks/results has the figures of 1,500 images, all within 10 %. Here a run is mostly
@@ -89,13 +91,11 @@ def judge(name: str, compared: Iterator[dict[str, tuple[float, float]]]) -> None
     pytest.fail(f"seconds of a forecast: {missed}")
 
 
-@pytest.mark.slow
 def test_a_forecast_of_tars_holds(job: Callable[..., Finished], encoded: list[bytes], tmp_path: Path) -> None:
     source = write(str(tmp_path / "in"), tars(encoded))
     judge("tars", (compare(job, source, str(tmp_path / f"out-{pair}"), tmp_path, None) for pair in count()))
 
 
-@pytest.mark.slow
 def test_a_forecast_of_a_dirty_mixture_on_s3_holds(
     job: Callable[..., Finished], encoded: list[bytes], tmp_path: Path, server: Metered
 ) -> None:
