@@ -3,6 +3,7 @@
 Those that none notices stand in `survivors.txt`, with the reason. One that is not there ends this with exit code 1.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -28,7 +29,9 @@ def main(minutes: float, processes: int) -> None:
     """Try all mutants, or those that the last start left untried, and compare those that survive with the list."""
     if "not checked" not in _results().values():
         shutil.rmtree(ROOT / "mutants", ignore_errors=True)
-    process = subprocess.Popen([*_MUTMUT, "run", "--max-children", str(processes)], cwd=ROOT, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # of mypy
+    command = [*_MUTMUT, "run", "--max-children", str(processes)]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     try:
         if process.wait(minutes * 60):
             raise click.ClickException("mutmut failed: see mutants/, or run `mutmut run` for what it prints")
