@@ -1,4 +1,4 @@
-"""URI -> store. Paths without a scheme (and `file://`) are local; `s3://` is S3; the rest is fsspec's."""
+"""URI -> store. Paths without a scheme (and `file://`) are local; `s3://` is S3; fsspec reads all other schemes."""
 
 import os
 from functools import cache
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def arrow_filesystem(uri: str) -> tuple[Any, str]:
-    """Arrow's file system for a URI, with the same client and credentials, and the path in it."""
+    """Arrow's file system for a URI, and the path in it. It uses the client and the credentials of the store."""
     from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
     if scheme_of(uri) == "file":
@@ -48,12 +48,12 @@ def _store(scheme: str, _pid: int) -> Store:  # after a fork, clients are made a
 
 
 def store_for(uri: str) -> Store:
-    """The store that reads this URI; one a process. Raises `NotReachable` for unknown schemes."""
+    """The store that reads this URI: one per scheme and process. Raises `NotReachable` for unknown schemes."""
     return _store(scheme_of(uri), os.getpid())
 
 
 def writable_store_for(uri: str) -> WritableStore:
-    """The store for an output. Raises `UsageError` where exclusive creation is not promised."""
+    """The store for an output. Raises `UsageError` if the scheme does not promise exclusive creation."""
     if scheme_of(uri) not in ("file", "s3"):
         raise UsageError(f"outputs go to a local path or s3://, not to {scheme_of(uri)}://")
     store: WritableStore = _store(scheme_of(uri), os.getpid())  # type: ignore[assignment]

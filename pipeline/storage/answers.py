@@ -1,4 +1,4 @@
-"""Whose fault is an error: of one object, or of its whole store? Only an object's own fault may become a failure for good."""
+"""Is an error the fault of one object, or of its whole store? Only an object's own fault may become a failure for good."""
 
 import errno
 import os
@@ -21,15 +21,15 @@ from pipeline.errors import (
 from pipeline.storage import scheme_of, store_for
 from pipeline.storage.uris import WEB, expires_at, signer_of, without_secrets
 
-FINAL = (ObjectMissing, ObjectDenied, HostUnreachable)  # what may be an object's own fault
-DEAD_S = 60.0  # for so long a host that was unreachable while others answered is not asked
-_REMEMBERED = 4  # objects of a store that were read, to be asked for again
-_STORES = 64  # that are remembered: a list may name a million hosts, and each folder of files is one
-_NEIGHBOURS = 8  # of an object, that are tried
-_PROBE_S = 60.0  # after which no further object is tried
+FINAL = (ObjectMissing, ObjectDenied, HostUnreachable)  # these may be an object's own fault
+DEAD_S = 60.0  # so long an unreachable host is not asked again, if other hosts answered
+_REMEMBERED = 4  # objects per store that were read lately, to be asked for again
+_STORES = 64  # remembered at most: a list may name a million hosts, and each folder of files counts as a store
+_NEIGHBOURS = 8  # objects beside the one in doubt that are tried at most
+_PROBE_S = 60.0  # after so long no further object is tried
 
-_HF_KINDS = frozenset({"buckets", "datasets", "kernels", "models", "spaces"})  # models need none
-Candidates = Callable[[str], Iterable[str]]  # for an object that is in doubt
+_HF_KINDS = frozenset({"buckets", "datasets", "kernels", "models", "spaces"})  # the first name of a path; models need none
+Candidates = Callable[[str], Iterable[str]]  # URI of an object in doubt -> other objects to try
 
 
 def nothing(_uri: str) -> Iterable[str]:
@@ -38,17 +38,17 @@ def nothing(_uri: str) -> Iterable[str]:
 
 
 class Answers:
-    """What the stores of a process have answered of late, and what they answer when they are asked again.
+    """What the stores have lately answered to this process, and what they answer if they are asked again.
 
-    An expired token, a wrong role, an unmounted disk or a dead network deny every object, or say that it is gone. So an object is
-    denied, gone or unreachable for good only if its store answered for another one after that. Safe in threads.
+    With an expired token, a wrong role, an unmounted disk or a dead network, every object looks denied or gone. So an object
+    is denied, gone or unreachable for good only if its store answered for another object after that. Safe in threads.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._read: OrderedDict[str, dict[str, float]] = OrderedDict()  # by store: what was read, the latest last, and when
-        self._hosts: deque[str] = deque(maxlen=_REMEMBERED)  # of the web, which answered; whatever they said
-        self._dead: OrderedDict[str, tuple[float, str]] = OrderedDict()  # hosts of the web: until when, and the word for it
+        self._read: OrderedDict[str, dict[str, float]] = OrderedDict()  # store -> objects read, and when; the latest last
+        self._hosts: deque[str] = deque(maxlen=_REMEMBERED)  # hosts of the web that answered, with whatever status
+        self._dead: OrderedDict[str, tuple[float, str]] = OrderedDict()  # hosts of the web: until when, and the error code
 
     def heard(self, uri: str) -> None:
         """The bytes of this object were read just now."""
@@ -65,7 +65,7 @@ class Answers:
         self.spoke(uri)
 
     def spoke(self, uri: str) -> None:
-        """The host of this object of the web has answered, if only to say no."""
+        """The web host of this object has answered, if only to say no. No effect for other stores."""
         if not _is_web(uri):
             return
         root = store_root(uri)
@@ -78,12 +78,13 @@ class Answers:
         self, uri: str, error: StorageError, *, since: float, signed: bool = False, was_there: bool = False,
         candidates: Candidates = nothing,
     ) -> bool:  # fmt: skip
-        """Is the error this object's own, for good? `uri` as it is fetched; `since` (monotonic) it was met.
+        """Is the error this object's own, for good? The caller then asks for the object once more: the store may have recovered.
 
-        signed: its query or user holds its credentials. was_there: a listing has seen it. A file that was there, and is gone,
-        is so only beside files that a worker has read, or candidates: where a disk is not mounted anything else may lie.
-        candidates: other planned objects, files as they were planned, to be tried where nothing else answers.
-        Who gets a yes asks for the object once more: the store answers now, and may have had a bad moment before.
+        uri: as it is fetched. since: when the error came (monotonic, seconds).
+        signed: the query or the user of the URI holds the credentials.
+        was_there: a listing has seen the object. Such a file counts as gone only if a file that a worker has read, or a
+        candidate, still answers: if a disk is not mounted, other files may lie in its place.
+        candidates: other planned objects, with files as they were planned; tried if no other object answers.
         """
         if isinstance(error, ForbiddenAddress):
             return True
@@ -113,7 +114,7 @@ class Answers:
     def _reads(self, uri: str) -> bool:
         """Can this object be read now?"""
         try:
-            if _is_web(uri):  # a server that knows no ranges would send all of it
+            if _is_web(uri):  # a server without ranges would send the whole object
                 store_for(uri).read(uri, max_bytes=1)
             else:
                 store_for(uri).read(uri, 0, 1)
@@ -121,12 +122,12 @@ class Answers:
             pass
         except (StorageError, NotReachable):
             return False
-        if scheme_of(uri) != "file":  # which may be a neighbour that nobody has planned
+        if scheme_of(uri) != "file":  # a file may be a neighbour that nobody has planned
             self.heard(uri)
         return True
 
     def says_again(self, uri: str) -> bool:
-        """Does the store say once more, now that it is known to answer, that this object cannot be had?"""
+        """Ask once more, now that the store is known to answer: is the object still missing, denied or unreachable?"""
         try:
             store_for(uri).read(uri, 0, 1)
         except FINAL:
@@ -136,25 +137,26 @@ class Answers:
         return False
 
     def bury(self, uri: str, error: StorageError) -> None:
-        """The host of this object is unreachable, while others answer: the next ones there need not wait for it."""
+        """The host of this object is unreachable, while others answer: its other objects need not wait for it."""
         with self._lock:
             self._dead[store_root(uri)] = time.monotonic() + DEAD_S, error.code
             if len(self._dead) > _STORES * _STORES:
                 self._dead.popitem(last=False)
 
     def dead(self, uri: str) -> HostUnreachable | None:
-        """What was said of the host of this object a moment ago, if it was unreachable."""
+        """The error for an object whose host was unreachable a moment ago; else None."""
         with self._lock:
             until, code = self._dead.get(store_root(uri), (0.0, ""))
         return HostUnreachable(f"{code}: its host was unreachable a moment ago", code) if time.monotonic() < until else None
 
 
 class _Answering:
-    """Does an answer for another object tell that this one's store answers?
+    """If another object can be read, does that tell that the store of this object answers?
 
-    Of files: those on its disk; and if this one is gone, and its folder with it or empty, only those below the last folder on
-    its way that is there, as that may be where a disk is mounted. On the web any host tells that the network is there; but if
-    this object was denied to the credentials in its URL, it must be its own host, and the same credentials.
+    - File: the other file must lie on the same disk. If this file is gone, and its folder is gone or empty, the other file must
+      also lie below the last folder on the way that exists: a disk may be mounted there.
+    - Web: any host tells that the network works. But if the credentials in the URL of this object were denied, the other
+      object must have the same host and credentials.
     """
 
     def __init__(self, uri: str, error: StorageError, *, signed: bool) -> None:
@@ -164,7 +166,7 @@ class _Answering:
         self._is_file, self._is_gone = scheme_of(uri) == "file", isinstance(error, ObjectMissing)
         path = os.path.realpath(uri) if self._is_file else ""
         self._folder = last_folder(path) if self._is_file else ""
-        # Its own folder is there, and not empty: no disk is to be mounted there. Any planned file of this disk tells.
+        # If its own folder is there and not empty, no disk is missing there: any planned file of this disk tells.
         self._is_mounted = self._folder == os.path.dirname(path) and _folder_holds_others(path, hidden=False)
 
     def __call__(self, other: str) -> bool:
@@ -186,7 +188,7 @@ class _Answering:
 
 
 def last_folder(path: str) -> str:
-    """The last folder on the way to a file that is there."""
+    """The deepest folder above a file that exists."""
     while (path := os.path.dirname(path)) != "/" and not os.path.isdir(path):
         pass
     return path
@@ -198,9 +200,9 @@ def _lazily(candidates: Candidates, uri: str) -> Iterator[str]:
 
 
 def store_root(uri: str) -> str:
-    """What answers for an object with the same credentials; for files their folder, as a disk may not be mounted.
+    """The store that answers for an object with the same credentials; for a file its folder, as a disk may not be mounted.
 
-    Scheme and host or bucket; on Azure container and account, on Hugging Face a repository.
+    A store is named by scheme and host or bucket; on Azure by container and account, on Hugging Face by repository.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator:
@@ -211,7 +213,7 @@ def store_root(uri: str) -> str:
     if scheme_of(uri) != "hf":
         return f"{scheme}://{parts[0]}"
     names = parts[: 3 if parts[0] in _HF_KINDS else 2]
-    return f"{scheme}://{'/'.join([*names[:-1], names[-1].partition('@')[0]])}"  # of any revision
+    return f"{scheme}://{'/'.join([*names[:-1], names[-1].partition('@')[0]])}"  # without the revision
 
 
 def _is_web(uri: str) -> bool:
@@ -230,15 +232,15 @@ def _speaks(host: str) -> bool:
 
 
 def _lists_without(uri: str) -> bool:
-    """Does its store list what is there, and not this object? Then what it says is gone is gone.
+    """Can the store list its objects, and is this object not among them? Then the object is gone.
 
-    S3 says it of the key alone, and a bucket that is gone, or closed, lists nothing. A folder must hold something: an empty one
-    may be where a disk is not mounted.
+    On S3 it is enough that the listing of this key succeeds without it: listing a missing or closed bucket fails. A folder
+    must hold another file: a disk may not be mounted at an empty one.
     """
     if _is_web(uri):
         return False
     if scheme_of(uri) == "file":
-        return _can_be_no_file(uri) or _folder_holds_others(os.path.realpath(uri))  # a link leads to where it may not be mounted
+        return _can_be_no_file(uri) or _folder_holds_others(os.path.realpath(uri))  # a link may lead to an unmounted disk
     try:
         if scheme_of(uri) == "s3":
             return all(info.uri != uri for info in islice(store_for(uri).walk(uri), 1))
@@ -254,7 +256,7 @@ def _folder_holds_others(path: str, *, hidden: bool = True) -> bool:
 
 
 def _can_be_no_file(uri: str) -> bool:
-    """Could no disk, mounted there, make a file of this name? A folder on its way is a file, or it is too long, or a loop."""
+    """Is no such file possible, whatever disk is mounted? A folder of its path is a file, the name is too long, or links loop."""
     if scheme_of(uri) != "file":
         return False
     try:

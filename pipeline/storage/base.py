@@ -10,16 +10,16 @@ from typing import Protocol
 from pipeline.errors import NotExclusive, ObjectDenied, UsageError
 from pipeline.storage.uris import join
 
-PAGE = 1000  # names that S3 lists in one answer
-SCRATCH = ".tmp"  # in an output: what is not a part of it yet
+PAGE = 1000  # S3 lists so many names in one answer
+SCRATCH = ".tmp"  # a folder in an output, for files that are not written to their end yet
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """An object as a listing names it.
 
-    `size` is in bytes; `version` is `etag:…` or `mtime:…` (nanoseconds). Both are None where
-    the server names neither.
+    `size` is in bytes, or None if the server does not say it. `version` is `etag:…` or `mtime:…` (nanoseconds), or None if the
+    server names neither.
     """
 
     uri: str
@@ -28,7 +28,7 @@ class ObjectInfo:
 
 
 def same_version(one: str, other: str) -> bool:
-    """Do two versions name one object? Of ETags the quotes and the mark of weak ones are no part: stores set and drop them."""
+    """Do two versions name one object? Quotes and the mark `W/` of an ETag do not count: stores set and drop them."""
     return _bare(one) == _bare(other)
 
 
@@ -41,7 +41,7 @@ class Store(Protocol):
     """A place that holds objects, named by URI. Errors are those of `pipeline.errors`."""
 
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every object below a folder or prefix, in order, page by page. Nothing there: nothing."""
+        """Every object below a folder or prefix, in order, page by page. An empty or missing folder gives none."""
         ...
 
     def stat(self, uri: str) -> ObjectInfo:
@@ -53,48 +53,48 @@ class Store(Protocol):
     ) -> bytes:
         """`length` bytes from `start` (None: to the end) of the object that has this version.
 
-        Raises `ObjectChanged` where the version is another, `StorageError` for a short answer. max_bytes: that a whole object
-        may have; a longer one is not read, and raises `ObjectTooLarge`.
+        max_bytes: the largest size of a whole object; a larger object is not read, and raises `ObjectTooLarge`.
+        Raises `ObjectChanged` if the version is another, `StorageError` if the answer is too short.
         """
         ...
 
 
 class WritableStore(Store, Protocol):
-    """A store that outputs may go to: it can create exclusively.
+    """A store that outputs may go to, because it can create an object exclusively: only if there is none.
 
-    walks_prefixes: `walk` takes the beginning of a name, too, and asks for a page of `PAGE` names at a time.
+    walks_prefixes: `walk` also takes the beginning of a name, and asks for a page of `PAGE` names at a time.
     """
 
     walks_prefixes: bool
 
     def names(self, prefix: str, old_s: float = 0.0) -> Iterator[str]:
-        """Base names of the objects in one folder that begin with this prefix (folder and all).
+        """Base names of the objects whose path begins with `prefix`: a folder, and the beginning of a base name.
 
-        old_s: so many seconds old may the answer be, if the store has to list the whole folder for it.
+        old_s: how many seconds old the answer may be, if the store has to list the whole folder for it.
         """
         ...
 
     def create(self, uri: str, data: bytes) -> str | None:
-        """Write the object if there is none, whole or not at all; -> its version, as listings name it, or None if there is one.
+        """Write the object, whole or not at all, if there is none; -> its version, as listings name it, or None if there is one.
 
         Raises `NotExclusive`.
         """
         ...
 
     def require_exclusive_create(self, out: str) -> None:
-        """Try whether `create` holds what it says in this output. Raises `UsageError`; leaves nothing."""
+        """Test whether `create` is exclusive in this output. Leaves no object. Raises `UsageError` if it is not."""
         ...
 
     def replace(self, uri: str, data: bytes) -> str:
-        """Write the object, whole or not at all, over what is there; -> its version."""
+        """Write the object, whole or not at all, over an older one if there is one; -> its version."""
         ...
 
     def replace_if(self, uri: str, data: bytes, before: bytes | None) -> bool:
-        """Write the object over these bytes (None: over nothing); False, and nothing written: something else is there."""
+        """Write the object if `before` is there now (None: if there is none); False if something else is there, and stays."""
         ...
 
     def sweep(self, out: str) -> None:
-        """Remove what killed attempts left half-written, once a run is complete."""
+        """Remove half-written files of killed attempts, after a run is complete."""
         ...
 
     def delete(self, uri: str) -> None:
@@ -107,14 +107,14 @@ _AT_ONCE, _ROUNDS = 3, 3
 
 
 def require_exclusive_create(store: WritableStore, out: str, advice: str) -> None:
-    """Create one object in `out` several times, at once and then again: one may win. Leaves nothing.
+    """Create one object in `out` by several requests at once, and then once more: only one request may win. Leaves no object.
 
-    At once, as some stores look first and write later: SeaweedFS 4.16 let all of three requests win. A store is refused after
-    several rounds, as an attempt that starts in the same second takes this one's probe for one that was left, and removes it.
-    Raises `UsageError`, which ends with `advice`.
+    The requests run at once, because some stores look first and write later: SeaweedFS 4.16 let all three requests win.
+    A store is refused only after several tries: another attempt that starts in the same second may take the object of this
+    test for an old one, and remove it. Raises `UsageError`, which ends with `advice`.
     """
     folder = join(out, SCRATCH)
-    for left in list(store.names(join(folder, _PREFIX))):  # of an attempt that was killed
+    for left in list(store.names(join(folder, _PREFIX))):  # an attempt was killed in its test
         _remove(store, join(folder, left))
     for _ in range(_ROUNDS):
         uri = join(folder, _PREFIX + uuid.uuid4().hex)

@@ -16,7 +16,7 @@ from stat import S_ISREG
 from pipeline.errors import NotExclusive, ObjectChanged, ObjectDenied, ObjectMissing, ObjectTooLarge, StorageError, UsageError
 from pipeline.storage.base import SCRATCH, ObjectInfo, require_exclusive_create
 
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}  # what `link` says where there are none
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}  # `link` without hard links
 _ADVICE = "gcsfuse, exFAT and some SMB shares have none: take a disk or NFS, or s3:// for a bucket, and copy from there"
 _LOCK_TRIES, _LOCK_PAUSE_S = 50, 0.01
 
@@ -26,7 +26,7 @@ def _translated(error: OSError, path: str) -> StorageError:
         return ObjectMissing(f"no such file: {path}")
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return ObjectDenied(f"permission denied: {path}")
-    if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):  # no name of any file
+    if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):  # no file can have this name
         return ObjectMissing(f"{error.strerror}: {path}")
     if isinstance(error, IsADirectoryError):
         return ObjectMissing(f"a folder, not a file: {path}")
@@ -39,7 +39,7 @@ def _version(status: os.stat_result) -> str:
 
 @contextmanager
 def _locked(folder: str) -> Iterator[None]:
-    """Others wait, but never long: who holds it may be stopped, and some network mounts have no locks."""
+    """Lock a folder; after half a second go on without: the holder may be stopped, and some network mounts have no locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         for _ in range(_LOCK_TRIES):
@@ -61,10 +61,10 @@ class LocalStore:
     walks_prefixes = False
 
     def __init__(self) -> None:
-        self._listed: dict[str, tuple[float, list[str]]] = {}  # when, and what, of folders of which old answers were asked for
+        self._listed: dict[str, tuple[float, list[str]]] = {}  # folder -> when it was listed, and its names
 
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Files below a folder, sorted by path; links are followed, each real folder once."""
+        """Files below a folder, each folder sorted by name. Links are followed, but each real folder is listed once."""
         yield from self._walk(prefix, set())
 
     def _walk(self, folder: str, seen: set[tuple[int, int]]) -> Iterator[ObjectInfo]:
@@ -89,15 +89,15 @@ class LocalStore:
                         yield ObjectInfo(entry.path, status.st_size, _version(status))
             except OSError as error:
                 failed = _translated(error, entry.path)
-                if not isinstance(failed, ObjectMissing):  # which is a link to nothing or itself, or gone since
+                if not isinstance(failed, ObjectMissing):  # a link to nothing or to itself, or a file that has just gone
                     raise failed from error
 
     def names(self, prefix: str, old_s: float = 0.0) -> Iterator[str]:
-        """Names in the folder that begin with the last component of `prefix`: by listing all of it."""
+        """Names in the folder of `prefix` that begin with its last component. Lists the whole folder."""
         folder, _, beginning = prefix.rpartition("/")
         listed = self._listed.get(folder)
         if listed is None or time.monotonic() - listed[0] >= old_s:
-            now = time.monotonic()  # before the listing: what comes in while it runs may not be in it
+            now = time.monotonic()  # before the listing: files that arrive while it runs may be missing
             try:
                 listed = now, sorted(os.listdir(folder or "/"))
             except FileNotFoundError:
@@ -124,7 +124,7 @@ class LocalStore:
     def read(
         self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, max_bytes: int | None = None
     ) -> bytes:
-        """`length` bytes from `start`; the version is that of the file that is open."""
+        """`length` bytes from `start`. The version is that of the open file, not of the name."""
         try:
             descriptor = os.open(uri, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
             try:
@@ -147,18 +147,18 @@ class LocalStore:
         return data
 
     def create(self, uri: str, data: bytes) -> str | None:
-        """Flush a scratch file to disk, then hard-link it: None if the name is taken."""
+        """Flush a scratch file to disk, then hard-link it; -> its version, or None if the name is taken."""
         try:
             return self._place(uri, data, os.link)
         except FileExistsError:
             return None
         except OSError as error:
-            if error.errno in _NO_LINKS:  # EPERM is a PermissionError, but of `link` it says that the file system has none
+            if error.errno in _NO_LINKS:  # here EPERM, though a PermissionError, means: no hard links
                 raise NotExclusive(f"no hard links here ({error.strerror}), and a part is committed by one: {uri}") from error
             raise _translated(error, uri) from error
 
     def require_exclusive_create(self, out: str) -> None:
-        """Raises `UsageError` where there are no hard links."""
+        """Raise `UsageError` if there are no hard links."""
         try:
             require_exclusive_create(self, out, _ADVICE)
         except UsageError:
@@ -175,7 +175,7 @@ class LocalStore:
             raise _translated(error, uri) from error
 
     def replace_if(self, uri: str, data: bytes, before: bytes | None) -> bool:
-        """Look, then rename over the name; nobody else looks in between, where the file system has locks."""
+        """Compare, then rename over the name. If the file system has locks, no other process compares in between."""
         if before is None:
             return self.create(uri, data) is not None
 
@@ -200,9 +200,9 @@ class LocalStore:
     def _place(self, uri: str, data: bytes, place: Callable[[str, str], None], tries: int = 3) -> str:
         scratch = self._scratch(uri, data)
         try:
-            version = _version(os.stat(scratch))  # of the same inode, whatever happens to the name from here on
+            version = _version(os.stat(scratch))  # the inode keeps this mtime, whatever happens to the name from here on
             place(scratch, uri)
-        except FileNotFoundError:  # another attempt is done, and has swept
+        except FileNotFoundError:  # another attempt has completed the run, and swept
             if tries == 1:
                 raise
             return self._place(uri, data, place, tries - 1)
@@ -213,7 +213,7 @@ class LocalStore:
         return version
 
     def sweep(self, out: str) -> None:
-        """Remove `OUT/.tmp/`. An attempt that still writes there writes once more."""
+        """Remove `OUT/.tmp/`. An attempt that is writing there writes its file again."""
         shutil.rmtree(Path(out) / SCRATCH, ignore_errors=True)
 
     def delete(self, uri: str) -> None:

@@ -1,4 +1,4 @@
-"""Any other scheme that fsspec reaches once its package is installed: inputs only."""
+"""All other schemes, which fsspec reads if the package of the scheme is installed: inputs only."""
 
 import re
 import time
@@ -26,14 +26,14 @@ from pipeline.storage.retry import with_retries
 from pipeline.storage.uris import WEB, WRAPPERS, scheme_of, without_secrets
 
 _GONE = {404, 410}
-_DENIED = {400, 401, 403, 451}  # 400: of a presigned URL whose token has expired, among others
-_NOT_OF_THE_OBJECT = {407, 408, 409, 416, 421, 423, 425, 429}  # of 4xx; what else the web answers so, it answers for good
+_DENIED = {400, 401, 403, 451}  # 400 is, among others, the answer to an expired presigned URL
+_NOT_OF_THE_OBJECT = {407, 408, 409, 416, 421, 423, 425, 429}  # all other 4xx answers of the web are final
 _REFUSED = set(range(400, 500)) - _NOT_OF_THE_OBJECT
-_ORIGIN_DOWN = {521, 522, 523, 525, 526, 530}  # Cloudflare's words for a host behind it that takes no connection
+_ORIGIN_DOWN = {521, 522, 523, 525, 526, 530}  # Cloudflare's codes for a host behind it that takes no connection
 _UNREACHABLE = {"ClientConnectorError", "ConnectionTimeoutError", "InvalidURL", "NonHttpUrlClientError", "TooManyRedirects"}
-_SERVERS, _SERVER_S = 4, 0.2  # of one host, that may each have an ETag of their own for the same bytes
-_DEEPEST = 64  # folders below each other; a page that links to itself by ever new names has no end
-FORBIDDEN = "is a metadata address"  # in the message of what `storage.web` raises
+_SERVERS, _SERVER_S = 4, 0.2  # the servers of one host may have different ETags for one object
+_DEEPEST = 64  # levels of folders; a page that links to itself by ever new names has no end
+FORBIDDEN = "is a metadata address"  # in the message of the error that `storage.web` raises
 
 
 async def _web_client(**arguments: Any) -> Any:
@@ -49,17 +49,17 @@ def _status(error: BaseException, *, web: bool) -> int | None:
 
 
 def _is_refusal(message: str) -> bool:
-    """Of gcsfs, whose error for 403 is one of its text alone; Google's word for throttling may be 403, too."""
+    """Is it a 403 of gcsfs? Only the text of its error tells. Google may also answer 403 if it throttles: that is no refusal."""
     return message.startswith("Forbidden:") and not re.search("quota|limit", message, re.IGNORECASE)
 
 
 def _translated(error: BaseException, uri: str) -> StorageError:
     web = scheme_of(uri) in WEB
     if web and isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        error = error.__cause__  # `info` of fsspec takes any failure for a file that is not there
+        error = error.__cause__  # fsspec's `info` reports every failure as a missing file
     uri = without_secrets(uri)
     status, kind = _status(error, web=web), type(error).__name__
-    behind = getattr(error, "os_error", error)  # aiohttp's, around what the connection met
+    behind = getattr(error, "os_error", error)  # aiohttp wraps the error of the connection
     if isinstance(behind, PermissionError) and FORBIDDEN in str(behind):
         return ForbiddenAddress(f"never asked, as it may be a metadata service: {uri}")
     if web and (not _UNREACHABLE.isdisjoint(each.__name__ for each in type(error).__mro__) or isinstance(error, ValueError)):
@@ -81,7 +81,7 @@ def _require_end(folder: str, prefix: str) -> None:
 
 
 def _links_below(folder: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of the links of an index page those that lead further down, each once, without `.` and `..`."""
+    """The links of an index page that lead further down: each once, without `.` and `..`."""
     found = {}
     for entry in entries:
         name = _resolved(entry["name"], folder)
@@ -91,10 +91,10 @@ def _links_below(folder: str, entries: list[dict[str, Any]]) -> list[dict[str, A
 
 
 def _resolved(name: str, folder: str) -> str | None:
-    """A link without `.` and `..`, if it leads further down than the folder; http and https are one place."""
+    """A link without `.` and `..`; None if it does not lead further down than the folder. http and https are one place."""
     scheme, _, place = name.partition("://")
     root = folder.partition("://")[2].rstrip("/") + "/"
-    anchor = root if "?" in root else root.partition("/")[0] + "/"  # behind a query its slashes are no path's
+    anchor = root if "?" in root else root.partition("/")[0] + "/"  # slashes in a query are no path
     if not place.startswith(anchor):
         return None
     path, mark, query = place[len(anchor) :].partition("?")
@@ -112,7 +112,7 @@ def _resolved(name: str, folder: str) -> str | None:
 
 
 class RemoteStore:
-    """One fsspec file system; names neither ETag nor mtime unless the server does."""
+    """One fsspec file system. An object has a version only if the server gives an ETag (or MD5) and the size."""
 
     def __init__(self, scheme: str) -> None:
         if "::" in scheme or scheme in WRAPPERS | {"file", "local"}:
@@ -134,9 +134,9 @@ class RemoteStore:
         return name if "://" in name else f"{self._scheme}://{name}"
 
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Objects below a prefix, sorted by name, a folder at a time; on the web by its index pages.
+        """Objects below a prefix, folder by folder, sorted by name; on the web from index pages.
 
-        Raises `UsageError` for pages that name folders below folders for ever.
+        Raises `UsageError` if index pages go too many folders deep.
         """
         pending, seen = [prefix], set[str]()
         while pending:
@@ -157,14 +157,14 @@ class RemoteStore:
 
     def _ls(self, folder: str) -> list[dict[str, Any]]:
         try:
-            self._fs.invalidate_cache(folder)  # what it listed before says nothing of now
+            self._fs.invalidate_cache(folder)  # an old listing says nothing about now
             found: list[dict[str, Any]] = self._fs.ls(folder, detail=True)
         except Exception as error:  # noqa: BLE001 - fsspec packages raise their own SDK's exceptions
-            raise _translated(error, folder) from None  # whose text holds the URI, secrets and all
+            raise _translated(error, folder) from None  # its text holds the whole URI, with secrets
         return found
 
     def stat(self, uri: str) -> ObjectInfo:
-        """What the server says of one object."""
+        """Size and version of one object, as the server says."""
 
         def once() -> ObjectInfo:
             try:
@@ -182,9 +182,9 @@ class RemoteStore:
         version: str | None = None,
         max_bytes: int | None = None,
     ) -> bytes:
-        """One request for a range. A web server that ignores ranges is refused for anything but the beginning of an object.
+        """One request for a range. A web server that ignores ranges is refused, unless the range begins at 0.
 
-        The version is that of the answer on the web; elsewhere what the store says of the object, by a request of its own.
+        The version is checked in the answer itself on the web, and by a request of its own in other stores.
         """
         if length == 0:
             return b""
@@ -210,7 +210,7 @@ class RemoteStore:
         return with_retries(once)
 
     def _of_web(self, uri: str, start: int, length: int | None, version: str | None, max_bytes: int | None) -> bytes:
-        """As a stream, so that a server that sends more than was asked for is not listened to for longer."""
+        """Read as a stream, and stop at the wanted length if a server sends more. Raises `ObjectChanged`."""
         from pipeline.storage.web import get
 
         for other_server in range(_SERVERS):
@@ -224,7 +224,7 @@ class RemoteStore:
         end = None if length is None else start + length
         data: bytes = self._fs.cat_file(uri) if start == 0 and end is None else self._fs.cat_file(uri, start=start, end=end)
         if version is not None:
-            self._look(uri, version)  # behind the bytes: if it is still that version, they are of it
+            self._look(uri, version)  # asked after the bytes: if the version is still the same, the bytes are of it
         return data
 
     def _whole(self, uri: str, version: str | None, max_bytes: int) -> bytes:
@@ -233,9 +233,9 @@ class RemoteStore:
         return data
 
     def _look(self, uri: str, version: str | None) -> ObjectInfo:
-        """What the store says of an object now. Raises `ObjectChanged` if that is another version."""
+        """Size and version of an object now. Raises `ObjectChanged` if the version is another."""
         if version is not None:
-            self._fs.invalidate_cache()  # what it listed before says nothing of now
+            self._fs.invalidate_cache()  # an old listing says nothing about now
         found = self._info(uri, self._fs.info(uri))
         if version is not None and found.version is not None and not same_version(found.version, version):
             raise ObjectChanged(f"changed since it was listed: {without_secrets(uri)}")

@@ -1,4 +1,4 @@
-"""When to ask a store again, how long to wait, and how often that was."""
+"""When to ask a store again, how long to wait, and a count of these retries."""
 
 import threading
 from collections import Counter
@@ -21,23 +21,23 @@ T = TypeVar("T")
 
 ATTEMPTS = 8
 TOTAL_S = 120.0
-UNREACHABLE_ATTEMPTS = 3  # a list of a million links holds thousands of dead hosts
+UNREACHABLE_ATTEMPTS = 3  # few, because a list of a million links holds thousands of dead hosts
 LONGEST_WAIT_S = 20.0
 
 _FINAL = (ObjectMissing, ObjectDenied, ObjectTooLarge, ObjectChanged, StorageRefused)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Throttling, 5xx, time-outs, resets and short reads: worth another try."""
+    """Is it worth another try? Throttling, 5xx, time-outs, resets and short reads are."""
     return isinstance(error, StorageError) and not isinstance(error, _FINAL)
 
 
-_retries: Counter[str] = Counter()  # of this process, by what went wrong
+_retries: Counter[str] = Counter()  # retries of this process, by error code
 _counting = threading.Lock()
 
 
 def retries() -> Counter[str]:
-    """How often this process has asked again so far, by the store's word for what went wrong."""
+    """How often this process has asked again so far, by the store's error code."""
     return _retries.copy()
 
 
@@ -54,7 +54,7 @@ def _enough(state: RetryCallState) -> bool:
 
 
 def with_retries(call: Callable[[], T]) -> T:
-    """`call()`, again with full jitter while it raises a transient `StorageError`."""
+    """The result of `call()`. Calls it again, with full jitter, while it raises a transient `StorageError`."""
     retrying = Retrying(
         retry=retry_if_exception(is_transient),
         wait=wait_random_exponential(multiplier=0.5, max=LONGEST_WAIT_S),

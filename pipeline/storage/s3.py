@@ -1,4 +1,4 @@
-"""S3 and whatever speaks its protocol, through s3fs.
+"""S3, and other servers that speak its protocol, through s3fs.
 
 Endpoint, region and credentials come from the usual AWS variables and files;
 `AWS_ENDPOINT_URL_S3` (or `AWS_ENDPOINT_URL`) names another server.
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
-_MARK = "put"  # user metadata of what was created here: whose put it was
+_MARK = "put"  # user metadata of a created object: which put made it
 _MISSING = {"NoSuchKey", "NoSuchVersion", "404", "NotFound"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "InvalidObjectState"}
 _CHANGED = {"PreconditionFailed", "412"}
@@ -93,7 +93,7 @@ def _split(uri: str) -> tuple[str, str]:
 
 
 def _session() -> AioSession:
-    """Timestamps stay text, as in the AWS command line: parsing those of a page of 1,000 keys took 0.08 s, the rest 0.02 s."""
+    """A session that keeps timestamps as text: parsing those of 1,000 keys took 0.08 s, and the rest of their page 0.02 s."""
     session = AioSession()
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
     return session
@@ -113,7 +113,7 @@ class S3Store:
                 "connect_timeout": CONNECT_TIMEOUT_S,
                 "read_timeout": READ_TIMEOUT_S,
                 "retries": {"mode": "standard", "total_max_attempts": 1},
-                "max_pool_connections": 64,  # footers are read by as many threads
+                "max_pool_connections": 64,  # as many threads read footers
             },
         )
         self._fs.retries = 1  # our own loop waits, with jitter and a cap, and counts
@@ -123,7 +123,7 @@ class S3Store:
             try:
                 answer: T = sync(self._fs.loop, request)
                 return answer
-            except (TimeoutError, OSError, ClientError, BotoCoreError, aiohttp.ClientError) as error:  # the last: of bodies
+            except (TimeoutError, OSError, ClientError, BotoCoreError, aiohttp.ClientError) as error:  # the last: in a body
                 code = _code(error)
                 if code in _CHANGED or isinstance(error, FileExistsError):
                     raise _Exists(uri) from error
@@ -136,13 +136,13 @@ class S3Store:
         return answer
 
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Objects below a prefix by key, 1,000 a request. A missing bucket raises `ObjectMissing`."""
+        """Objects below a prefix, sorted by key, 1,000 per request. Raises `StorageRefused` if there is no such bucket."""
         bucket, key = _split(prefix)
         arguments: dict[str, object] = {"Bucket": bucket, "Prefix": key}
         while True:
             page = self._call(prefix, lambda: self._request("list_objects_v2", **arguments))
             for entry in page.get("Contents", []):
-                if not entry["Key"].endswith("/"):  # what consoles make for a folder
+                if not entry["Key"].endswith("/"):  # a folder that a console has made
                     yield ObjectInfo(f"s3://{bucket}/{entry['Key']}", entry["Size"], _etag(entry))
             if not page.get("IsTruncated"):
                 return
@@ -162,7 +162,7 @@ class S3Store:
     def read(
         self, uri: str, start: int = 0, length: int | None = None, version: str | None = None, max_bytes: int | None = None
     ) -> bytes:
-        """One GET of a range, with If-Match where the version is known."""
+        """One GET of a range, with If-Match if the version is known."""
         return b"" if length == 0 else self._get(uri, start, length, version, max_bytes)[0]
 
     def _get(
@@ -195,9 +195,10 @@ class S3Store:
             raise ObjectChanged(f"changed since it was listed: {uri}") from error
 
     def create(self, uri: str, data: bytes) -> str | None:
-        """PUT with If-None-Match; -> `etag:…`. A put of ours whose answer was lost counts as written: the object bears its mark.
+        """PUT with If-None-Match; -> `etag:…`, or None if there is such an object.
 
-        Asking again is not only our loop's: aiohttp sends a PUT twice by itself where a connection breaks.
+        If the answer to our own PUT was lost, a second PUT finds the name taken. So each object has a mark in its metadata: if
+        the mark is ours, the PUT has succeeded. Not only our retries send a PUT twice: aiohttp does, if a connection breaks.
         """
         bucket, key = _split(uri)
         mark = uuid.uuid4().hex
@@ -210,7 +211,7 @@ class S3Store:
         except _Exists:
             try:
                 head = self._call(uri, lambda: self._request("head_object", Bucket=bucket, Key=key))
-            except ObjectMissing:  # a store that refuses what is not there, or it was removed just now
+            except ObjectMissing:  # the store refuses without an object, or the object has just been removed
                 return None
             return _etag(head) if head.get("Metadata", {}).get(_MARK) == mark else None
         except StorageRefused as error:
@@ -219,11 +220,11 @@ class S3Store:
             raise
 
     def require_exclusive_create(self, out: str) -> None:
-        """Raises `UsageError` where the store ignores If-None-Match, does not know it, or looks first and writes later."""
+        """Raise `UsageError` if the store ignores If-None-Match, does not know it, or looks first and writes later."""
         require_exclusive_create(self, out, _ADVICE)
 
     def replace_if(self, uri: str, data: bytes, before: bytes | None) -> bool:
-        """GET, then PUT with If-Match; where the store does not know that, there is a moment between the two."""
+        """GET, then PUT with If-Match. If the store has no If-Match, another process may write between the two."""
         if before is None:
             return self.create(uri, data) is not None
         bucket, key = _split(uri)
@@ -234,7 +235,7 @@ class S3Store:
             self._call(uri, lambda: self._request("put_object", Bucket=bucket, Key=key, Body=data, IfMatch=tag))
         except ObjectMissing:
             return False
-        except _Exists:  # or a put of ours whose answer was lost
+        except _Exists:  # somebody else's PUT, or ours whose answer was lost
             return self.read(uri) == data
         except StorageRefused as error:
             if error.code not in _NOT_IMPLEMENTED:
@@ -248,7 +249,7 @@ class S3Store:
         return _etag(self._call(uri, lambda: self._request("put_object", Bucket=bucket, Key=key, Body=data)))
 
     def sweep(self, out: str) -> None:
-        """Nothing: a PUT is there whole or not at all."""
+        """Does nothing: a PUT writes an object whole or not at all."""
 
     def delete(self, uri: str) -> None:
         """A DELETE; S3 does not mind if there is none."""

@@ -1,4 +1,4 @@
-"""URIs as text: one spelling, their parts, what of them may be written down; whose key signed one, and until when it holds."""
+"""URIs as text: one spelling, their parts, what may be written down; which key signed a URI, and when it expires."""
 
 import base64
 import json
@@ -15,14 +15,14 @@ WEB = frozenset({"http", "https"})
 _PASSWORD = re.compile(r"//[^/@]*:[^/@]*@")
 _PLAIN = re.compile(r"https?://[!\"$->A-Z\\^-~]+")  # no user, query, fragment, bracket or anything that is not ASCII
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
-# Of fsspec: file systems that read through another one, which no allow-list would see.
+# File systems of fsspec that read through another one. An allow-list would not see the other one.
 WRAPPERS = frozenset(
     {"arrow_hdfs", "async_wrapper", "asynclocal", "asyncwrapper", "blockcache", "cached", "dir", "filecache", "generic",
      "libarchive", "reference", "simplecache", "tar", "zip"}
 )  # fmt: skip
-_OBJECT_STORES = WEB | {"s3", "gs", "gcs", "az", "abfs", "abfss", "hf"}  # where `::` is part of a name, or of an IPv6 address
+_OBJECT_STORES = WEB | {"s3", "gs", "gcs", "az", "abfs", "abfss", "hf"}  # here `::` is part of a name or of an IPv6 address
 
-# Signatures that are known as such: what must be there, and all that then belongs to it, which never tells images apart.
+# Known signatures: the parameters that must be there, and all parameters of the signature. None of these tells images apart.
 _SIGNATURES: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = (
     (frozenset({"x-amz-signature"}), re.compile(r"x-amz-.*|x-id")),  # AWS, version 4
     (frozenset({"awsaccesskeyid", "signature", "expires"}), re.compile(r"awsaccesskeyid|signature|expires|x-amz-security-token")),
@@ -35,7 +35,7 @@ _SIGNATURES: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = (
         re.compile(r"sv|sig|se|st|sp|sr|spr|sip|si|ss|srt|sdd|ses|skoid|sktid|skt|ske|sks|skv|saoid|suoid|scid|rsc[cdelt]"),
     ),
 )  # fmt: skip
-# Words of a parameter's name by which it may be a credential: `api_key`, `accessToken`, `X-Signature`, `auth`…
+# If the name of a parameter has one of these words, it may be a credential: `api_key`, `accessToken`, `X-Signature`, `auth`…
 _CREDENTIALS = frozenset(
     {"apikey", "bearer", "cred", "credential", "credentials", "hdnea", "hdntl", "hdnts", "hmac", "jwt", "key", "mac", "oauth",
      "otp", "pass", "passphrase", "passwd", "password", "policy", "psk", "pw", "pwd", "sas", "secret", "session", "sid", "sig",
@@ -65,16 +65,16 @@ def scheme_of(uri: str) -> str:
 
 
 def normalise(uri: str) -> str:
-    """Absolute and in one spelling: `file://`, `local://` and relative paths become absolute paths, `s3a` `s3`.
+    """The URI in one spelling: `file://`, `local://` and relative paths become absolute paths, `s3a` and `s3n` become `s3`.
 
-    Raises `UsageError` for what names no one place: NUL characters, chained URIs (`simplecache::s3://…`).
+    Raises `UsageError` for NUL characters, chained URIs (`simplecache::s3://…`) and text that is no scheme.
     """
     scheme, rest = scheme_of(uri), uri.partition("://")[2]
     if scheme in ("file", "local"):
         path = unquote(urlsplit(uri).path) if "://" in uri else os.path.expanduser(uri)
         if "\0" in path:
             raise UsageError("a URI with a NUL character")
-        absolute = "/" + os.path.abspath(path).lstrip("/")  # POSIX lets `//x` stand, as another name of `/x`
+        absolute = "/" + os.path.abspath(path).lstrip("/")  # `abspath` keeps `//x`, as POSIX allows; it is `/x`
         return absolute + ("/" if path.endswith("/") and absolute != "/" else "")
     if "\0" in uri:
         raise UsageError("a URI with a NUL character")
@@ -86,28 +86,28 @@ def normalise(uri: str) -> str:
 
 
 def without_secrets(uri: str) -> str:
-    """The URI as it may be written down: on the web without user, password, fragment, and what of its query is a credential.
+    """The URI as it may be written down: on the web without user, password, fragment, and credentials in its query.
 
-    The rest of a query stays, as it tells images apart (`img?id=1`). Credentials are the signatures of AWS, Google, Azure and
-    CloudFront, whatever is called one (`token`, `api_key`, `sig`…), and JSON web tokens. Names in object stores may hold
-    `?` and `#`, and `az://` a container before `@`: they lose `user:password@` only.
+    The rest of a query stays, because it tells images apart (`img?id=1`). Credentials are the signatures of AWS, Google, Azure
+    and CloudFront, parameters with the name of a credential (`token`, `api_key`, `sig`…), and JSON web tokens. Names in object
+    stores may hold `?` and `#`, and `az://` has a container before `@`: these URIs lose `user:password@` only.
     """
     return parted(uri)[0]
 
 
 def without_query(uri: str) -> str:
-    """The URI, on the web without its query too: what names the file."""
+    """The URI without secrets, and on the web also without its query: it names the file."""
     written = without_secrets(uri)
     return written.partition("?")[0] if scheme_of(uri) in WEB else written
 
 
 def parted(uri: str) -> tuple[str, str]:
-    """`without_secrets`, and what that takes from a query by its name alone, in the order that it stands there.
+    """`without_secrets`, and the doubtful parameters: those that a query loses only for their name, or for a JSON web token.
 
-    The latter may have told images apart: two URIs that are written alike and differ in it are perhaps two images. A known
-    signature, `user:password@` and a fragment never tell any apart.
+    Doubtful parameters may tell images apart: two URIs that are written alike but differ in these may be two images. A known
+    signature, `user:password@` and a fragment never tell images apart.
     """
-    if _PLAIN.fullmatch(uri):  # most of a million are
+    if _PLAIN.fullmatch(uri):  # most URIs of a long list are plain
         return uri, ""
     scheme = scheme_of(uri)
     if scheme == "file":
@@ -124,7 +124,7 @@ def parted(uri: str) -> tuple[str, str]:
 
 
 def _parted_query(query: str) -> tuple[str, str]:
-    """What of it tells images apart, and what may be a credential. What surely is one is in neither."""
+    """The parameters that tell images apart, and those that may be credentials. Known signatures are in neither."""
     pieces = re.split("[&;]", query)
     names = [unquote_plus(piece.partition("=")[0]) for piece in pieces]
     there = {name.lower() for name in names}
@@ -136,7 +136,7 @@ def _parted_query(query: str) -> tuple[str, str]:
         value = unquote_plus(piece.partition("=")[2])
         if _may_be_credential(name) or _JWT.search(value) or _JWT.search(name):
             doubtful.append(piece)
-        elif "://" in value and scheme_of(value) in WEB:  # of a proxy: ?url=https://…
+        elif "://" in value and scheme_of(value) in WEB:  # a proxy's: ?url=https://…
             inner, more = parted(value)
             kept.append(piece if inner == value else f"{piece.partition('=')[0]}={quote(inner, safe='')}")
             doubtful += [more] if more else []
@@ -162,7 +162,7 @@ def base_name(uri: str) -> str:
     return PurePosixPath(without_query(uri)).name
 
 
-# Of AWS, Google Cloud, CloudFront, Google's CDN and Azure's user delegation: names of a key, or of a session.
+# Parameters that name a key or a session: AWS, Google Cloud, CloudFront, Google's CDN, Azure's user delegation.
 _KEYS = frozenset(
     {"x-amz-credential", "x-amz-security-token", "awsaccesskeyid", "x-goog-credential", "googleaccessid", "key-pair-id",
      "keyname", "skoid", "ske"}
@@ -171,9 +171,9 @@ _SCOPED = frozenset({"x-amz-credential", "x-goog-credential"})  # key/date/regio
 
 
 def signer_of(uri: str) -> str | None:
-    """What names the credentials of a URL: user, password, and the key of its signature; None if it can hold none.
+    """User, password and signing key of a URL, as one text that names its credentials; None if the URL can hold none.
 
-    The signature itself is of one URL, and says nothing of others: where a query names no key, all of them are alike.
+    The signature itself belongs to one URL, so it is left out. All queries that name no key count as alike.
     """
     try:
         parts = urlsplit(uri)

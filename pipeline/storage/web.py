@@ -1,4 +1,4 @@
-"""http(s) for inputs, but never the addresses at which clouds hand credentials to whoever asks from inside."""
+"""http(s) for inputs. Never asks the metadata addresses: there, clouds give credentials to every process of a machine."""
 
 import ipaddress
 import re
@@ -20,7 +20,7 @@ _METADATA = frozenset(
         ("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "100.100.100.200", "168.63.129.16"),
     )
 )
-# Networks of IPv6 in whose last 32 bits an address of IPv4 lies: NAT64, SIIT, and two that are out of use.
+# IPv6 networks whose addresses hold an IPv4 address in their last 32 bits: NAT64, SIIT, and two networks that are out of use.
 _CARRIERS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::ffff:0:0/96", "::/96")))
 _PIECE_BYTES = 1 << 20
 _SPAN = re.compile(r"bytes (\d{1,19})-")
@@ -28,13 +28,13 @@ _PATIENCE = aiohttp.ClientTimeout(total=300, sock_connect=10, sock_read=60)  # s
 
 
 def is_metadata_address(host: str) -> bool:
-    """Link-local (where AWS, GCP, Azure and Oracle have theirs), or one of the others, by whatever way of IPv6 to IPv4."""
+    """Is it link-local (as for AWS, GCP, Azure and Oracle), or a known other metadata address, also as IPv4 inside IPv6?"""
     address = ipaddress.ip_address(host.partition("%")[0])
     return any(each.is_link_local or each in _METADATA for each in (address, *_carried(address)))
 
 
 def _carried(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
-    """The IPv4 address that an IPv6 one stands for."""
+    """The IPv4 addresses that an IPv6 address may stand for."""
     if isinstance(address, ipaddress.IPv4Address):
         return
     if any(address in carrier for carrier in _CARRIERS):
@@ -46,7 +46,7 @@ def _carried(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Iterator
 
 
 def _socket(address: tuple[Any, ...]) -> socket.socket:
-    """Called with what a name, a redirect or a literal has come to: none of them gets around it."""
+    """A socket for an address. aiohttp calls this with every resolved name, redirect and literal: none gets around the check."""
     family, kind, protocol, _, (host, *_) = address
     if is_metadata_address(host):
         raise PermissionError(f"{host} {FORBIDDEN}")
@@ -54,7 +54,7 @@ def _socket(address: tuple[Any, ...]) -> socket.socket:
 
 
 async def client(**arguments: Any) -> aiohttp.ClientSession:
-    """For fsspec's `get_client`."""
+    """A session that checks every address before it connects; for fsspec's `get_client`."""
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=_socket), **({"timeout": _PATIENCE} | arguments))
 
 
@@ -63,10 +63,10 @@ async def get(
 ) -> bytes:
     """`length` bytes from `start` (None: to the end) by one request of fsspec's HTTP file system.
 
-    No more is read than `length`, or one byte more than `max_bytes`. version: `etag:…`, which an answer that names one must have.
-    Raises `ObjectChanged`, `StorageRefused` for a server that answers no ranges, and aiohttp's errors.
+    Reads no more than `length` bytes, or one byte more than `max_bytes`. version: `etag:…`; an answer with another ETag raises
+    `ObjectChanged`. Raises `StorageRefused` if the server answers no ranges, and aiohttp's errors.
     """
-    headers = {"Accept-Encoding": "identity"}  # else lengths, ranges and ETags are those of something packed
+    headers = {"Accept-Encoding": "identity"}  # else lengths, ranges and ETags are those of a compressed copy
     ranged = start > 0 or length is not None
     if ranged:
         headers["Range"] = f"bytes={start}-{'' if length is None else start + length - 1}"
@@ -85,7 +85,7 @@ async def get(
 
 
 def _check(answer: aiohttp.ClientResponse, shown: str, start: int, version: str | None, *, ranged: bool) -> None:
-    """Is it an answer to what was asked, and of this version?"""
+    """Raise unless the answer is for the range that was asked for, and for this version."""
     tag = answer.headers.get("ETag")
     if version is not None and tag is not None and not same_version(version, f"etag:{tag}"):
         raise ObjectChanged(f"changed since it was listed: {shown}")
