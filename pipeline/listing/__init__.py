@@ -1,4 +1,4 @@
 """What `--input` names: folders, globs, lists, shards; and what a list may name.
 
-It reads names, and no images.
+This room reads names, but no images.
 """

@@ -1,4 +1,4 @@
-"""What a list, or a run, may name: schemes, places, and URIs that a server can be asked for."""
+"""What a list or a run may name: allowed schemes, allowed places, and URIs that a server can be asked for."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -10,7 +10,7 @@ from pipeline.storage import normalise, scheme_of, store_for, without_secrets
 from pipeline.storage.uris import WEB
 
 SCHEMES = frozenset({"http", "https", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf"})
-MAX_URI = 16_384  # characters; presigned ones with session tokens have up to 4,000
+MAX_URI = 16_384  # characters; presigned URLs with session tokens have up to 4,000
 _MAX_S3_KEY = 1_024  # bytes
 _BUCKET = re.compile(r"[a-zA-Z0-9._-]{1,255}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -18,12 +18,12 @@ _SPACE = re.compile(r"\s")
 
 
 def allowed_schemes(uri: str) -> frozenset[str]:
-    """Of what a list may name without `--allow-root`: those of stores and the web, and that of the list's own store."""
+    """The schemes that a list may name without `--allow-root`: stores, the web, and the scheme of the list's own store."""
     return SCHEMES | {scheme_of(normalise(uri))}
 
 
 def require_allowed(entry: str, schemes: Collection[str], roots: Sequence[str]) -> None:
-    """Raise `UsageError` unless an entry of a list lies below one of the roots, or, without roots, has one of the schemes."""
+    """Raise `UsageError` unless an entry of a list lies at or below a root, or, if there are no roots, has an allowed scheme."""
     scheme = scheme_of(entry)
     if roots:
         if not any(is_below(entry, root) for root in roots):
@@ -39,9 +39,9 @@ def require_allowed(entry: str, schemes: Collection[str], roots: Sequence[str]) 
 
 
 def require_sound(entry: str, *, spaces: bool = False, is_input: bool = False) -> None:
-    """Raise `UsageError` for what no server can be asked for, and no column can hold.
+    """Raise `UsageError` for a URI that no server can be asked for, or that no column can hold.
 
-    spaces: may stand in a URL. is_input: it may be a prefix or a glob, and hold spaces.
+    spaces: a URL may hold spaces. is_input: the URI may be a prefix or a glob, and may hold spaces.
     """
     if len(entry) > MAX_URI:
         raise UsageError(f"a URI of {len(entry):,} characters ({MAX_URI:,} are possible)")
@@ -79,7 +79,7 @@ def _require_host(netloc: str) -> None:
         parts = urlsplit(f"//{netloc}")
         host, port = parts.hostname, parts.port
         if host is not None and ":" not in host:
-            host.encode("idna")  # as the resolver does; labels have 1 to 63 characters
+            host.encode("idna")  # as the resolver does; each label has 1 to 63 characters
     except ValueError as error:  # UnicodeError too
         raise UsageError(f"no host and port of a URL: {_shown(netloc.rpartition('@')[2])}") from error
     if not host or port == 0 or (":" not in host and not re.fullmatch(r"[^\s/\\<>\"^`{|}%]+", host)):
@@ -96,7 +96,10 @@ def require_readable(scheme: str) -> None:
 
 
 def is_below(entry: str, root: str) -> bool:
-    """By whole components; `..` cannot lead out: local URIs have none, and in stores it is a name like any other."""
+    """Does an entry lie at or below a root, compared by whole components?
+
+    `..` cannot lead out of the root: local URIs have none, stores take it as a plain name, and on the web it is refused.
+    """
     if scheme_of(entry) in WEB:
         path = entry.partition("?")[0]
         if "/.." in path.replace("%2e", ".").replace("%2E", "."):
@@ -107,7 +110,7 @@ def is_below(entry: str, root: str) -> bool:
 
 
 def _shown(text: str) -> str:
-    """Short, and without secrets."""
+    """The text without secrets, cut at 200 characters."""
     try:
         text = without_secrets(text)
     except UsageError:

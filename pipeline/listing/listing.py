@@ -1,4 +1,4 @@
-"""Inputs -> what to label: folders, prefixes, globs, lists and single files, streamed page by page."""
+"""Inputs -> source objects: folders, prefixes, globs, lists and single files, streamed page by page."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +23,11 @@ _MAGIC = re.compile(r"[*?\[]")
 
 @dataclass(slots=True)
 class Listing:
-    """What a listing passed by: `ignored` objects of no known kind, and the secrets of presigned URIs.
+    """What a listing finds besides source objects.
 
-    queries: are those that tell images apart written down? No output of format 1 has any: what is planned there stays found.
+    ignored: number of objects that are skipped. secrets: URI as it is written down -> whole URI, if the two differ.
+    queries: write queries down that tell images apart. False for outputs of format 1, which have none: so planned URIs are
+    found again.
     """
 
     ignored: int = 0
@@ -35,7 +37,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What says how inputs are read."""
+    """How inputs are read."""
 
     listing: Listing
     input_format: str
@@ -43,13 +45,13 @@ class _Reading:
     roots: Sequence[str]
 
     def lines(self, uri: str) -> Iterator[Line]:
-        """Of a list."""
+        """The entries of a list."""
         return read_list(uri, self.image_column, self.roots, spaces=not self.listing.queries)
 
 
 @dataclass(frozen=True, slots=True)
 class _Input:
-    """One input, of which a brace pattern makes many."""
+    """One input; a brace pattern makes many of these."""
 
     text: str
     uri: str
@@ -58,12 +60,12 @@ class _Input:
 
     @property
     def magic(self) -> int | None:
-        """Where a glob has its first star."""
+        """Position of the first `*`, `?` or `[` of a glob; None if there is none, and on the web."""
         found = _MAGIC.search(self.uri) if scheme_of(self.uri) not in WEB else None
         return None if found is None else found.start()
 
     def look(self) -> Callable[[], ObjectInfo | None] | None:
-        """What asks for the object of this name, where the name may be one's."""
+        """The call that looks for an object of this name; None if the name cannot be an object's."""
         named = self.kind != "list" and not self.uri.endswith("/") and (self.kind != "other" or scheme_of(self.uri) == "file")
         return partial(self.stat, self.uri) if named else None
 
@@ -79,9 +81,9 @@ def list_inputs(
 ) -> Iterator[SourceObject]:
     """Everything to label, in the order of the inputs and of the stores' listings.
 
-    Objects below `output` are passed by. allow_root: see `read_list`. Lists are read twice: the first time, before anything is
-    yielded, to find lines that cannot be. Raises `UsageError` for what cannot be read by design, `NotReachable` for inputs that
-    are absent, empty or closed.
+    Objects below `output` are skipped. allow_root: see `read_list`. Lists are read twice: the first time, before anything is
+    yielded, to find bad lines. Raises `UsageError` for inputs that cannot be read by design, `NotReachable` for inputs that are
+    absent, empty or closed.
     """
     reading = _Reading(listing, input_format, image_column, allow_root)
     _check(inputs, reading)
@@ -143,7 +145,7 @@ def _check(inputs: Sequence[str], reading: _Reading) -> None:
             uri = _normalised(name)
             is_list = _kind(uri, reading.input_format) == "list" and (scheme_of(uri) in WEB or not _MAGIC.search(uri))
             if not is_list and scheme_of(uri) not in WEB:
-                break  # nor will the rest of the braces be
+                break  # nor will the other names of this brace pattern be
             names.append(without_secrets(name))
             if not is_list:
                 twins.add(uri, len(names) - 1, 0)
@@ -179,7 +181,7 @@ def _one_input(piece: _Input, info: ObjectInfo | None, reading: _Reading, *, sin
 
 
 def _kind(uri: str, input_format: str) -> str:
-    """What one named input is; `--input-format` decides for names that do not say."""
+    """The kind of one named input. `--input-format` decides if the name does not say."""
     kind = file_kind(without_query(uri))
     if kind == "other" and input_format != "auto" and not uri.endswith("/"):
         return {"webdataset": "tar", "parquet": "parquet", "images": "image", "list": "list"}[input_format]
@@ -204,7 +206,7 @@ def _entry(info: ObjectInfo, kind: str, folder: str, listing: Listing, *, single
     uri = _written(info.uri, listing)
     try:
         uri.encode()
-    except UnicodeEncodeError as error:  # no column of the output could name it
+    except UnicodeEncodeError as error:  # no column of the output could hold the name
         raise UsageError(f"--input {uri!a}: its name is not UTF-8: rename it") from error
     if kind == "compressed_tar":
         raise UsageError(
@@ -221,7 +223,7 @@ def _entry(info: ObjectInfo, kind: str, folder: str, listing: Listing, *, single
 
 
 def _written(whole: str, listing: Listing) -> str:
-    """A URI as it is written down; what it was given as is kept for those who fetch it."""
+    """A URI as it is written down. The listing keeps the whole URI for fetching, if the two differ."""
     uri = without_secrets(whole) if listing.queries else without_query(whole)
     if uri == whole:
         return uri
@@ -233,10 +235,10 @@ def _written(whole: str, listing: Listing) -> str:
 
 
 def _listed(uri: str, reading: _Reading) -> Iterator[SourceObject]:
-    """The lines of a list: images unless their names say shard. Images are not asked for before they are read.
+    """The entries of a list: single images, unless their names say that they are shards. Only shards are looked at now.
 
-    A shard that is gone, closed or out of reach is planned all the same, as such an image is, and becomes one failure. If there
-    is nothing but those, it is the store that cannot be reached.
+    A shard that is gone, closed or unreachable is still planned, and becomes one failure, as such an image does. If the whole
+    list has no other entries, raises `NotReachable`: the store itself cannot be reached.
     """
     held: list[SourceObject] = []
     answered, failed = False, ""
@@ -271,6 +273,6 @@ def _where(uri: str, line: Line) -> str:
 
 
 def _look(entry: tuple[Line, str]) -> Callable[[], ObjectInfo] | None:
-    """What asks for a shard. What is refused by its name is not asked for."""
+    """The call that looks at a shard; None for single images, and for names that are refused."""
     line, kind = entry
     return partial(store_for(line.uri).stat, line.uri) if kind in ("tar", "parquet") else None

@@ -1,4 +1,4 @@
-"""Lists of URIs: `.txt`, `.csv`, `.jsonl`, read line by line. What a list from elsewhere may name is limited."""
+"""Lists of URIs: `.txt`, `.csv`, `.jsonl`, read line by line. A list from elsewhere may not name everything."""
 
 import csv
 import io
@@ -13,24 +13,24 @@ from pipeline.storage import base_name, normalise, scheme_of, store_for, without
 
 COLUMNS = ("uri", "url", "path", "image", "image_uri", "image_url", "image_path", "file", "filename", "file_name")
 _MAX_LINE = 1 << 20  # characters
-MAX_UNTOLD_BYTES = 256 << 20  # of a list whose size its server does not say: it is held in memory
+MAX_UNTOLD_BYTES = 256 << 20  # largest list without a known size: such a list is held in memory
 
 
 class Line(NamedTuple):
-    """An entry of a list: the number of the line that it ends on, from 1, and its URI, normalised."""
+    """An entry of a list: the number of its last line, from 1, and its normalised URI."""
 
     number: int
     uri: str
 
 
 def read_list(uri: str, column: str | None, roots: Sequence[str] = (), *, spaces: bool = False) -> Iterator[Line]:
-    """The entries of a list; relative ones are relative to the list. Blank lines and `#` lines pass.
+    """The entries of a list; relative ones are relative to the list. Blank lines are skipped, in a `.txt` also `#` lines.
 
-    A `.csv` has a header, or one column; `.jsonl` has strings, or objects with the column.
-    roots: all that it may name lies at or below one of them. Without roots a list may name what has one of `allowed.SCHEMES` or
-    the scheme of its own store: a local list, which lies where its user could put it, local files too.
-    spaces: may stand in URLs.
-    Raises `UsageError` with the number of the line that cannot be read, or that names what no list may.
+    A `.csv` has a header, or only one column; a `.jsonl` has strings, or objects with the column.
+    roots: every entry must lie at or below one of these. Without roots, an entry must have one of `allowed.SCHEMES` or the
+    scheme of the list's own store: so a local list may name local files, because its user could put it there.
+    spaces: URLs may hold spaces.
+    Raises `UsageError` with the number of a line that cannot be read, or that names something that no list may name.
     """
     allowed, schemes, shown = [normalise(root) for root in roots], allowed_schemes(uri), without_secrets(uri)
     name = base_name(uri).lower()
@@ -79,7 +79,7 @@ def _text(uri: str) -> io.TextIOWrapper:
 
 
 def _bounded(text: io.TextIOWrapper, uri: str) -> Iterator[str]:
-    """The lines; one without end is not taken into memory."""
+    """The lines. Raises `UsageError` for a line that is too long, before all of it is in memory."""
     number = 0
     while line := text.readline(_MAX_LINE + 1):
         number += 1

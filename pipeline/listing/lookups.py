@@ -1,4 +1,4 @@
-"""Many names at once: brace patterns, and a bounded, ordered look at tens of objects."""
+"""Many names at once: brace patterns, and looks at many objects, with a limit and in order."""
 
 import re
 from collections import deque
@@ -13,19 +13,19 @@ from pipeline.storage import ObjectInfo, normalise, scheme_of, store_for, withou
 T = TypeVar("T")
 R = TypeVar("R")
 
-AT_ONCE = 32  # objects asked for
+AT_ONCE = 32  # look-ups at the same time
 MAX_BRACES = 10_000_000
-_PAGE = 1_000  # objects that one request of a listing names
-_HELD = 4_096  # entries that wait behind a look-up
-_FEW = 3  # names that are asked for sooner than listed
+_PAGE = 1_000  # objects per request of a listing
+_HELD = 4_096  # entries that may wait for a look-up before them
+_FEW = 3  # up to so many names, single look-ups are sooner than a listing
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def looked_up(items: Iterable[T], look: Callable[[T], Callable[[], R] | None]) -> Iterator[tuple[T, Future[R] | None]]:
-    """The items in their order, each with the outcome of what `look(item)` gives to call, `AT_ONCE` at a time, or None."""
+    """The items in order, each with the future of the call that `look(item)` returns, or None. Runs `AT_ONCE` calls at a time."""
     pending: deque[tuple[T, Future[R] | None]] = deque()
     asked = 0
-    with ThreadPoolExecutor(AT_ONCE, "look-up") as threads:  # which starts none before it has to
+    with ThreadPoolExecutor(AT_ONCE, "look-up") as threads:  # starts a thread only if there is a call
         try:
             for item in items:
                 call = look(item)
@@ -66,9 +66,9 @@ def _count(text: str) -> int:
 
 
 class BraceLookup:
-    """`stat` for the names of one input; on S3 the names of a brace pattern come from one listing of what they begin with.
+    """`stat` for the names of one input. On S3, one listing finds all names of a brace pattern, by their common prefix.
 
-    The listing is given up after as many requests as asking for each name would wait for: others may lie there too.
+    Other objects may lie there too: the listing stops after as many requests as single look-ups would wait for.
     """
 
     def __init__(self, text: str) -> None:
@@ -91,11 +91,11 @@ class BraceLookup:
                 ):
                     self._found[info.uri] = info
             self._whole = True
-        except (ObjectDenied, ObjectMissing):  # who may read objects may not always list them
+        except (ObjectDenied, ObjectMissing):  # the right to read objects does not include the right to list them
             return
 
     def __call__(self, uri: str) -> ObjectInfo | None:
-        """The object of this name; None where there is none, as the name may be a folder's or a glob."""
+        """The object of this name; None if there is none: the name may be a folder or a glob."""
         if (info := self._found.pop(uri, None)) is not None:
             return info
         if self._whole:

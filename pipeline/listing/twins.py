@@ -1,4 +1,4 @@
-"""URIs that are written alike, but were given otherwise: one image or two?"""
+"""Twins: two URIs that differ as given, but look the same as written down. Are these one image or two?"""
 
 from array import array
 
@@ -9,13 +9,13 @@ from pipeline.errors import UsageError
 from pipeline.storage import scheme_of
 from pipeline.storage.uris import WEB, parted
 
-_LINES = 40  # bits of a place that number the line; those above number the input
+_LINES = 40  # the lower bits of a place number the line; the bits above number the input
 
 
 class Twins:
-    """What lists and inputs name on the web, as hashes: 24 bytes a URI.
+    """The URLs of the web that lists and inputs name, as hashes: 24 bytes per URL.
 
-    `told_apart` says if queries are written down: in outputs of format 1 none was.
+    told_apart: queries are written down. Outputs of format 1 have none.
     """
 
     def __init__(self, *, told_apart: bool) -> None:
@@ -24,7 +24,7 @@ class Twins:
         self._doubtful = False
 
     def add(self, uri: str, source: int, line: int) -> None:
-        """`uri` as it is fetched, of line `line` of input `source`."""
+        """Add a URI, as it is fetched, from line `line` of input number `source`. Ignores URIs that are not of the web."""
         if scheme_of(uri) not in WEB:
             return
         written, doubtful = parted(uri)
@@ -38,7 +38,10 @@ class Twins:
         self._places.append(source << _LINES | line)
 
     def refuse(self, names: list[str]) -> None:
-        """Raise `UsageError` for the first two that would become one row and differ in more than signatures. names: of inputs."""
+        """Raise `UsageError` for the first two that would become one row, but differ in more than signatures.
+
+        names: the inputs, by number.
+        """
         if not self._doubtful:
             return
         written = np.frombuffer(self._written, np.uint64)

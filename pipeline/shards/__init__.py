@@ -1,4 +1,4 @@
-"""Sources of encoded images: tars, Parquet, single files, from any place in them on.
+"""Encoded images from tars, Parquet files and single files, read from any place in a shard on.
 
-It gives bytes and says what is broken; nothing is decoded here.
+This room gives bytes and says what is broken. It decodes nothing.
 """

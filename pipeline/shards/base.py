@@ -1,4 +1,4 @@
-"""What every reader of a shard yields."""
+"""What readers of shards take and yield: source objects, cursors, options, encoded images."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -6,8 +6,8 @@ from typing import Literal
 from pipeline.errors import BadImage
 from pipeline.storage import Store
 
-# A worker reads at most 256 MiB ahead, or one image if that is larger: these of encoded images, 16 in the chunks of
-# `storage.stream`, 112 of images that wait for the network (`run.worker`).
+# A worker reads at most 256 MiB ahead, or one image if it is larger: 128 MiB of encoded single images (this limit), 16 MiB in
+# the chunks of `range_file`, 112 MiB of resized images that wait for the network (`worker.reading`).
 ENCODED_AHEAD_BYTES = 128 << 20
 
 SourceKind = Literal["tar", "parquet", "image"]
@@ -17,8 +17,8 @@ SourceKind = Literal["tar", "parquet", "image"]
 class SourceObject:
     """One planned object: a shard, or a single image.
 
-    `uri` is what is written down; `secret` is what only the fetching may know (a query, `user:password@`),
-    as the whole URI to fetch, or None.
+    uri: as it is written down, without secrets. secret: the whole URI to fetch, if it differs (a query, `user:password@`); it
+    is never written down. size: bytes, or None if it is not known. version: as in `ObjectInfo`. image_id: of a single image.
     """
 
     uri: str
@@ -26,7 +26,7 @@ class SourceObject:
     size: int | None
     version: str | None
     image_id: str | None = None
-    secret: str | None = field(default=None, repr=False)  # nothing that shows a shard shows it
+    secret: str | None = field(default=None, repr=False)  # so that no text about a shard shows it
 
     @property
     def fetch_uri(self) -> str:
@@ -35,7 +35,7 @@ class SourceObject:
 
 
 def seen(store: Store, shard: SourceObject) -> SourceObject:
-    """The shard with its size: one that was gone or closed when it was listed is asked for again. Raises as `stat` does."""
+    """The shard with its size. Asks the store if the listing had none, as the shard was gone or closed. Raises as `stat` does."""
     if shard.size is not None:
         return shard
     info = store.stat(shard.fetch_uri)
@@ -46,8 +46,8 @@ def seen(store: Store, shard: SourceObject) -> SourceObject:
 class Cursor:
     """Where in a shard to go on.
 
-    index: of the next image. offset: byte offset of the next tar header, or None in Parquet, and in a tar if it is not known.
-    previous: name of the last image member before it, which says whether a key goes on.
+    index: number of the next image. offset: byte offset of the next tar header; None in Parquet, and in a tar if not known.
+    previous: name of the last image member before it: if the next member has the same key, the two are ambiguous.
     """
 
     index: int = 0
@@ -67,10 +67,10 @@ class ReadOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedImage:
-    """One image as it is stored, or why it cannot be had (`error`).
+    """One image as it is stored, or the `error` that says why its bytes cannot be had.
 
-    `after` is where a reader goes on behind it. `ends_part`: a part must end here (a row group does).
-    `breaks`: this row stands for the rest of a shard that is broken.
+    after: where a reader goes on after this image. ends_part: a part must end here, because a row group ends.
+    truncated: this row stands for the rest of a shard that cannot be read any further.
     """
 
     shard: str
@@ -88,10 +88,10 @@ class EncodedImage:
 
     @property
     def position(self) -> int:
-        """In its source: of a shard the index, of single images the row of the plan file."""
+        """The position in its source: the index in a shard, or the row of a single image in its plan file."""
         return self.after.index - 1
 
     @property
     def name(self) -> str:
-        """Of its file: as its tar or Parquet file names it, else its own URI."""
+        """The file name of the image: as its tar or Parquet file says, else its own URI."""
         return self.member or self.shard

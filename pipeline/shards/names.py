@@ -1,4 +1,4 @@
-"""What a name says: the key and the extension of a tar member, the kind of a file."""
+"""What a name tells: key and extension of a tar member, kind of a file."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ Kind = Literal["tar", "parquet", "image", "list", "compressed_tar", "other"]
 
 
 def key_and_extension(member: str) -> tuple[str, str]:
-    """Key and lower-case extension of a tar member, parted at the first dot of the base name.
+    """Key and lower-case extension of a tar member, split at the first dot of the base name.
 
     >>> key_and_extension("train/0001.seg.PNG")
     ('train/0001', 'seg.png')
@@ -25,7 +25,7 @@ def key_and_extension(member: str) -> tuple[str, str]:
 
 
 def file_kind(name: str) -> Kind:
-    """What a file is, by the end of its name. Images of kinds that cannot be decoded are images too."""
+    """The kind of a file, by the end of its name. An image in a format that cannot be decoded is an image too."""
     base = name.rpartition("/")[2].lower()
     if base.endswith(".tar"):
         return "tar"

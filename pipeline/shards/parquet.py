@@ -14,17 +14,17 @@ from pipeline.shards.range_file import RangeFile
 from pipeline.storage import base_name
 from pipeline.storage.base import ObjectInfo, Store
 
-BATCH_ROWS = 1  # a bomb is unpacked a row at a time; batches of 32 would save 15 microseconds a row
+BATCH_ROWS = 1  # one bomb in memory at a time; batches of 32 would save 15 microseconds per row
 _BUFFER_BYTES = 4 << 20
-_MIN_ROWS = 1_000_000  # that any file may have: nulls and repetitions take next to nothing
+_MIN_ROWS = 1_000_000  # any file may have so many rows: nulls and repetitions take next to no bytes
 
 
 class MoreRowsThanBytes(pa.ArrowInvalid):  # type: ignore[misc]
-    """A footer with so many rows that most can be no images: each would be a failure."""
+    """The footer says more rows than the file has bytes: most rows can be no images, and each would be a failure."""
 
 
 def is_image_type(kind: pa.DataType) -> bool:
-    """Binary, or the struct `{bytes, path}` of the Hugging Face `Image` feature."""
+    """Is it binary, or the struct `{bytes, path}` of the Hugging Face `Image` feature?"""
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
     return _is_binary(kind)
@@ -35,7 +35,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def image_column(schema: pa.Schema, wanted: str | None) -> str:
-    """The name of the image column. Raises `UsageError` where there is none, a choice to make, or two of that name."""
+    """The name of the image column. Raises `UsageError` if there is none, if several could be it, or if two have the name."""
     candidates = [field.name for field in schema if is_image_type(field.type)]
     if wanted is not None:
         if wanted in candidates:
@@ -50,16 +50,16 @@ def image_column(schema: pa.Schema, wanted: str | None) -> str:
 
 
 def _only(schema: pa.Schema, name: str) -> str:
-    """The name, if one column has it. Raises `UsageError`: which of two is meant nobody can tell."""
+    """The name, if only one column has it. Raises `UsageError` if two have it: nobody can tell which of them is meant."""
     if (count := schema.names.count(name)) > 1:
         raise UsageError(f"{count} columns {name!r} in the Parquet shard: rename one")
     return name
 
 
 def open_parquet(file: RangeFile) -> pq.ParquetFile:
-    """A Parquet file over range reads; pages are checked against their checksums where they have some.
+    """A Parquet file over range reads. Pages that have checksums are checked.
 
-    Raises `pa.ArrowException`, `OSError` or `ValueError` (damaged names of columns are no UTF-8).
+    Raises `pa.ArrowException`, `OSError` or `ValueError` (if damaged column names are no UTF-8).
     """
     size = file.seek(0, io.SEEK_END)
     parquet = pq.ParquetFile(
@@ -67,7 +67,7 @@ def open_parquet(file: RangeFile) -> pq.ParquetFile:
     )
     metadata = parquet.metadata
     if sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)) != metadata.num_rows:
-        raise pa.ArrowInvalid("the row groups of the footer do not add up")  # it has no checksum of its own
+        raise pa.ArrowInvalid("the row groups of the footer do not add up")  # a footer has no checksum
     if metadata.num_rows > max(_MIN_ROWS, size):
         raise MoreRowsThanBytes(f"{metadata.num_rows} rows in {size} bytes")
     return parquet
@@ -76,9 +76,9 @@ def open_parquet(file: RangeFile) -> pq.ParquetFile:
 def read_parquet(
     store: Store, shard: SourceObject, start: Cursor, options: ReadOptions, given_up: str | None = None
 ) -> Iterator[EncodedImage]:
-    """The images of a Parquet shard from row `start.index` on. Storage errors are raised, and `MemoryError`.
+    """The images of a Parquet shard from row `start.index` on. Raises storage errors and `MemoryError`.
 
-    given_up: why the row group of `start` is not unpacked: its rows from there on fail, as if it were damaged.
+    given_up: None, or the reason why the row group of `start` is not unpacked. Its rows from `start` on then fail as damaged.
     """
     shard = seen(store, shard)
     assert shard.size is not None
@@ -90,7 +90,7 @@ def read_parquet(
             column = image_column(parquet.schema_arrow, options.image_column)
             if options.id_column is not None and (named := parquet.schema_arrow.names.count(options.id_column)) != 1:
                 raise UsageError(f"{'two columns' if named else 'no id column'} {options.id_column!r}")
-        except MemoryError:  # of Arrow, too: says nothing of the file
+        except MemoryError:  # also raised by Arrow; it says nothing about the file
             raise
         except (pa.ArrowException, OSError, ValueError, UsageError) as error:
             _raise_storage_failure(file)
@@ -113,9 +113,9 @@ def read_parquet(
 
 
 def row_group_starts(store: Store, shard: SourceObject) -> list[tuple[Cursor, int]]:
-    """Where row groups begin, from the footer: each with the byte at about which it lies, if all rows are alike.
+    """Where row groups begin, from the footer: each with its byte offset, estimated as if all rows had the same size.
 
-    One start where the footer cannot be read. Raises `StorageError`.
+    Only the start of the file if the footer cannot be read. Raises `StorageError`.
     """
     shard = seen(store, shard)
     assert shard.size is not None
@@ -133,9 +133,9 @@ def row_group_starts(store: Store, shard: SourceObject) -> list[tuple[Cursor, in
 
 
 class ParquetRows:
-    """The encoded images of single rows. Rows of a row group in their order are unpacked once; not for two threads at a time.
+    """The encoded images of single rows. Rows of a row group that are read in order are unpacked once. Not thread-safe.
 
-    Holds a chunk of the file and about a page. Raises `UsageError` and what `open_parquet` does.
+    Holds a chunk of the file and about a page in memory. Raises `UsageError`, and the errors of `open_parquet`.
     """
 
     def __init__(self, store: Store, info: ObjectInfo, column: str | None) -> None:
@@ -144,10 +144,10 @@ class ParquetRows:
         self._column = image_column(self._parquet.schema_arrow, column)
         self._group = -1
         self._batches: Iterator[pa.RecordBatch] = iter(())
-        self._next = 0  # row that the next batch begins with
+        self._next = 0  # the first row of the next batch
 
     def read(self, index: int) -> bytes:
-        """Of one row. Raises `MissingImage`, `IndexError`, and what Arrow raises for damage."""
+        """The encoded image of one row. Raises `MissingImage`, `IndexError`, and Arrow's errors if the file is damaged."""
         group, first = self._group_of(index)
         if group != self._group or index < self._next:
             self._batches = self._parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=[self._column])
@@ -191,14 +191,14 @@ def _row_group(
                     del value
                 del values, ids
             index += batch.num_rows
-            del read, batch  # else the last image lies in memory beside the next
+            del read, batch  # else the last image stays in memory beside the next one
         if index < end:  # page headers have no checksum
             raise pa.ArrowInvalid(f"{end - index} rows fewer than the footer says")
     except MemoryError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         _raise_storage_failure(file)
-        yield from _damaged(shard, group, range(max(index, wanted), end), _first_line(error))  # the batch, and what is behind it
+        yield from _damaged(shard, group, range(max(index, wanted), end), _first_line(error))  # this batch and all after it
 
 
 def _first_line(error: BaseException) -> str:
@@ -206,7 +206,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _damaged(shard: SourceObject, group: int, rows: range, reason: str) -> Iterator[EncodedImage]:
-    """The last rows of a row group, which cannot be read."""
+    """One failure for each of the last rows of a damaged row group."""
     file_name = base_name(shard.uri)
     for row in rows:
         yield EncodedImage(
@@ -216,7 +216,7 @@ def _damaged(shard: SourceObject, group: int, rows: range, reason: str) -> Itera
 
 
 def _value(value: pa.Scalar) -> tuple[pa.Buffer | None, str | None]:
-    """Bytes, not copied yet, and path of a cell."""
+    """Bytes and path of a cell; the bytes are a view, not a copy."""
     if not value.is_valid:
         return None, None
     if pa.types.is_struct(value.type):
@@ -230,12 +230,12 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _text(value: pa.Scalar) -> str:
-    """A cell as text; what is no UTF-8 in it is replaced."""
+    """A cell as text; bytes that are no UTF-8 are replaced."""
     return value.as_buffer().to_pybytes().decode("utf-8", "replace") if _is_text(value.type) else str(value.as_py())
 
 
 def _id(value: pa.Scalar | None, row: str) -> str:
-    """A cell of the id column as text; `row` if it is null, or nothing that Python has a value for, such as the year 10,000."""
+    """A cell of the id column as text; `row` if it is null, or has no value in Python, such as the year 10,000."""
     if value is None or not value.is_valid:
         return row
     try:
@@ -262,6 +262,6 @@ def _image(
 
 
 def _raise_storage_failure(file: RangeFile) -> None:
-    """Arrow reports its own errors; a failure of the store behind one is not damage."""
+    """Raise the storage error behind an error of Arrow, if there is one: the file is not damaged then."""
     if file.failure is not None:
         raise file.failure

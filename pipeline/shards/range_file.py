@@ -12,8 +12,8 @@ CHUNK_BYTES = 8 << 20
 class RangeFile(io.RawIOBase):
     """The bytes of one object. Holds at most two chunks, whatever the object's size.
 
-    Reading sequentially fetches ahead; a seek far away drops what was fetched. `failure` keeps the
-    last storage error, for callers behind C++ code that reports only its own.
+    Sequential reads fetch the next chunk ahead; a seek far away drops the chunks. failure: the last storage error, for callers
+    whose C++ code in between reports only errors of its own.
     """
 
     failure: StorageError | None = None
@@ -45,7 +45,7 @@ class RangeFile(io.RawIOBase):
         return self._position
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes; fewer only at the end of the object. A short answer of the store raises."""
+        """Up to `size` bytes; fewer only at the end of the object. Raises `StorageError`, also for a short answer."""
         end = self._size if size < 0 else min(self._position + size, self._size)
         pieces: list[bytes] = []
         while self._position < end:

@@ -1,4 +1,4 @@
-"""Single images: one object each, fetched a few ahead, in order."""
+"""Single images, one object each: fetched a few ahead, yielded in order."""
 
 import time
 from collections import deque
@@ -22,12 +22,12 @@ from pipeline.storage import store_for
 from pipeline.storage.answers import FINAL, Answers, Candidates, nothing
 
 FETCHES_AHEAD = 8
-UNTOLD_BYTES = ENCODED_AHEAD_BYTES // FETCHES_AHEAD  # at most, ahead, of an image whose size no listing has told
+UNTOLD_BYTES = ENCODED_AHEAD_BYTES // FETCHES_AHEAD  # fetched ahead at most, if no listing has told the size
 _DOUBT = " (and nothing else can be read there now: are the credentials right, is the disk mounted?)"
 
 
 class _Lost(Exception):
-    """What a store said of an object that cannot be had, and when (monotonic)."""
+    """The error for an object that cannot be had, and when it came (monotonic, seconds)."""
 
     def __init__(self, error: StorageError) -> None:
         super().__init__(str(error))
@@ -40,9 +40,9 @@ def read_images(
     answers: Answers | None = None,
     candidates: Candidates = nothing,
 ) -> Iterator[EncodedImage]:
-    """The images of `(row of the plan file, image)`; what is gone, denied or unreachable for good is an error of that row.
+    """The images of `(row of the plan file, image)`. If an image is gone, denied or unreachable for good, its row has an error.
 
-    What may be the fault of the whole store is raised (see `Answers`, for `candidates` too).
+    Raises `StorageError` if it may be the fault of the whole store: see `Answers.is_its_own`, also for `candidates`.
     """
     answers, max_bytes = answers or Answers(), options.max_encoded_bytes
     pending: deque[tuple[int, SourceObject, Future[bytes]]] = deque()
@@ -55,7 +55,7 @@ def read_images(
             found = _fetched(future)
             if isinstance(found, _Lost):
                 for _, _, ahead in pending:
-                    ahead.exception()  # those that answer later tell whose fault it is
+                    ahead.exception()  # wait: later answers tell whose fault it is
                 found = _asked_again(image, max_bytes, found, answers, candidates)
             return _encoded(row, image, found)
 
@@ -77,7 +77,7 @@ def read_images(
 
 
 def _bytes_ahead(image: SourceObject, max_encoded_bytes: int) -> int:
-    """That fetching this image may take; what is too large is not fetched."""
+    """Bytes that may be fetched ahead for this image; 0 if it is too large, as it is not fetched then."""
     if image.size is None:
         return min(UNTOLD_BYTES, max_encoded_bytes)
     return image.size if image.size <= max_encoded_bytes else 0
@@ -93,7 +93,7 @@ def _fetch(image: SourceObject, max_encoded_bytes: int, answers: Answers) -> byt
         data = store_for(uri).read(uri, 0, None, image.version, max_encoded_bytes)
     except ObjectTooLarge as error:
         raise ImageTooLarge(f"more than {max_encoded_bytes} bytes encoded, which is the limit") from error
-    except UnknownScheme as error:  # planned by a version that took it for something to read
+    except UnknownScheme as error:  # planned by a version that accepted this scheme
         raise ObjectUnreachable(str(error)) from error
     except FINAL as error:
         if not isinstance(error, HostUnreachable):
@@ -113,12 +113,12 @@ def _fetched(future: Future[bytes]) -> "bytes | BadImage | _Lost":
 def _asked_again(
     image: SourceObject, max_encoded_bytes: int, lost: _Lost, answers: Answers, candidates: Candidates
 ) -> bytes | BadImage:
-    """What becomes of an object that cannot be had. Raises `StorageError` if that may be its whole store's fault.
+    """Bytes or failure of an object that could not be had. Raises `StorageError` if it may be the fault of the whole store.
 
-    It is asked for once more when others are known to answer: else a moment without network would cost it its label.
+    The object is asked for once more, after others have answered: else a moment without network would cost a label.
     """
     uri, signed = image.fetch_uri, image.secret is not None
-    was_there = image.size is not None  # lists of images are not asked for what they name
+    was_there = image.size is not None  # images that a list names have no size: nobody has looked at them
     if not answers.is_its_own(uri, lost.error, since=lost.at, signed=signed, was_there=was_there, candidates=candidates):
         raise StorageError(f"{lost.error}{_DOUBT}", lost.error.code) from lost.error
     if answers.dead(uri) is not None:
@@ -143,7 +143,7 @@ def _encoded(row: int, image: SourceObject, found: bytes | BadImage) -> EncodedI
 
 
 def _failure(error: StorageError) -> BadImage:
-    """The row of an object that cannot be had for good."""
+    """The failure of an object that cannot be had for good."""
     if isinstance(error, ObjectMissing):
         return MissingImage("no such object")
     if isinstance(error, HostUnreachable):

@@ -1,4 +1,4 @@
-"""WebDataset tars, streamed: one member in memory at a time, and a start at any member."""
+"""WebDataset tars, streamed from any member on, with one member in memory at a time."""
 
 import tarfile
 from collections.abc import Iterator
@@ -21,9 +21,10 @@ _BEGINNING = Cursor()
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One image member: its header says everything but the bytes.
+    """One image member, as its header describes it.
 
-    `header` and `end` are byte offsets of its first header and of what follows it.
+    header, data, end: byte offsets of its first header, of its bytes, and of the header after it. size: bytes.
+    is_file: False for links, devices and sparse members, which hold no image bytes of their own.
     """
 
     name: str
@@ -39,10 +40,10 @@ class _Truncated(Exception):
 
 
 def read_tar(store: Store, shard: SourceObject, start: Cursor, options: ReadOptions) -> Iterator[EncodedImage]:
-    """The images of a tar from `start` on. A break is the last item; storage errors are raised.
+    """The images of a tar from `start` on. If the tar is truncated, the last item says so. Storage errors are raised.
 
-    An image is held back until the next member is known, as a key with two image extensions is
-    ambiguous and neither can be labelled.
+    An image is held back until the next member is known: if the two have one key but two extensions, the key is ambiguous, and
+    neither image can be labelled.
     """
     shard = seen(store, shard)
     assert shard.size is not None
@@ -58,7 +59,7 @@ def read_tar(store: Store, shard: SourceObject, start: Cursor, options: ReadOpti
                 twins = _twins(previous, member.name)
                 if held is not None:
                     yield replace(held, error=_ambiguous(previous, member.name), data=None) if twins else held
-                    held = None  # else it lies in memory beside the next one
+                    held = None  # else this image stays in memory beside the next one
                 at = Cursor(at.index + 1, member.end, member.name)
                 held = _image(file, shard, member, at, options)
                 if twins:
@@ -77,7 +78,7 @@ def read_tar(store: Store, shard: SourceObject, start: Cursor, options: ReadOpti
 
 
 def _found(file: RangeFile | HeaderFile, size: int, index: int, wanted: str | None) -> Cursor:
-    """The cursor of an index whose offset is not known, by the headers before it. Raises `_Break`."""
+    """The cursor of an index whose offset is not known, from the headers before it. Raises `_Truncated`."""
     at = Cursor()
     for member in islice(_members(file, size, 0, wanted), index):
         at = Cursor(at.index + 1, member.end, member.name)
@@ -89,9 +90,9 @@ def _found(file: RangeFile | HeaderFile, size: int, index: int, wanted: str | No
 def part_starts(
     store: Store, shard: SourceObject, options: ReadOptions, part_images: int, part_bytes: int, start: Cursor = _BEGINNING
 ) -> Iterator[Cursor]:
-    """Where the parts of a tar begin, by its headers alone, as they are found: `start`, where one begins, is the first.
+    """Where the parts of a tar begin, from its headers alone, yielded as they are found. The first is `start`.
 
-    Ends at a break. Raises `StorageError`.
+    Ends where the tar is truncated. Raises `StorageError`.
     """
     shard = seen(store, shard)
     assert shard.size is not None
@@ -114,22 +115,22 @@ def part_starts(
 
 
 def _members(file: RangeFile | HeaderFile, size: int, offset: int, wanted: str | None) -> Iterator[Member]:
-    """The image members from a header offset on. Raises `_Break` where the tar breaks off."""
-    tar = tarfile.TarFile.__new__(tarfile.TarFile)  # only what TarInfo.fromtarfile asks for; nothing is kept
-    tar.fileobj = headers = MemberHeaders(file)  # type: ignore[assignment]  # of a file only what is read with
+    """The image members from a header offset on. Raises `_Truncated` if the tar cannot be read any further."""
+    tar = tarfile.TarFile.__new__(tarfile.TarFile)  # has only what TarInfo.fromtarfile asks for, and keeps no members
+    tar.fileobj = headers = MemberHeaders(file)  # type: ignore[assignment]  # has only the methods that are used
     tar.encoding, tar.errors, tar.pax_headers = "utf-8", "surrogateescape", {}
     while True:
         headers.seek(offset)
         try:
             info = tarfile.TarInfo.fromtarfile(tar)
-        except EmptyHeaderError:  # no end marker, as in a tar of no bytes at all: no break
+        except EmptyHeaderError:  # no end marker, as in an empty tar: not truncated
             return
         except EOFHeaderError:
             _check_end(file, offset)
             return
         except TruncatedHeaderError as error:
             file.seek(offset)
-            if any(file.read()):  # else the end marker is cut
+            if any(file.read()):  # else the file ends inside its end marker
                 raise _Truncated(f"damaged tar header at byte {offset}: {error}") from error
             return
         except (tarfile.HeaderError, ValueError, ArithmeticError, LookupError, TypeError, RecursionError) as error:
@@ -149,7 +150,7 @@ def _members(file: RangeFile | HeaderFile, size: int, offset: int, wanted: str |
 
 
 def _check_end(file: RangeFile | HeaderFile, offset: int) -> None:
-    """Behind the end marker only zeros may follow: else images would be lost in silence."""
+    """Raise `_Truncated` if anything but zeros follows the end marker: else images would be lost in silence."""
     file.seek(offset)
     while piece := file.read(1 << 20):
         if piece.count(0) != len(piece):
@@ -157,7 +158,7 @@ def _check_end(file: RangeFile | HeaderFile, offset: int) -> None:
 
 
 def _twins(previous: str | None, name: str) -> bool:
-    """Do two images that follow each other share a key, but not the extension?"""
+    """Do two neighbouring images have the same key, but different extensions?"""
     if previous is None:
         return False
     (key, extension), (next_key, next_extension) = key_and_extension(previous), key_and_extension(name)

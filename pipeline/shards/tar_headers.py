@@ -1,7 +1,8 @@
-"""Headers of tars: a walk from one to the next in few requests, and what Python's `tarfile` may read of one member.
+"""Headers of tars: from one header to the next in few requests, and limits on what Python's `tarfile` reads per member.
 
-Any number of headers may extend the one behind them, and `tarfile` takes each as it is: a size below zero means the rest of the
-tar, digits cost their square, a map of holes becomes a list of numbers, and global records hold until the tar ends.
+Any number of extension headers may stand before a header, and `tarfile` trusts each one: a negative size means the rest of the
+tar, the time for digits grows with their square, a map of holes becomes a list of numbers, and global records apply up to the
+end of the tar.
 """
 
 import io
@@ -13,17 +14,17 @@ from tarfile import InvalidHeaderError  # type: ignore[attr-defined]
 from pipeline.shards.range_file import CHUNK_BYTES, RangeFile
 from pipeline.storage import ObjectInfo, Store
 
-HEADER_BYTES = 16 << 10  # a request for one header, and for those of small members behind it
-FAR_BYTES = 1 << 20  # from header to header; a stream brings as much in half the time of a request
-_REMEMBERED = 8  # distances between headers, about
+HEADER_BYTES = 16 << 10  # one request: a header, and the headers of small members after it
+FAR_BYTES = 1 << 20  # from header to header; a stream brings so many bytes in half the time of a request
+_REMEMBERED = 8  # the mean distance is taken over about so many headers
 
 
 class HeaderFile(io.RawIOBase):
-    """The bytes of a tar for whoever seeks from header to header, forwards.
+    """The bytes of a tar, for a reader that seeks forwards from header to header.
 
-    Where headers are near each other, whole chunks are fetched, the next one while this one is used: of members of 10 kB one
-    request brings 800 headers. Where they are far from each other, each costs a small request, and what lies between is not
-    read. streams: False where a request costs next to nothing, as on a local disk: then always so.
+    If headers are near each other, whole chunks are fetched, the next one while this one is used: with members of 10 kB, one
+    request brings 800 headers. If headers are far from each other, each header costs a small request, and the bytes between are
+    not read. streams: False if a request costs next to nothing, as on a local disk: then all requests are small.
     """
 
     def __init__(self, store: Store, info: ObjectInfo, *, streams: bool = True) -> None:
@@ -32,7 +33,7 @@ class HeaderFile(io.RawIOBase):
         self._position = self._start = 0
         self._chunk = b""
         self._header: int | None = None
-        self._distance: float | None = None  # from header to header, of late
+        self._distance: float | None = None  # running mean from header to header
         self._next: tuple[int, Future[bytes]] | None = None
         self._threads = ThreadPoolExecutor(1, "headers-ahead") if streams else None
 
@@ -77,7 +78,7 @@ class HeaderFile(io.RawIOBase):
         return self._streams and self._distance is not None and self._distance <= FAR_BYTES
 
     def _fetch(self, wanted: int) -> None:
-        """The chunk at the position, `wanted` bytes of it at least if a chunk holds as many."""
+        """Fetch the chunk at the position: at least `wanted` bytes, but no more than a chunk holds."""
         position, ahead = self._position, self._next
         self._chunk, self._next = b"", None
         if ahead is not None and ahead[0] <= position < ahead[0] + CHUNK_BYTES:
@@ -101,29 +102,29 @@ class HeaderFile(io.RawIOBase):
         super().close()
 
 
-MAX_HEADER_BYTES = 1 << 20  # of the pax and GNU long-name headers of one member: names of 4 kB fit, a bomb does not
-MAX_EXTENSIONS = 16  # of one member; tools write four at most, and Python's stack ends at some 300
-MAX_DIGITS = 512  # in a row: tarfile's search for `hdrcharset` takes 0.6 s for 1 MiB of these, half an hour for digits alone
+MAX_HEADER_BYTES = 1 << 20  # all pax and GNU long-name headers of one member: names of 4 kB fit, a bomb does not
+MAX_EXTENSIONS = 16  # extension headers of one member; tools write at most four, and Python's stack ends at some 300
+MAX_DIGITS = 512  # in a row: for 1 MiB of such rows tarfile's search for `hdrcharset` takes 0.6 s, for digits alone half an hour
 
 _BLOCK = tarfile.BLOCKSIZE
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
 _EXTENSIONS = (*_PAX, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _DIGITS = re.compile(rb"(?<!\d)\d{%d}" % (MAX_DIGITS + 1))
-_RECORD = re.compile(rb"(\d+) ([^=]+)=")  # as tarfile takes them
-_GOES_ON = 504  # in a block of an old GNU sparse map: whether another one follows
+_RECORD = re.compile(rb"(\d+) ([^=]+)=")  # as tarfile finds records
+_GOES_ON = 504  # this byte of a block of an old GNU sparse map says whether another block follows
 
 
 class MemberHeaders:
-    """The file from which `tarfile.TarInfo.fromtarfile` reads the headers of one member; `seek` goes to its first.
+    """The file from which `tarfile.TarInfo.fromtarfile` reads the headers of one member; `seek` goes to the first of them.
 
-    It reads one header, or one that extends it, the body of that, the next header, and so on; behind the last header only the
-    map of a sparse member, of which it is told that it is empty.
+    tarfile reads an extension header and its body, perhaps more of these, and then the header of the member. After this header
+    it reads only the map of a sparse member. `read` says that this map is empty.
     """
 
     def __init__(self, file: RangeFile | HeaderFile) -> None:
         self._file = file
-        self._type: bytes | None = None  # of the header that was read last; None: a header comes next
-        self._extensions = self._bytes = 0  # of this member
+        self._type: bytes | None = None  # type of the last header; None: a header comes next
+        self._extensions = self._bytes = 0  # extension headers of this member, and their bytes
 
     def tell(self) -> int:
         """The position in bytes."""
@@ -135,7 +136,7 @@ class MemberHeaders:
         return self._file.seek(offset)
 
     def read(self, size: int) -> bytes:
-        """What comes next. Raises `tarfile.InvalidHeaderError` and `StorageError`."""
+        """The next header, body or map. Raises `tarfile.InvalidHeaderError` and `StorageError`."""
         if self._type is None:
             header = self._file.read(size)
             self._type = header[156:157]
@@ -145,8 +146,8 @@ class MemberHeaders:
             return self._body(kind, size)
         if self._type == tarfile.GNUTYPE_SPARSE:
             self._pass_map()
-            return bytes(_BLOCK)  # no holes, and no block behind this one
-        return b"0\n"  # GNU.sparse 1.0, in the member's data: no holes
+            return bytes(_BLOCK)  # no holes, and no other block follows
+        return b"0\n"  # the map of GNU.sparse 1.0 lies in the member's data: no holes
 
     def _body(self, kind: bytes, size: int) -> bytes:
         self._extensions += 1
@@ -158,7 +159,7 @@ class MemberHeaders:
         body = self._file.read(size)
         if kind in _PAX:
             _check_records(body, for_all=kind == tarfile.XGLTYPE)
-        # What holds for all members behind it is not known to a reader that begins there: nothing may depend on it.
+        # A reader that begins after a global header does not know its records: nothing may depend on these.
         return b"" if kind == tarfile.XGLTYPE else body
 
     def _pass_map(self) -> None:
@@ -171,13 +172,16 @@ class MemberHeaders:
 
 
 def _check_records(body: bytes, *, for_all: bool) -> None:
-    """Raises `tarfile.InvalidHeaderError` for records of a pax header on which tarfile would work for hours, or for gigabytes."""
+    """Raise `tarfile.InvalidHeaderError` for records of a pax header that would cost tarfile hours or gigabytes.
+
+    for_all: the header is global, and may not change path, size or sparse map of all members.
+    """
     if _DIGITS.search(body):
         raise InvalidHeaderError(f"a pax header with more than {MAX_DIGITS} digits in a row")
     at = 0
     while (record := _RECORD.match(body, at)) is not None:
         at += int(record[1])
-        if at <= record.end():  # else each record could have all that follows as its keyword
+        if at <= record.end():  # else the keyword of each record could be all bytes that follow
             raise InvalidHeaderError("a record of a pax header is shorter than its keyword")
         if for_all and (record[2] in (b"path", b"size") or record[2].startswith(b"GNU.sparse.")):
             raise InvalidHeaderError(f"a global pax header that changes {record[2].decode('utf-8', 'replace')} of all members")

@@ -1,4 +1,4 @@
-"""Shards that break off: one row for what nobody can count, a row per image up to where another part begins."""
+"""Truncated shards: one row for a rest that nobody can count, or one row per image up to where another part begins."""
 
 from collections.abc import Iterator
 
@@ -14,10 +14,10 @@ def truncation(shard: SourceObject, at: Cursor, reason: str) -> EncodedImage:
 
 
 def to_the_stop(images: Iterator[EncodedImage], shard: SourceObject, start: Cursor, stop: int | None) -> Iterator[EncodedImage]:
-    """The images of a shard up to index `stop` and one further, which tells that it goes on; or to its end.
+    """The images of a shard up to index `stop`, and one more, which tells that the shard goes on. stop None: up to its end.
 
-    A part begins at `stop`, so that there are images up to it, whatever the shard shows now: a break before it is a failure
-    of each of them, and not the end of the shard.
+    A part begins at `stop`, so there were images up to it, whatever the shard shows now. If the shard is now truncated before
+    `stop`, each of the missing images is a failure, and `stop` is not the end of the shard.
     """
     position = start
     error: BadImage
@@ -28,7 +28,7 @@ def to_the_stop(images: Iterator[EncodedImage], shard: SourceObject, start: Curs
             break
         position = image.after
         yield image
-        del image  # else it lies in memory beside the next one
+        del image  # else this image stays in memory beside the next one
         if stop is not None and position.index > stop:
             return
     else:
@@ -36,5 +36,5 @@ def to_the_stop(images: Iterator[EncodedImage], shard: SourceObject, start: Curs
             return
         error = BrokenShard(f"the shard ends before image {stop}, where it went on before")
     for index in range(position.index, stop):
-        image_id, after = f"{shard.uri}#{index}", Cursor(index + 1)  # where in a tar that is, nobody knows
+        image_id, after = f"{shard.uri}#{index}", Cursor(index + 1)  # its offset in a tar is not known
         yield EncodedImage(shard=shard.uri, index=index, image_id=image_id, after=after, error=error)
