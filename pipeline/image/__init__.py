@@ -1,4 +1,4 @@
 """Bytes -> an upright RGB photograph -> what a network reads.
 
-It knows nothing of networks but their preset.
+This room knows nothing about networks but their preset.
 """

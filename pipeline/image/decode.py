@@ -1,4 +1,4 @@
-"""Encoded bytes -> upright RGB photograph, or a `BadImage` that says why not."""
+"""Encoded bytes -> RGB photograph, or a `BadImage` that says why not."""
 
 import io
 import warnings
@@ -10,27 +10,28 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.errors import BadImage, CorruptImage, ImageTooLarge, UnsupportedFormat
 
-Image.MAX_IMAGE_PIXELS = None  # the limit is the run's own, and is checked before any pixel is decoded
-# Images of up to 32 megapixels in one piece, so that their pixels are read where they lie, and the memory of the last one is kept
-# for the next: without it a third of the time of a 12-megapixel JPEG goes into page faults. PILLOW_BLOCK_SIZE and _BLOCKS_MAX.
+Image.MAX_IMAGE_PIXELS = None  # the run has a limit of its own, which is checked before any pixel is decoded
+# Images of up to 32 megapixels lie in one block, so that `resize` reads their pixels without a copy. The block of one image is
+# kept for the next: else a third of the time of a 12-megapixel JPEG goes into page faults. Pillow's variables for these
+# settings are PILLOW_BLOCK_SIZE and PILLOW_BLOCKS_MAX.
 Image.core.set_block_size(128 << 20)  # type: ignore[attr-defined]
 Image.core.set_blocks_max(1)  # type: ignore[attr-defined]
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
-# A TIFF under one of these names is what a camera's sensor saw, and the first image in it a thumbnail.
+# A TIFF with one of these extensions is a camera raw, and its first image is a thumbnail.
 RAW_EXTENSIONS = frozenset(
     {"3fr", "arw", "cr2", "dcr", "dng", "erf", "fff", "iiq", "k25", "kdc", "mef", "mos", "nef", "nrw", "orf", "pef", "raw", "rw2",
      "rwl", "sr2", "srf", "srw"}
 )  # fmt: skip
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF")  # MPO, of phones, opens as JPEG
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF")  # MPO, which phones write, opens as JPEG
 _ORIENTATION_TAG = 0x0112
-_NEW_SUBFILE_TYPE_TAG, _REDUCED = 254, 1  # TIFF 6.0, section 8: bit 0 says that it is a smaller version of another image
+_NEW_SUBFILE_TYPE_TAG, _REDUCED = 254, 1  # TIFF 6.0, section 8: bit 0 marks a smaller version of another image
 _BITS_PER_SAMPLE_TAG, _PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 258, 262, 0
 _DNG_VERSION_TAG = 50706
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CR2_HEADER = (b"II*\0\x10\0\0\0CR", "CR2")  # the first directory is at byte 16, so no pixels of a plain TIFF lie at 8
-_ROOM_BYTES, _ROOM_BYTES_A_PIXEL = 32 << 20, 16  # about twice what any decoder takes: WebP's, of two canvases, the most
-_SIDEWAYS = 5  # from this orientation on, width and height change places
+_ROOM_BYTES, _ROOM_BYTES_A_PIXEL = 32 << 20, 16  # about twice what the largest decoder, WebP's with two canvases, takes
+_SIDEWAYS = 5  # from this orientation on, width and height are swapped
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,9 +53,9 @@ _UNSUPPORTED_MAGIC = (
 class Photograph:
     """A decoded photograph.
 
-    stored: RGB as it lies in the file, not turned yet; at 1/2, 1/4 or 1/8 of the size where `decode` was allowed to.
+    stored: RGB as stored in the file, not upright yet; at 1/2, 1/4 or 1/8 of the size if `decode` got a `min_side`.
     turn: EXIF orientation (1 to 8) that `stored` still has.
-    orientation: what the file states (1 to 8).
+    orientation: EXIF orientation (1 to 8) that the file states.
     stored_size: (width, height) in the file.
     """
 
@@ -70,18 +71,18 @@ class Photograph:
 
     @property
     def image(self) -> Image.Image:
-        """The upright RGB image: turned each time, which costs as much as decoding where it is large."""
+        """The upright RGB image. Each call turns it anew, which for a large image takes as long as decoding."""
         return self.stored.transpose(_TRANSPOSE[self.turn]) if self.turn in _TRANSPOSE else self.stored
 
 
 def decode(data: bytes, *, max_source_pixels: int, min_side: int | None = None, name: str = "") -> Photograph:
-    """The first frame of an encoded image as RGB, 8 bits a channel.
+    """The first frame of an encoded image as RGB, 8 bits per channel.
 
     Alpha is dropped as `PIL.Image.convert("RGB")` does; 16-bit gray keeps its high byte.
-    least_side: a JPEG is decoded at 1/2, 1/4 or 1/8 (libjpeg's scaled DCT) if its short side keeps this many pixels.
-    name: of its file, if it has one: some camera raws are TIFFs, and only their name tells.
+    min_side: a JPEG is decoded at 1/2, 1/4 or 1/8 (libjpeg's scaled DCT) if its short side keeps this many pixels.
+    name: the file name, if there is one: some camera raws are TIFFs, and only their name tells.
     Raises `CorruptImage`, `UnsupportedFormat` or `ImageTooLarge`, whatever the bytes are; and `MemoryError` if memory is short,
-    which may be the process's own fault, and over in a moment.
+    which may be the fault of this process, and may be over in a moment.
     """
     if not data:
         raise CorruptImage("zero bytes")
@@ -91,7 +92,7 @@ def decode(data: bytes, *, max_source_pixels: int, min_side: int | None = None, 
     if (raw := _raw_kind(data, name)) is not None:
         raise _camera_raw(raw)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of EXIF and TIFF oddities that it copes with
+        warnings.simplefilter("ignore")  # Pillow warns about oddities in EXIF and TIFF that it can read all the same
         image = _open(data, max_source_pixels)
         width, height = image.size
         if width * height > max_source_pixels:
@@ -100,23 +101,23 @@ def decode(data: bytes, *, max_source_pixels: int, min_side: int | None = None, 
 
 
 def photograph_of(image: Image.Image, min_side: int | None = None) -> Photograph:
-    """An open image as RGB; `least_side` and errors as of `decode`.
+    """An open image as RGB. `min_side` and errors are those of `decode`.
 
-    An image that cannot be loaded is closed: Pillow lets whoever loads it again have what was decoded before the damage.
+    An image that cannot be loaded is closed: else a second `load` would return the pixels before the damage, without an error.
     """
     width, height = image.size
     try:
         return _photograph(image, min_side)
     except (BadImage, MemoryError):
         raise
-    except Exception as error:  # decoders raise anything on damaged data; it is this image's own fault
+    except Exception as error:  # decoders raise any error on damaged data; the fault is this image's own
         raise _fault(error, width * height) from error
 
 
 def _fault(error: Exception, pixels: int) -> CorruptImage | MemoryError:
-    """What an error of a decoder comes to. Most say that they failed, and not that memory was short: is it?"""
+    """The error to raise for an error of a decoder. Most decoders do not say that memory was short, so this is tried here."""
     try:
-        bytes(_ROOM_BYTES + _ROOM_BYTES_A_PIXEL * pixels)  # zeros, which the kernel promises and nobody touches
+        bytes(_ROOM_BYTES + _ROOM_BYTES_A_PIXEL * pixels)  # zeros: the kernel reserves these, but nothing is written
     except (MemoryError, OverflowError):
         return MemoryError(f"{type(error).__name__}: {error}")
     return CorruptImage(f"{type(error).__name__}: {error}")
@@ -126,8 +127,9 @@ def _photograph(image: Image.Image, min_side: int | None) -> Photograph:
     size, tiff = image.size, isinstance(image, TiffImageFile)
     if isinstance(image, TiffImageFile):
         _refuse_thumbnail(image)
-    # Pillow turns a TIFF while it loads it, and forgets how; what it cannot read of its EXIF it raises then, too. All others are
-    # loaded first: a PNG's EXIF may lie behind its pixels, and an error in those must not pass for one in EXIF.
+    # Pillow turns a TIFF while it loads it, and then forgets the orientation; it also raises then if EXIF is damaged. So a TIFF's
+    # EXIF is read first. Other formats are loaded first: a PNG's EXIF may lie behind its pixels, and an error in the pixels must
+    # not look like an error in EXIF.
     turned = _orientation(image) if tiff else None
     drafted = min_side is not None and image.draft(None, (min_side, min_side))
     try:
@@ -141,7 +143,7 @@ def _photograph(image: Image.Image, min_side: int | None) -> Photograph:
 
 
 def _raw_kind(data: bytes, name: str) -> str | None:
-    """Of a camera raw that begins as a TIFF does."""
+    """The kind of a camera raw that begins as a TIFF does; None if the bytes are no known camera raw."""
     if not data.startswith(_TIFF_MAGIC):
         return None
     extension = name.partition("?")[0].rpartition(".")[2].lower()
@@ -156,9 +158,9 @@ def _camera_raw(kind: str) -> UnsupportedFormat:
 
 
 def _refuse_thumbnail(image: TiffImageFile) -> None:
-    """Raise `UnsupportedFormat` where the first image of a TIFF is not the photograph."""
+    """Raise `UnsupportedFormat` if the first image of a TIFF is not the photograph."""
     if image.tell():
-        return  # who opened it chose this one
+        return  # the caller chose this frame
     if _DNG_VERSION_TAG in image.tag_v2:
         raise _camera_raw("DNG")
     kind = image.tag_v2.get(_NEW_SUBFILE_TYPE_TAG)
@@ -178,7 +180,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _webp_pixels(data: bytes) -> int:
-    """As the header of a WebP states them (RFC 9649), whose canvas is made when it is opened; 0 of other formats."""
+    """Pixels that the header of a WebP states (RFC 9649): its canvas is allocated when it is opened. 0 for other formats."""
     kind = data[12:16] if data.startswith(b"RIFF") else b""
     if kind == b"VP8X":
         return (int.from_bytes(data[24:27], "little") + 1) * (int.from_bytes(data[27:30], "little") + 1)
@@ -191,13 +193,13 @@ def _webp_pixels(data: bytes) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 where it says nothing, or nonsense. Raises anything where EXIF is damaged."""
+    """The EXIF orientation; 1 if EXIF has none, or an invalid one. May raise any error if EXIF is damaged."""
     value = image.getexif().get(_ORIENTATION_TAG, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _orientation_or_1(image: Image.Image) -> int:
-    """The same of an image that is loaded; 1 where EXIF is damaged."""
+    """The EXIF orientation of a loaded image; 1 also if EXIF is damaged."""
     try:
         return _orientation(image)
     except MemoryError:
@@ -221,11 +223,11 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _high_byte(image: Image.Image) -> Image.Image:
     """16-bit gray -> its high byte; other integers have no defined range."""
     if isinstance(image, TiffImageFile):
-        if image.mode == "I":  # whatever its pixels are: else images of one camera would be labelled or not by their light
+        if image.mode == "I":  # whatever its pixels are: else the light would decide which images of a camera fail
             raise _no_range("32-bit or signed integer")
         if _first(image, _BITS_PER_SAMPLE_TAG) == 12:
-            raise _no_range("12-bit")  # Pillow reads them as 16 bits, of which all are dark
-        if _first(image, _PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:  # which Pillow heeds for 8 bits and fewer
+            raise _no_range("12-bit")  # Pillow reads them as 16 bits, and all pixels are dark
+        if _first(image, _PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:  # Pillow inverts only up to 8 bits
             raise UnsupportedFormat("16-bit pixels of which 0 is white: convert to 8 bits")
     gray = np.asarray(image.convert("I"))
     if gray.min() < 0 or gray.max() > 0xFFFF:

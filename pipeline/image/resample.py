@@ -1,8 +1,9 @@
-"""Pillow's antialiased bilinear resize, bit for bit and in less time, of pixels that are not upright yet.
+"""Pillow's antialiased bilinear resize, equal to the bit and faster, also for pixels that are not upright yet.
 
-As Pillow 13 (libImaging/Resample.c): a triangle as wide as the scale, weights of 22 bits, one axis after the other, rounded to 8
-bits in between. A photograph that has to be turned is read as it lies and turned when it is small: across the upright image is
-then down the stored one. A mirrored axis is made backwards, with the same weights: equal to the bit on 6,000 random axes.
+As in Pillow 13 (libImaging/Resample.c): a triangle filter as wide as the scale, weights of 22 bits, one axis after the other,
+rounded to 8 bits in between. A photograph that is not upright is resized as it is stored, and turned when it is small: the
+horizontal axis of the upright image may be the vertical axis of the stored one. A mirrored axis is computed backwards, with the
+same weights: equal to the bit on 6,000 random axes.
 """
 
 from dataclasses import dataclass
@@ -13,14 +14,17 @@ import numpy.typing as npt
 from pipeline.compiled import jit
 
 _BITS = 22
-# EXIF orientations by what they ask of the stored image. From 5 on, its axes change places too.
+# EXIF orientations that mirror an axis of the stored image. From 5 on, its axes are swapped too.
 _MIRROR_X = (2, 3, 7, 8)
 _MIRROR_Y = (3, 4, 6, 7)
 
 
 @dataclass(frozen=True, slots=True)
 class _Taps:
-    """What each position of a new axis is made of: its first input, how many, and their weights int32 (M, most)."""
+    """The inputs of each of M positions of a new axis.
+
+    first: int64 (M,), the first input. count: int64 (M,), number of inputs. weights: int32 (M, largest count), 22 bits.
+    """
 
     first: npt.NDArray[np.int64]
     count: npt.NDArray[np.int64]
@@ -30,10 +34,10 @@ class _Taps:
 def resample(
     pixels_HW: npt.NDArray[np.uint32], width: int, height: int, *, turn: int = 1, used: tuple[float, float] | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Stored pixels, uint32 (H, W) of bytes R G B and anything, C-contiguous -> upright uint8 (height, width, 3).
+    """Stored pixels, uint32 (H, W), each of bytes R, G, B and any fourth, C-contiguous -> upright uint8 (height, width, 3).
 
     turn: EXIF orientation (1 to 8) of the stored pixels.
-    used: how much of the stored (width, height) is the photograph, from the left and the top; all of it by default.
+    used: (width, height) of the photograph in the stored pixels, from the left and the top; by default all pixels.
     """
     rows, columns = pixels_HW.shape
     sideways = turn >= 5
@@ -56,12 +60,15 @@ def resample(
 
 
 def _vertical_first(rows: int, columns: int, height: int, width: int) -> bool:
-    """Which axis Pillow 13 takes first (its pull request 9549); before it was always across, one level apart in tall images."""
+    """Does Pillow 13 resize the vertical axis first (its pull request 9549)? Older versions never did.
+
+    In tall images, the two orders differ by one level.
+    """
     return height < rows and rows - height > 2 * (columns - width)
 
 
 def _taps(size: int, used: float, new_size: int, *, mirrored: bool) -> _Taps:
-    """Pillow's precompute_coeffs and normalize_coeffs_8bpc: the same sums in the same order, for the same bits."""
+    """Weights as from Pillow's precompute_coeffs and normalize_coeffs_8bpc: equal sums in equal order give equal bits."""
     scale = used / new_size
     reach = max(scale, 1.0)
     position = np.arange(new_size)
@@ -83,7 +90,10 @@ _BYTE, _TWO_BYTES = np.uint64(0xFF), np.uint64(0xFF_0000_00FF)
 
 @jit
 def _resample_x(pixels, first, count, weights, out):  # type: ignore[no-untyped-def]
-    """Pixels (H, W) -> bytes (H, M * 3). A product serves two channels, as sums stay below 2**31; unsigned, no index wraps."""
+    """Pixels uint32 (H, W) -> bytes uint8 (H, M * 3).
+
+    One product serves two channels, because sums stay below 2**31. Indices are unsigned, so that numba wraps none.
+    """
     one, two, three = np.uint64(1), np.uint64(2), np.uint64(3)
     for y in range(pixels.shape[0]):
         row, new = pixels[y], out[y]
@@ -102,7 +112,7 @@ def _resample_x(pixels, first, count, weights, out):  # type: ignore[no-untyped-
 
 @jit
 def _resample_y(rows, first, count, weights, out):  # type: ignore[no-untyped-def]
-    """Bytes (H, N) -> (M, N)."""
+    """Bytes uint8 (H, N) -> uint8 (M, N)."""
     width = rows.shape[1]
     sums = np.empty(width, np.int32)
     for y in range(first.shape[0]):

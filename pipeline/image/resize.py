@@ -1,4 +1,4 @@
-"""Photograph -> what the network reads, as the checkpoint's own preset says."""
+"""Photograph -> what the network reads, as the preset of the checkpoint says."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ from pipeline.image.resample import resample
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """What torchvision calls the transforms of a checkpoint.
+    """How a checkpoint wants its images; torchvision calls this its transforms.
 
-    short_side: pixels. mean, std: of RGB in 0..1.
+    short_side: pixels. mean, std: of the channels R, G, B in 0..1.
     """
 
     short_side: int
@@ -24,9 +24,9 @@ class Preset:
 
 
 def resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """(width, height) with the short side at `short_side`, the long one rounded down.
+    """(width, height) with the short side at `short_side`, and the long side rounded down.
 
-    As torchvision.transforms.functional._compute_resized_output_size.
+    As in torchvision.transforms.functional._compute_resized_output_size.
     """
     short, long = min(width, height), max(width, height)
     new_long = int(short_side * long / short)
@@ -39,8 +39,8 @@ def resize(
     """Antialiased bilinear resize of an RGB image -> upright uint8 (H, W, 3), as torchvision's resize of the upright PIL image.
 
     turn: EXIF orientation (1 to 8) that the image still has.
-    original: stored (width, height) of a photograph that was decoded at 1/2, 1/4 or 1/8 of it, rounded up.
-    Raises `ImageTooLarge` where the result would have more than `max_pixels`.
+    original: (width, height) as stored in the file, if the photograph was decoded at 1/2, 1/4 or 1/8 of it, rounded up.
+    Raises `ImageTooLarge` if the result would have more than `max_pixels`.
     """
     stored = original or image.size
     upright = stored[::-1] if turn >= 5 else stored
@@ -54,10 +54,13 @@ def resize(
 
 
 def _pixels(image: Image.Image) -> npt.NDArray[np.uint32]:
-    """The pixels of an RGB image, uint32 (H, W) of bytes R G B and one more: Pillow's memory, or a copy if that is in blocks."""
+    """The pixels of an RGB image, uint32 (H, W), each of bytes R, G, B and a fourth.
+
+    A view of Pillow's memory; a copy if the image lies in several blocks.
+    """
     try:
         values = pa.array(image).flatten().to_numpy()
-    except ValueError:  # larger than a block, and made before `pipeline.image.decode` was imported
+    except ValueError:  # in several blocks: larger than one, or made before `pipeline.image.decode` was imported
         values = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8)
     pixels: npt.NDArray[np.uint32] = values.view(np.uint32).reshape(image.height, image.width)
     return pixels

@@ -1,25 +1,26 @@
-"""All pixels of a photograph, bit for bit as `plain_pixel` defines them, in a fraction of the time.
+"""All pixels of a photograph, equal to the bit to what `plain_pixel` defines, in a fraction of the time.
 
-- Stretches of a row are computed class by class, so that the compiler makes vector instructions of the loops.
-- exp is a polynomial in float32. The error of its sum is bounded; a confidence that the error could round either way is
-  computed as defined.
-- Between four logits a bilinear function never leaves the range of its corners. Where all four have one class, and
-  `sum(exp(logit - best))`, which is convex along rows and along columns, leaves a confidence of 255 at each, by more than
-  rounding could turn, that is what lies between them.
-- A class that is far below the best at all corners of a stretch is left out; what it could add at most is part of the error.
+- A stretch of a row is computed class by class, so that the compiler makes vector instructions of the loops.
+- exp is a polynomial in float32, and the error of a sum of exps is bounded. If this error could round a confidence either way,
+  `plain_pixel` computes the confidence.
+- Between four neighbouring logits, a bilinear function stays in the range of its corners. `sum(exp(logit - best))` is convex
+  along rows and along columns. If all four corners have one class, by more than rounding could change, and the sum leaves a
+  confidence of 255 at each corner, then all pixels between the corners have this class and a confidence of 255.
+- A class that is far below the best at all corners of a stretch is left out. The error includes the most that it could add.
 
-Shapes and types, of C classes, h x w logits and H x W pixels:
+Shapes and types, for C classes, h x w logits and H x W pixels:
 
 - logits: float32 (C, h, w). top, bottom: int32 (H,), the two rows of logits between which a row of pixels lies.
-  weight_y: float32 (H,), 0 to 1, the weight of the lower of them. left, right, weight_x: as these, of columns, (W,).
-- mask, confidence: uint8 (H, W), written. min_level: a mask has 255 for pixels of a lower confidence.
-- histogram: int64 (C, 256), pixels by class and confidence, added to.
+  weight_y: float32 (H,), 0 to 1, the weight of the bottom row. left, right, weight_x: the same for columns, (W,).
+- mask, confidence: uint8 (H, W), written. min_level: pixels of a lower confidence become 255 in the mask.
+- histogram: int64 (C, 256), number of pixels by class and confidence, added to.
   extents: int64 (C, 4), first x, first y, last x and last y of each class, widened.
 
-Within it: t, b: two neighbouring rows of logits. clear: int32 (h, w), the class that leads by more than the margin, or -1.
-others: float32 (h, w), sum of exp(logit - best) of the other classes. above, below: float32 (C, W), rows t and b at full width.
-cells: int32, columns at which `left` changes, and W. full: int32, for each cell its only class, or -1. near: int32, classes
-that may matter in a stretch. values: float32 (C, stretch); highest, labels: float32 and int32 (2, stretch), two rows in turn.
+Inside this file: t, b: two neighbouring rows of logits. clear: int32 (h, w), the class that leads by more than the margin, or
+-1. others: float32 (h, w), sum of exp(logit - best) of the other classes. above, below: float32 (C, W), rows t and b at full
+width. cells: int32, columns at which `left` changes, and W. full: int32, for each cell its only class, or -1. near: int32,
+classes that may matter in a stretch. values: float32 (C, stretch). highest, labels: float32 and int32 (2, stretch), two rows
+that are used in turn.
 """
 
 import numpy as np
@@ -28,16 +29,16 @@ from pipeline.compiled import Float32, Int32, Int64, UInt8, bits_of_float, float
 from pipeline.labels.reference import plain_pixel
 from pipeline.labels.statistics import see_run
 
-LARGEST = np.float32(1000)  # the margins below are for logits up to here
-_MARGIN = np.float32(2e-3)  # more than two interpolations can turn by rounding: 10 * 2**-24 * 1000 = 6e-4
-_SATURATED = np.float32(0.00196)  # other classes that add up to less than 0.5 / 254.5 = 0.0019646 leave a confidence of 255
-_FAR = np.float32(16)  # so far below the best a class adds less than exp(-16)
+LARGEST = np.float32(1000)  # the margins below hold for logits within +-1000
+_MARGIN = np.float32(2e-3)  # more than rounding can change between two interpolations: 10 * 2**-24 * 1000 = 6e-4
+_SATURATED = np.float32(0.00196)  # if the other classes sum to less than 0.5 / 254.5 = 0.0019646, the confidence is 255
+_FAR = np.float32(16)  # a class so far below the best adds less than exp(-16)
 _FAR_ADDS = np.float32(1.2e-7)
-_ERROR, _ERROR_A_CLASS = np.float32(2e-6), np.float32(1e-7)  # relative: of exp, and of adding in float32
-_STRETCH = 512  # pixels whose logits, 21 classes, stay in the second cache
+_ERROR, _ERROR_A_CLASS = np.float32(2e-6), np.float32(1e-7)  # relative errors: of exp, and of adding one class in float32
+_STRETCH = 512  # pixels; their logits for 21 classes fit into the second-level cache
 _LOG2_E = np.float32(1.4426950408889634)
-_ROUND = np.float32(1.5 * 2**23)  # added to a float32 below 2**22, it leaves the nearest integer in the low bits
-_P0, _P1, _P2, _P3, _P4, _P5 = (  # of 2**-x in -0.5..0.5, by least squares of the relative error, which is 8e-8
+_ROUND = np.float32(1.5 * 2**23)  # a float32 below 2**22 plus this has the nearest integer in its low bits
+_P0, _P1, _P2, _P3, _P4, _P5 = (  # 2**-x in -0.5..0.5, by least squares of the relative error, which is 8e-8
     np.float32(p) for p in (1.00000007, -0.69314695, 0.24022122, -0.05550743, 0.00967546, -0.0013267)
 )  # fmt: skip
 
@@ -47,7 +48,7 @@ def fast_pixels(
     logits: Float32, top: Int32, bottom: Int32, weight_y: Float32, left: Int32, right: Int32, weight_x: Float32, min_level: int,
     mask: UInt8, confidence: UInt8, histogram: Int64, extents: Int64,
 ) -> None:  # fmt: skip
-    """As `plain_pixels`, for finite logits within `LARGEST`."""
+    """Mask, confidence and statistics as from `plain_pixels`, for finite logits within `LARGEST`."""
     classes, rows, columns = logits.shape
     width = mask.shape[1]
     clear, others = np.empty((rows, columns), np.int32), np.empty((rows, columns), np.float32)
@@ -95,7 +96,7 @@ def fast_pixels(
 
 @jit
 def _starts(low: Int32) -> Int32:
-    """Where cells begin, and the end: positions at which the lower of the two inputs changes."""
+    """The positions at which cells begin, because the first of the two inputs changes; and the end of the last cell."""
     starts = np.empty(len(low) + 1, np.int32)
     count = 0
     for x in range(len(low)):
@@ -108,7 +109,7 @@ def _starts(low: Int32) -> Int32:
 
 @jit
 def _exp_of_minus(x: np.float32) -> np.float32:
-    """exp(-x) of a float32 x >= 0: 2e-7 of itself off up to 1, 1e-6 up to 16."""
+    """exp(-x) of a float32 x >= 0; relative error 2e-7 for x up to 1, and 1e-6 for x up to 16."""
     turns = min(x * _LOG2_E, np.float32(126))
     shifted = turns + _ROUND
     f = turns - (shifted - _ROUND)
@@ -118,7 +119,7 @@ def _exp_of_minus(x: np.float32) -> np.float32:
 
 @jit
 def _see_nodes(logits: Float32, clear: Int32, others: Float32) -> None:
-    """Of each logit position: its class where it leads by more than the margin, else -1; and the sum of exp of the others."""
+    """For each logit position, write its class if it leads by more than the margin, else -1; and the sum of exp of the others."""
     classes, rows, columns = logits.shape
     best, highest = np.empty(columns, np.int32), np.empty(columns, np.float32)
     second, total = np.empty(columns, np.float32), np.empty(columns, np.float32)
@@ -140,7 +141,7 @@ def _see_nodes(logits: Float32, clear: Int32, others: Float32) -> None:
 
 @jit
 def _find_full(clear: Int32, others: Float32, t: int, b: int, left: Int32, right: Int32, cells: Int32, full: Int32) -> None:
-    """For each cell between two rows of logits: the class that all of it has with a confidence of 255, or -1."""
+    """For each cell between two rows of logits, write the class that all its pixels have with a confidence of 255, or -1."""
     for cell in range(len(full)):
         l, r = left[cells[cell]], right[cells[cell]]  # noqa: E741
         label = clear[t, l]
@@ -151,7 +152,7 @@ def _find_full(clear: Int32, others: Float32, t: int, b: int, left: Int32, right
 
 @jit
 def _find_near(logits: Float32, t: int, b: int, first: int, last: int, near: Int32) -> int:
-    """The classes that are not far below the best in every cell between two columns: their ids, in `near` -> how many."""
+    """Write the ids of the classes that are not far below the best between two columns into `near` -> how many there are."""
     floor = LARGEST
     for x in range(first, max(first + 1, last)):
         right = min(x + 1, last)
@@ -171,7 +172,7 @@ def _find_near(logits: Float32, t: int, b: int, first: int, last: int, near: Int
 
 @jit
 def _widen(logits: Float32, row: int, left: Int32, right: Int32, weight_x: Float32, wide: Float32) -> None:
-    """One row of logits at the original width, (C, width)."""
+    """Write one row of logits at the original width into `wide`, (C, width)."""
     one = np.float32(1)
     for c in range(logits.shape[0]):
         line, out = logits[c, row], wide[c]
@@ -184,9 +185,9 @@ def _label_stretch(
     above: Float32, below: Float32, x0: int, x1: int, weight_y: np.float32, near: Int32, values: Float32, highest: Float32,
     labels: Int32,
 ) -> int:  # fmt: skip
-    """Classes of some pixels of a row, and `255 / sum(exp) + 0.5` -> which of the two rows of `labels` and `highest` hold them.
+    """Classes, and `255 / sum(exp) + 0.5`, of some pixels of a row -> in which row of `labels` and `highest` these are, 0 or 1.
 
-    Two rows each, in turn: "larger, else as it was" in one place would become a masked store, which is slow.
+    The two rows of each are used in turn: an update in place, only if a value is larger, would become a slow masked store.
     """
     up = np.float32(1) - weight_y
     size = x1 - x0
@@ -199,7 +200,7 @@ def _label_stretch(
         for x in range(size):
             v, m = up * a[x] + weight_y * b[x], before[x]
             value[x] = v
-            after[x] = v if v > m else m  # noqa: FURB136 - max() minds NaN, which takes longer
+            after[x] = v if v > m else m  # noqa: FURB136 - max() checks for NaN, which is slower
         for x in range(size):
             v, m, label = value[x], before[x], label_before[x]
             label_after[x] = c if v > m else label
@@ -219,7 +220,7 @@ def _label_stretch(
 
 @jit
 def _store(labels: Int32, rounded: Float32, error: np.float32, mask: UInt8, confidence: UInt8) -> bool:
-    """Write a stretch of a row -> is any of its confidences in doubt?"""
+    """Write a stretch of a row -> could the error round any of its confidences either way?"""
     sure, doubts = np.float32(1) - error, 0
     for x in range(len(mask)):
         level = np.int32(rounded[x])
@@ -234,7 +235,7 @@ def _settle(
     rounded: Float32, error: np.float32, logits: Float32, t: int, b: int, weight_y: np.float32, left: Int32, right: Int32,
     weight_x: Float32, x0: int, confidence: UInt8,
 ) -> None:  # fmt: skip
-    """Compute as defined the confidences that the error could round either way."""
+    """Compute with `plain_pixel` the confidences that the error could round either way."""
     sure = np.float32(1) - error
     for x in range(len(confidence)):
         beyond = rounded[x] - np.float32(np.int32(rounded[x]))

@@ -19,15 +19,15 @@ from pipeline.model.engine import Engine
 
 T = TypeVar("T")
 FAST_DECODE_SCALE = 2  # a JPEG decoded smaller keeps at least this many times the short side that the network reads
-_SHORT_OF_MEMORY = ("bad_alloc", "allocat", "out of memory", "out_of_memory")  # as OpenVINO, oneDNN and torch say it
+_SHORT_OF_MEMORY = ("bad_alloc", "allocat", "out of memory", "out_of_memory")  # words of OpenVINO, oneDNN and torch
 
 
 class NetworkGotNoMemory(MemoryError):
-    """The network got no memory, after which a process is best ended: OpenVINO may have left its heap damaged."""
+    """The network got no memory. The process should end then, because OpenVINO may have damaged its heap."""
 
 
 def load_machine_code() -> None:
-    """Load what numba has compiled, or compile it: 0.5 s of a new process, which else the first image would take."""
+    """Load the functions that numba has compiled, or compile them. In a new process, this takes 0.5 s before the first image."""
     resize(Image.new("RGB", (4, 4)), 2, max_pixels=4)
     upsample_labels(np.zeros((1, 1, 1), np.float32), 1, 1)
 
@@ -47,7 +47,7 @@ class LabelOptions:
 
 @dataclass(frozen=True, slots=True)
 class Resized:
-    """What the network reads, uint8 (H, W, 3), and what the photograph was: upright size and EXIF orientation."""
+    """The pixels that the network reads, uint8 (H, W, 3); upright size and EXIF orientation of the photograph."""
 
     pixels_HWC: npt.NDArray[np.uint8]
     width: int
@@ -57,25 +57,25 @@ class Resized:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A labelled photograph: its mask, confidence and what they hold, and the columns of its row."""
+    """A labelled photograph: mask, confidence and statistics, and the columns of its row."""
 
     statistics: MaskStatistics
     columns: dict[str, object]
 
 
 class Labeller:
-    """Labels photographs with one engine; `milliseconds` adds up where the time goes: CPU time of the thread, by stage."""
+    """Labels photographs with one engine. `milliseconds` is the CPU time of the threads so far, by stage."""
 
     def __init__(self, engine: Engine, options: LabelOptions) -> None:
         self.engine, self.options = engine, options
         self.milliseconds: dict[str, float] = {}
 
     def read(self, data: bytes, name: str = "") -> Resized:
-        """Decode and resize; name: of its file. Raises as `decode` and `label` do. Safe in another thread than `label`."""
+        """Decode and resize. name: the file name. Raises a `BadImage` or `MemoryError`. Safe in another thread than `label`."""
         return self.resize(self.decode(data, name))
 
     def decode(self, data: bytes, name: str = "") -> Photograph:
-        """The photograph, smaller where `fast_decode` allows it. Raises a `BadImage`, and `MemoryError` if memory is short."""
+        """The photograph; smaller if `fast_decode` allows it. Raises a `BadImage`, or `MemoryError` if memory is short."""
         options = self.options
         min_side = FAST_DECODE_SCALE * options.preset.short_side if options.fast_decode else None
         return self._timed(
@@ -83,7 +83,7 @@ class Labeller:
         )
 
     def resize(self, photograph: Photograph) -> Resized:
-        """The same for a photograph that is decoded."""
+        """Resize a decoded photograph to what the network reads. Raises `ImageTooLarge`."""
         short_side, max_pixels = self.options.preset.short_side, self.options.max_pixels
         pixels = self._timed(
             "resize",
@@ -94,11 +94,11 @@ class Labeller:
         return Resized(pixels, *photograph.size, photograph.orientation)
 
     def label(self, resized: Resized) -> Labelled:
-        """Network to PNG. Raises a `BadImage` if the network gives up, `MemoryError` or `NetworkGotNoMemory` as well."""
+        """From network to PNG. Raises a `BadImage` if the network fails, `MemoryError` or `NetworkGotNoMemory` without memory."""
         options = self.options
         try:
             logits = self._logits(resized)
-            if not np.isfinite(logits).all():  # 15 microseconds; argmax would say class 0
+            if not np.isfinite(logits).all():  # 15 microseconds per image; argmax would say class 0
                 raise InferenceFailed("the logits of the network are not finite")
             statistics = self._timed(
                 "labels", lambda: labels_of(self.engine, logits, resized.height, resized.width, options.min_confidence)
@@ -129,7 +129,7 @@ class Labeller:
             raise
 
     def _timed(self, stage: str, call: Callable[[], T]) -> T:
-        started = time.thread_time()  # a core is shared by two threads: wall time would count it twice
+        started = time.thread_time()  # two threads share a core: wall time would count it twice
         try:
             return call()
         finally:
@@ -142,7 +142,7 @@ def _is_of_memory(error: Exception) -> bool:
 
 
 def class_rows(statistics: MaskStatistics, names: tuple[str, ...]) -> list[dict[str, object]]:
-    """The `classes` column: the classes of the mask as stored, by id."""
+    """The `classes` column: one entry per class in the mask as stored, by id."""
     area = statistics.mask.size
     rows: list[dict[str, object]] = []
     for class_id in np.flatnonzero(statistics.pixels).tolist():

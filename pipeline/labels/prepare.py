@@ -1,7 +1,7 @@
-"""What labelling needs, made once and cached: the network, converted, and our machine code, compiled.
+"""Prepares labelling once, and caches the results: the converted network, and our compiled machine code.
 
-torch is imported in a child process only (`python -m pipeline.labels.prepare`), so that neither the driver nor a worker on
-OpenVINO carries its 700 MB.
+Only a child process (`python -m pipeline.labels.prepare`) imports torch, so that neither the driver nor a worker with OpenVINO
+has its 700 MB in memory.
 """
 
 import json
@@ -18,7 +18,7 @@ from pipeline.model.prepare import NetworkRequest, cached_stem, convert, folder_
 
 
 def prepare(request: NetworkRequest) -> Prepared:
-    """The network, from the cache or made now. Raises `UsageError` or `NotReachable` with the ways out."""
+    """The network, from the cache or prepared now. Raises `UsageError` or `NotReachable`, with advice."""
     return read_prepared(request, cached_stem(request) or _make_in_child(request))
 
 
@@ -27,7 +27,7 @@ def _make_in_child(request: NetworkRequest) -> str:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     child = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "pipeline.labels.prepare"],
-        input=json.dumps(asdict(request)),  # not as an argument, which all users of the machine can see
+        input=json.dumps(asdict(request)),  # not as an argument, because all users of the machine can see arguments
         capture_output=True,
         text=True,
         env=environment,
@@ -46,7 +46,7 @@ def _make_in_child(request: NetworkRequest) -> str:
 def _main(request: str) -> None:
     try:
         answer = {"stem": convert(NetworkRequest(**json.loads(request)))}
-        load_machine_code()  # fills numba's cache, here and once, before every worker of this machine would
+        load_machine_code()  # fills numba's cache once, before each worker of this machine would
     except MaskfleetError as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     print(json.dumps({"maskfleet": answer}))

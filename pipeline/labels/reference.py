@@ -1,11 +1,11 @@
-"""What a pixel is: bilinear in float32, argmax, softmax in float64. Everything else gives the same bits, sooner.
+"""The definition of a pixel: bilinear in float32, argmax, softmax in float64. `kernel.py` gives the same bits, but faster.
 
-Shapes and types, of C classes, h x w logits and H x W pixels:
+Shapes and types, for C classes, h x w logits and H x W pixels:
 
 - logits: float32 (C, h, w). top, bottom: int32 (H,), the two rows of logits between which a row of pixels lies.
-  weight_y: float32 (H,), 0 to 1, the weight of the lower of them. left, right, weight_x: as these, of columns, (W,).
-- mask, confidence: uint8 (H, W), written. min_level: a mask has 255 for pixels of a lower confidence.
-- histogram: int64 (C, 256), pixels by class and confidence, added to.
+  weight_y: float32 (H,), 0 to 1, the weight of the bottom row. left, right, weight_x: the same for columns, (W,).
+- mask, confidence: uint8 (H, W), written. min_level: pixels of a lower confidence become 255 in the mask.
+- histogram: int64 (C, 256), number of pixels by class and confidence, added to.
   extents: int64 (C, 4), first x, first y, last x and last y of each class, widened.
 """
 
@@ -21,7 +21,7 @@ from pipeline.labels.statistics import see_run
 def plain_pixel(
     logits: Float32, top: int, bottom: int, weight_y: np.float32, left: int, right: int, weight_x: np.float32
 ) -> tuple[int, int]:
-    """Class, the lowest on a tie, and confidence of one pixel: between two columns first, then between two rows."""
+    """Class (on a tie, the lowest) and confidence of one pixel. Interpolates between two columns first, then between two rows."""
     one = np.float32(1)
     best, highest, total = 0, np.float32(0), 0.0
     for again in range(2):
@@ -41,7 +41,7 @@ def plain_pixels(
     logits: Float32, top: Int32, bottom: Int32, weight_y: Float32, left: Int32, right: Int32, weight_x: Float32, min_level: int,
     mask: UInt8, confidence: UInt8, histogram: Int64, extents: Int64,
 ) -> None:  # fmt: skip
-    """Every pixel as it is defined."""
+    """Mask, confidence and statistics of all pixels, each by `plain_pixel`."""
     for y in range(mask.shape[0]):
         for x in range(mask.shape[1]):
             label, level = plain_pixel(logits, top[y], bottom[y], weight_y[y], left[x], right[x], weight_x[x])

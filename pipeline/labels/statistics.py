@@ -1,4 +1,4 @@
-"""What a mask holds: pixels, confidence and boxes of its classes, in integers, so that sums merge exactly."""
+"""Statistics of a mask: pixels, confidence and boxes of each class, in integers, so that sums merge exactly."""
 
 import math
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ LEVELS = 256
 
 @dataclass(frozen=True, slots=True)
 class MaskStatistics:
-    """Of one mask, C classes.
+    """One mask with its statistics, for C classes.
 
-    mask: uint8 (H, W), `IGNORE` below the threshold. confidence: uint8 (H, W), `round(255 * max softmax)`.
-    histogram: int64 (C, 256), every pixel by argmax class and confidence, before the threshold. pixels,
-    confidence_sums: int64 (C,), of the mask as stored. boxes: int32 (C, 4), x y width height of the stored
-    pixels; zeros where there are none.
+    mask: uint8 (H, W), class ids, `IGNORE` below the threshold. confidence: uint8 (H, W), `round(255 * max softmax)`.
+    histogram: int64 (C, 256), number of pixels by argmax class and confidence, before the threshold.
+    pixels, confidence_sums: int64 (C,), number of pixels, and sum of their confidences, in the mask as stored.
+    boxes: int32 (C, 4), x, y, width, height in pixels, in the mask as stored; zeros for a class without pixels.
     """
 
     mask: npt.NDArray[np.uint8]
@@ -31,25 +31,25 @@ class MaskStatistics:
 
     @property
     def mean_confidence(self) -> float:
-        """Of every pixel before the threshold, 0 to 1."""
+        """Mean confidence of all pixels, before the threshold, 0 to 1."""
         total = int(self.histogram.sum())
         return int((self.histogram * np.arange(LEVELS)).sum()) / (255 * total)
 
     @property
     def ignored_fraction(self) -> float:
-        """Of the mask, 0 to 1."""
+        """Fraction of the mask's pixels that are `IGNORE`, 0 to 1."""
         return 1 - int(self.pixels.sum()) / self.mask.size
 
 
 def min_confidence_level(threshold: float) -> int:
-    """The least uint8 confidence that a threshold in 0..1 keeps: ceil(255 * T)."""
+    """The lowest uint8 confidence that a threshold in 0..1 keeps: ceil(255 * threshold)."""
     return math.ceil(255 * threshold)
 
 
 def mask_statistics(
     label_map: npt.NDArray[np.uint8], confidence: npt.NDArray[np.uint8], classes: int, threshold: float
 ) -> MaskStatistics:
-    """The mask and what it holds, from label map and confidence, uint8 (H, W) each."""
+    """Label map and confidence, uint8 (H, W) each -> mask and statistics."""
     mask = label_map.copy()
     histogram = np.zeros((classes, LEVELS), np.int64)
     extents = no_extents(classes, *label_map.shape)
@@ -59,7 +59,7 @@ def mask_statistics(
 
 
 def no_extents(classes: int, height: int, width: int) -> npt.NDArray[np.int64]:
-    """First x, first y, last x and last y of each class, int64 (C, 4), before any pixel is seen."""
+    """Extents before any pixel is seen, int64 (C, 4): first x, first y, last x and last y of each class."""
     return np.tile(np.array([width, height, -1, -1], np.int64), (classes, 1))
 
 
@@ -67,7 +67,7 @@ def statistics_of(
     mask: npt.NDArray[np.uint8], confidence: npt.NDArray[np.uint8], histogram: npt.NDArray[np.int64],
     extents: npt.NDArray[np.int64], min_level: int,
 ) -> MaskStatistics:  # fmt: skip
-    """What follows from the histogram and the extents of a mask that keeps confidences from `min_level`."""
+    """Statistics from the histogram and the extents of a mask that keeps confidences from `min_level` on."""
     kept = histogram[:, min_level:]
     pixels = kept.sum(axis=1)
     sums = (kept * np.arange(min_level, LEVELS)).sum(axis=1)
@@ -78,7 +78,10 @@ def statistics_of(
 
 @jit
 def see_run(y: int, x0: int, x1: int, min_level: int, mask: UInt8, confidence: UInt8, histogram: Int64, extents: Int64) -> None:
-    """Count pixels of a row whose labels lie in `mask`, and ignore there those below `min_level`."""
+    """Count the pixels x0 to x1 of row y, whose labels are in `mask`; pixels below `min_level` become `IGNORE` there.
+
+    Shapes and dtypes: as in `pipeline.labels.reference`. Adds to `histogram`, widens `extents`.
+    """
     label, first = -1, x0
     for x in range(x0, x1):
         now, level = int(mask[y, x]), confidence[y, x]

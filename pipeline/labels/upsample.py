@@ -1,4 +1,4 @@
-"""Logits of the network -> mask, confidence and what they hold, at the original size, in one bilinear step and one pass."""
+"""Logits of the network -> mask, confidence and statistics, at the original size, in one bilinear step and one pass."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from pipeline.model.engine import Engine
 def labels_of(
     engine: Engine, logits_CHW: npt.NDArray[np.float32], height: int, width: int, threshold: float = 0.0
 ) -> MaskStatistics:
-    """What an engine's logits mean at height x width, by machine code, or as the framework of the engine defines it."""
+    """An engine's logits (C, h, w) -> labels at height x width, by our machine code, or by the framework of the engine."""
     if not engine.own_labels:
         return upsample_labels(logits_CHW, height, width, threshold)
     from pipeline.model.torch_engine import label_map_of
@@ -24,11 +24,11 @@ def labels_of(
 def upsample_labels(
     logits_CHW: npt.NDArray[np.float32], height: int, width: int, threshold: float = 0.0, *, plain: bool = False
 ) -> MaskStatistics:
-    """Mask, confidence and what they hold, at height x width; pixels below `threshold` (0..1) are 255 in the mask.
+    """Mask, confidence and statistics at height x width; pixels below `threshold` (0..1) are 255 in the mask.
 
     Bilinear with half-pixel centres, as `torch.nn.functional.interpolate(align_corners=False)`, in the convex form
-    `(1 - w) * a + w * b`, which never leaves the range of its ends. The class is the argmax, the lowest on a tie.
-    `plain` computes every pixel as it is defined: the same result, several times later.
+    `(1 - w) * a + w * b`, whose value always lies between a and b. The class is the argmax; on a tie, the lowest class.
+    plain: compute every pixel as it is defined, with equal results, but several times slower.
     """
     classes, rows, columns = logits_CHW.shape
     mask = np.empty((height, width), np.uint8)
@@ -43,7 +43,7 @@ def upsample_labels(
 
 
 def _taps(size: int, new_size: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """For each output position the two inputs and the weight of the second (ATen's area_pixel_compute_source_index)."""
+    """The two inputs of each output position, and the weight of the second (ATen's area_pixel_compute_source_index)."""
     scale = np.float32(size) / np.float32(new_size)
     position = np.maximum(scale * (np.arange(new_size, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), np.float32(0))
     low = np.minimum(position.astype(np.int32), size - 1)

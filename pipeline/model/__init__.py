@@ -1,4 +1,4 @@
-"""The networks: weights, and the engines that take an image and give logits, no more. The only room that imports torch.
+"""The networks: their weights, and the engines that turn an image into logits. The only room that imports torch.
 
-No label is made here.
+This room makes no labels.
 """

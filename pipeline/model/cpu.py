@@ -1,4 +1,4 @@
-"""What this machine's processor can do: its name, its vector instructions, and whether it has bf16."""
+"""The processor of this machine: its name, its vector instructions, and whether it has bf16."""
 
 import functools
 import platform
@@ -7,13 +7,13 @@ from pathlib import Path
 from pipeline.errors import UsageError
 
 PRECISIONS = ("fp32", "bf16")
-_BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # x86, x86, ARM: as /proc/cpuinfo writes them
-_WIDEST = ("amx_tile", "avx512_bf16", "avx512f", "avx2")  # those that change how sums round
+_BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # as /proc/cpuinfo names bf16: x86, x86, ARM
+_WIDEST = ("amx_tile", "avx512_bf16", "avx512f", "avx2")  # instructions that change how sums round
 
 
 @functools.cache
 def cpu_fields() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo: field -> text; empty where there is no such file."""
+    """The first processor in /proc/cpuinfo: field -> text; empty if there is no such file."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -28,27 +28,27 @@ def fields_of(cpuinfo: str) -> dict[str, str]:
 
 
 def cpu_flags() -> frozenset[str]:
-    """Instruction sets, as Linux names them."""
+    """The instruction sets of this processor, as Linux names them."""
     return frozenset(cpu_fields().get("flags", cpu_fields().get("Features", "")).split())
 
 
 def cpu_name() -> str:
-    """What /proc says of this processor; the machine's architecture where it says nothing."""
+    """The name of this processor from /proc/cpuinfo; if it has none, the architecture of the machine."""
     return cpu_fields().get("model name") or platform.machine()
 
 
 def instruction_set() -> str:
-    """The widest vector instructions that change how sums round, such as `avx512_bf16+avx512f+avx2`, or the machine's name."""
+    """The vector instructions that change how sums round, such as `avx512_bf16+avx512f+avx2`; if none, the architecture."""
     return "+".join(name for name in _WIDEST if name in cpu_flags()) or platform.machine()
 
 
 def has_bf16() -> bool:
-    """Does this processor multiply bfloat16 itself? Without it bf16 is emulated, and slower than fp32."""
+    """Does this processor have bf16 instructions? Without them bf16 is emulated, and slower than fp32."""
     return not cpu_flags().isdisjoint(_BF16)
 
 
 def require_precision(precision: str) -> None:
-    """Raise `UsageError` where this processor lacks the instructions; another precision is never taken instead."""
+    """Raise `UsageError` if this processor lacks the instructions; another precision is never taken instead."""
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision}: not one of {', '.join(PRECISIONS)}")
     if precision == "bf16" and not has_bf16():

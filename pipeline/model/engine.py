@@ -1,4 +1,4 @@
-"""What an engine is. `torch` is the reference, `openvino` the fast one."""
+"""What an engine is. `torch` is the reference engine, `openvino` the fast one."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,9 +11,9 @@ from pipeline.image.resize import Preset
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A network ready to be sent to workers: everything that decides the labels, and the bytes to run it.
+    """A network ready to be sent to workers: everything about it that decides the labels, and the bytes to run it.
 
-    `graph` and `tensors` are OpenVINO's IR (.xml, .bin), or, for torch, empty and a safetensors file.
+    graph, tensors: OpenVINO's IR (.xml, .bin). For torch, `graph` is empty and `tensors` is a safetensors file.
     """
 
     model: str
@@ -30,7 +30,7 @@ class Prepared:
 class Engine(Protocol):
     """Runs a network on one thread. `version` and `instruction_set` are recorded in every part.
 
-    own_labels: whether labels follow from its logits by its own framework, as a reference, and not by our machine code.
+    own_labels: its own framework makes labels from its logits, as the reference. If False, our machine code makes them.
     """
 
     own_labels: bool

@@ -4,7 +4,7 @@ from pipeline.model.engine import Engine, Prepared
 
 
 def load_engine(prepared: Prepared) -> Engine:
-    """The engine of a prepared network; imports only the one that is asked for."""
+    """The engine of a prepared network. Imports only this engine."""
     if prepared.engine == "torch":
         from pipeline.model.torch_engine import TorchEngine
 

@@ -11,24 +11,25 @@ from pipeline.errors import UsageError
 from pipeline.model.cpu import cpu_name, instruction_set, require_precision
 from pipeline.model.engine import Prepared
 
-# Kernels that are kept for input shapes met before: those of about 150 shapes, 0.5 GB. Making them anew where shapes alternate
-# took a third of the network's time in bf16, a tenth in float32.
+# Kernels that are kept for known input shapes: enough for about 150 shapes, 0.5 GB. If shapes alternate and kernels are made
+# anew, this takes a third of the network's time in bf16, and a tenth in float32.
 KERNELS_KEPT = 2_500
-_UNTOUCHED = np.float32(-1.25e33)  # no logit: what stands where the next ones go
+_UNTOUCHED = np.float32(-1.25e33)  # never a logit: marks the output before each call
 _PRECISION = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
 
 
 @cache
 def _core() -> ov.Core:
-    """One for the process, and never given back: a Core brings an alternate stack for signals, and puts back the one before it.
+    """The only Core of the process, which is never freed.
 
-    If the older one of two went first, the next signal with a handler in Python (Ctrl-C) met a stack that was no more: SIGSEGV.
+    A Core installs an alternate stack for signals, and on its end puts back the stack from before. If the older of two Cores
+    ended first, the next signal with a handler in Python (Ctrl-C) met a stack that no longer existed: SIGSEGV.
     """
     return ov.Core()
 
 
 class OpenVINOEngine:
-    """A compiled IR with dynamic height and width; normalisation is part of the graph."""
+    """A compiled IR with dynamic height and width. The graph includes the normalisation."""
 
     own_labels = False
 
@@ -50,8 +51,9 @@ class OpenVINOEngine:
     def logits(self, image_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """See `Engine.logits`. The array is a view that the next call overwrites.
 
-        Raises `MemoryError` if OpenVINO gave up: where it gets no memory it returns, and leaves the logits of the image before.
-        At times it then damages the heap, too ("corrupted double-linked list", at the end of the process or before).
+        Raises `MemoryError` if OpenVINO wrote no logits: if it gets no memory, it may return without an error, and the output
+        still holds the logits of the image before. At times OpenVINO then damages the heap too ("corrupted double-linked
+        list", at the end of the process or before).
         """
         before = self._request.get_output_tensor().data
         if before.size:
@@ -64,13 +66,13 @@ class OpenVINOEngine:
 
 
 def compile_at(core: ov.Core, model: ov.Model, precision: str) -> ov.CompiledModel:
-    """Compile for one core at this precision. Raises `UsageError` where OpenVINO would take another one instead."""
+    """Compile for one core at this precision. Raises `UsageError` if OpenVINO would take another precision instead."""
     wanted = _PRECISION[precision]
     compiled = core.compile_model(
         model,
         "CPU",
         {
-            "INFERENCE_PRECISION_HINT": wanted,  # else bf16 where the CPU has it
+            "INFERENCE_PRECISION_HINT": wanted,  # else bf16 if the CPU has it
             "INFERENCE_NUM_THREADS": 1,
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # else all workers of a machine pin to the same core

@@ -1,4 +1,4 @@
-"""Weights -> a network that workers can load, cached by digest. `labels/prepare.py` has it made in a process of its own."""
+"""Weights -> a network that workers can load, cached by digest. `labels/prepare.py` runs this in a process of its own."""
 
 import json
 import os
@@ -20,12 +20,12 @@ from pipeline.storage import without_secrets
 if TYPE_CHECKING:
     from torch import Tensor
 
-_NETWORKS_FORMAT = 1  # raise when what is cached changes its meaning
+_NETWORKS_FORMAT = 1  # raise this number if the cached files change their meaning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkRequest:
-    """What decides a prepared network."""
+    """The flags that decide a prepared network."""
 
     model: str
     weights: str
@@ -36,14 +36,14 @@ class NetworkRequest:
 
 
 def folder_of_networks() -> Path:
-    """Where converted networks are kept."""
+    """The folder of converted networks."""
     return cache_folder() / "networks"
 
 
 def cached_stem(request: NetworkRequest) -> str | None:
-    """The name of the converted network in that folder, if it is there and its digest can be told without torch.
+    """The name of the converted network in `folder_of_networks`; None if it is not there, or if only torch can tell its digest.
 
-    Raises `UsageError` or `NotReachable` with the ways out.
+    Raises `UsageError` or `NotReachable`, with advice.
     """
     if request.model not in ZOO:
         raise UsageError(f"--model {request.model}: not one of {', '.join(ZOO)}")
@@ -71,7 +71,7 @@ def _stem(request: NetworkRequest, sha256: str) -> str:
 
 
 def _known_stem(request: NetworkRequest, folder: Path) -> str | None:
-    """The name in the cache, where the digest can be told without torch."""
+    """The name in the cache; None if the digest cannot be told without torch."""
     if request.weights == BUNDLED or "." in request.weights:
         return _stem(request, load_weights(request.weights, request.model).sha256)
     alias = folder / f"{request.weights}-{request.model}-{version('torchvision')}.alias"
@@ -79,7 +79,10 @@ def _known_stem(request: NetworkRequest, folder: Path) -> str | None:
 
 
 def convert(request: NetworkRequest) -> str:
-    """Convert, into the cache -> the name there; its .json comes last, and says that the rest is whole. Imports torch."""
+    """Convert a network into the cache -> its name there. Its .json is written last, so the other files are whole then.
+
+    Imports torch.
+    """
     from pipeline.model.weights import default_classes, misfit, state_dict
     from pipeline.model.zoo import count_classes
 
@@ -108,9 +111,9 @@ def convert(request: NetworkRequest) -> str:
 
 
 def write_network(model: str, engine: str, tensors: "dict[str, Tensor]", folder: Path) -> None:
-    """What an engine loads: `network.xml` and `network.bin` of OpenVINO, or for torch a safetensors file `network.bin`.
+    """Write the files that an engine loads: OpenVINO's `network.xml` and `network.bin`; for torch, a safetensors `network.bin`.
 
-    Imports torch. Raises `KeyError` or `RuntimeError` where the tensors are not this model's.
+    Imports torch. Raises `KeyError` or `RuntimeError` if the tensors do not fit the model.
     """
     import torch
 
@@ -125,6 +128,6 @@ def write_network(model: str, engine: str, tensors: "dict[str, Tensor]", folder:
     import openvino as ov
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the converter traces with torch.jit, which torch means to give up
+        warnings.simplefilter("ignore", FutureWarning)  # the converter uses torch.jit, which torch plans to remove
         converted = ov.convert_model(network, example_input=torch.zeros(1, 3, 256, 320), input=[(1, 3, -1, -1)])
     ov.save_model(converted, folder / "network.xml", compress_to_fp16=False)

@@ -1,4 +1,4 @@
-"""torch on one thread: the reference that the other engines are measured against."""
+"""torch on one thread: the reference to which other engines are compared."""
 
 import platform
 
@@ -14,9 +14,9 @@ from pipeline.model.zoo import build
 
 
 class TorchEngine:
-    """torchvision's own modules; labels by `F.interpolate`, `argmax` and `softmax` in float32.
+    """torchvision's own modules. Labels are made by `F.interpolate`, `argmax` and `softmax` in float32.
 
-    bf16 is torch's autocast: convolutions in bfloat16, weights kept in float32.
+    bf16 means torch's autocast: convolutions in bfloat16, weights kept in float32.
     """
 
     own_labels = True
@@ -43,9 +43,9 @@ class TorchEngine:
 def label_map_of(
     logits_CHW: npt.NDArray[np.float32], height: int, width: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Logits, bilinearly at height x width -> label map and confidence, 255 times the largest softmax; both uint8 (H, W).
+    """Logits, float32 (C, h, w), resized bilinearly -> label map and confidence, both uint8 (height, width).
 
-    Takes C x H x W floats of memory, as torchvision does.
+    The confidence is 255 times the largest softmax, rounded. Takes C x height x width floats of memory, as torchvision does.
     """
     full_CHW = F.interpolate(
         torch.from_numpy(logits_CHW).unsqueeze(0), size=(height, width), mode="bilinear", align_corners=False
@@ -55,7 +55,10 @@ def label_map_of(
 
 
 def forward(network: torch.nn.Module, x_NCHW: torch.Tensor, precision: str) -> torch.Tensor:
-    """Normalised float32 images -> float32 logits (N, C, h, w), computed at this precision; emulated where the CPU lacks it."""
+    """Normalised float32 images (N, 3, H, W) -> float32 logits (N, C, h, w), computed at this precision.
+
+    bf16 is emulated if the CPU lacks it.
+    """
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
         logits: torch.Tensor = network(x_NCHW)
     return logits.float()

@@ -1,4 +1,4 @@
-"""Weights by name or URI -> a local file, its digest, its classes and its preset. Never executes a pickle."""
+"""Weights by name or URI -> their bytes, digest, classes and preset. Never executes a pickle."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ TORCHVISION_PRESET = Preset(520, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """Weights as bytes: `name` ends in the suffix that says the format; `sha256` is of the bytes."""
+    """Weights as bytes. The suffix of `name` says the format; `sha256` is the digest of the bytes."""
 
     name: str
     data: bytes
@@ -33,14 +33,14 @@ class WeightsFile:
 
     @property
     def is_safetensors(self) -> bool:
-        """safetensors, or else a torch pickle."""
+        """Is it a safetensors file? Else it is a torch pickle."""
         return self.name.endswith(".safetensors")
 
 
 def load_weights(weights: str, model: str) -> WeightsFile:
     """The weights that `--weights` names. Imports torchvision for its enums only.
 
-    Raises `UsageError` for what is not weights, `NotReachable` where they cannot be had.
+    Raises `UsageError` if the name or the file is wrong, `NotReachable` if the weights cannot be had.
     """
     if weights == BUNDLED:
         return _described(f"{BUNDLED}.safetensors", (resources.files("pipeline.model") / "bundled.safetensors").read_bytes())
@@ -61,7 +61,7 @@ def _described(name: str, data: bytes) -> WeightsFile:
 
 
 def _safetensors_preset(data: bytes) -> tuple[tuple[str, ...] | None, Preset]:
-    """What the metadata of a safetensors file says of itself; torchvision's preset for what it leaves out."""
+    """Classes and preset from the metadata of a safetensors file; torchvision's preset for values that are missing."""
     length = int.from_bytes(data[:8], "little")
     if length > min(_MAX_HEADER_BYTES, len(data) - 8):
         raise UsageError("--weights: not a safetensors file, or a truncated one")
@@ -87,7 +87,7 @@ def _triple(text: str | None, default: tuple[float, float, float]) -> tuple[floa
 
 
 def _from_torchvision(member: str, model: str) -> WeightsFile:
-    """A member of torchvision's weights enum, downloaded once into torch's own cache."""
+    """The weights of a member of torchvision's weights enum, downloaded once into torch's own cache."""
     if not ZOO[model].published:
         raise UsageError(
             f"--weights {member}: torchvision has no weights of {model}: pass a file (--weights FILE, .pth or .safetensors)"
@@ -107,7 +107,7 @@ def _from_torchvision(member: str, model: str) -> WeightsFile:
 
 
 def _download(url: str, member: str) -> Path:
-    """The file in torch's hub cache; the name carries the first 8 hex digits of the digest, which are checked."""
+    """The file in torch's hub cache. Its name holds the first 8 hex digits of its digest, which are checked."""
     from urllib.error import URLError
 
     import torch
@@ -135,7 +135,7 @@ def _download(url: str, member: str) -> Path:
 def state_dict(weights: WeightsFile, model: str) -> "dict[str, Tensor]":
     """The tensors in float32, by torchvision's names: unwrapped from a checkpoint, without DDP's prefix and aux heads.
 
-    Pickles are loaded with `weights_only`: nothing in them is executed. Raises `UsageError` for anything else.
+    Pickles are loaded with `weights_only`: no code in them is executed. Raises `UsageError` if the file holds anything else.
     """
     import io
 
@@ -147,7 +147,7 @@ def state_dict(weights: WeightsFile, model: str) -> "dict[str, Tensor]":
             loaded: Any = load_safetensors(weights.data)
         else:
             loaded = torch.load(io.BytesIO(weights.data), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile file makes the loaders raise
+    except Exception as error:  # a damaged or hostile file can make the loaders raise any error
         reason = (str(error).splitlines() or [""])[0]
         raise UsageError(
             f"--weights {weights.name}: not a file of plain tensors ({type(error).__name__}: {reason[:150]})"
@@ -170,24 +170,24 @@ def state_dict(weights: WeightsFile, model: str) -> "dict[str, Tensor]":
 
 
 def misfit(file: str, model: str, tensors: "dict[str, Tensor]", reason: str) -> str:
-    """The line for weights that are not this model's, with the model whose they are if there is one."""
+    """The error line for weights that do not fit the model. It names the model that they fit, if there is one."""
     other = fitting(tensors)
     return f"--weights {file}: not the weights of {model}" + (f" but of {other}: --model {other}" if other else f" ({reason})")
 
 
 def default_classes(count: int, weights: WeightsFile) -> tuple[str, ...] | None:
-    """The names that the weights bring, else those of torchvision's weights, PASCAL VOC's, where the number is theirs."""
+    """The class names in the weights; else PASCAL VOC's, as torchvision's weights have, if the number fits; else None."""
     if weights.classes is not None:
         return weights.classes
     from torchvision.models import get_model_weights
 
-    enum: Any = get_model_weights(DEFAULT_MODEL)  # all of its segmentation weights have these
+    enum: Any = get_model_weights(DEFAULT_MODEL)  # all of torchvision's segmentation weights have these names
     categories = tuple(enum.DEFAULT.meta["categories"])
     return categories if len(categories) == count else None
 
 
 def class_names(count: int, default: tuple[str, ...] | None, classes_file: str | None) -> tuple[str, ...]:
-    """The names of `count` classes: of `--classes`, else `default`. Raises `UsageError` where they do not fit."""
+    """The names of `count` classes: from `--classes`, else `default`. Raises `UsageError` if their number is wrong."""
     names = read_classes(classes_file) if classes_file is not None else default
     if names is None:
         raise UsageError(f"the weights tell {count} classes apart: name them with --classes FILE")
@@ -197,7 +197,7 @@ def class_names(count: int, default: tuple[str, ...] | None, classes_file: str |
 
 
 def read_classes(uri: str) -> tuple[str, ...]:
-    """Class names of a file: one a line, or a JSON list."""
+    """The class names in a file: one per line, or a JSON list."""
     uri = normalise(uri)
     store = store_for(uri)
     try:

@@ -1,4 +1,4 @@
-"""The networks that can be run, by torchvision's names. Imports torch only where a network is built."""
+"""The networks that maskfleet runs, by torchvision's names. Imports torch only to build a network."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,15 +14,15 @@ Model = Literal[
     "lraspp_mobilenet_v3_large", "lraspp_mobilenet_v3_small", "deeplabv3_mobilenet_v3_large", "fcn_mobilenet_v3_large",
     "deeplabv3_resnet50", "fcn_resnet50",
 ]  # fmt: skip
-_MOBILENET_CHANNELS = 960  # of the last feature map of MobileNetV3-Large
+_MOBILENET_CHANNELS = 960  # the last feature map of MobileNetV3-Large has so many
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A segmentation model of torchvision, or of its parts.
+    """A segmentation model of torchvision, or one that is built from torchvision's parts.
 
-    published: torchvision has a builder, a weights enum and figures of it. classifier_key: the tensor that counts classes.
-    stride: of the logits against the input.
+    published: torchvision has a builder, a weights enum and figures for it.
+    classifier_key: name of the tensor whose first axis is the number of classes. stride: input pixels per logit, 8 or 16.
     """
 
     name: Model
@@ -47,8 +47,8 @@ ZOO: Final[dict[str, Network]] = {
 def build(name: str, state_dict: "Mapping[str, Tensor]") -> "nn.Module":
     """The network in float32 and eval mode with these weights: (N, 3, H, W) normalised -> logits (N, C, h, w).
 
-    It is torchvision's model without its last interpolation and without an auxiliary head; h and w are H and W
-    over the stride of the network, rounded up. Raises `KeyError` or `RuntimeError` where the weights do not fit.
+    The network is torchvision's model without its last interpolation and without an auxiliary head. h and w are H and W divided
+    by the stride of the network, rounded up. Raises `KeyError` or `RuntimeError` if the weights do not fit.
     """
     import torch
 
@@ -71,7 +71,7 @@ def build(name: str, state_dict: "Mapping[str, Tensor]") -> "nn.Module":
 
 
 def architecture(name: str, classes: int) -> "nn.Module":
-    """The whole model as torchvision has it, untrained: (N, 3, H, W) -> {"out": logits (N, classes, H, W)}."""
+    """The whole, untrained model of torchvision: (N, 3, H, W) -> {"out": logits (N, classes, H, W)}."""
     from torchvision.models import get_model, mobilenet_v3_small
     from torchvision.models.segmentation import FCN
     from torchvision.models.segmentation.fcn import FCNHead
@@ -89,7 +89,7 @@ def architecture(name: str, classes: int) -> "nn.Module":
 
 
 def count_classes(name: str, state_dict: "Mapping[str, Tensor]") -> int:
-    """How many classes the weights tell apart. Raises `KeyError` where they are not this network's."""
+    """How many classes the weights tell apart. Raises `KeyError` if these are not the weights of this network."""
     weight = state_dict[ZOO[name].classifier_key]
     if weight.ndim != 4:
         raise KeyError(ZOO[name].classifier_key)
@@ -97,7 +97,7 @@ def count_classes(name: str, state_dict: "Mapping[str, Tensor]") -> int:
 
 
 def fitting(state_dict: "Mapping[str, Tensor]") -> str | None:
-    """The network whose tensors these are, by names and shapes; None where there is none."""
+    """The network that has these tensors, by names and shapes; None if no network has."""
     import torch
 
     found = {key: value.shape for key, value in state_dict.items()}
