@@ -1,4 +1,4 @@
-"""Where converted networks and machine code are kept between runs."""
+"""The folders in which converted networks and machine code are kept between runs."""
 
 import os
 import tempfile
@@ -8,12 +8,12 @@ from pipeline.errors import NotReachable
 
 
 def scratch_folder() -> Path:
-    """A folder of this node and user for what need not outlive a reboot."""
+    """A folder of this node and user, for files that need not survive a reboot."""
     return _own_temporary()
 
 
 def cache_folder() -> Path:
-    """`maskfleet` in the user's cache folder, or in a temporary one where that cannot be written."""
+    """`maskfleet` in the user's cache folder, or a temporary folder if this user cannot write there."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maskfleet"
     try:
         base.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`jit`: numba's, with its cache in the user's cache folder, so that workers load machine code instead of compiling."""
+"""numba's `jit`, with its cache in the user's cache folder, so that workers load machine code instead of compiling it."""
 
 import os
 from typing import Any
@@ -18,7 +18,7 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 
-jit = njit(cache=True, nogil=True, error_model="numpy")  # a division that may raise is no vector instruction
+jit = njit(cache=True, nogil=True, error_model="numpy")  # a division that may raise prevents vector instructions
 
 
 def _float_of_bits(_context: Any, _bits: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a run is asked to do: frozen, validated once; flags, TOML and Python all build this."""
+"""The config of a run: frozen, and validated once. Flags, TOML files and Python code all build this class."""
 
 import re
 import tomllib
@@ -18,19 +18,19 @@ Precision = Literal["fp32", "bf16"]
 InputFormat = Literal["auto", "webdataset", "parquet", "images", "list"]
 PILLOW_MAX_PIXELS = 178_956_970  # Pillow's own limit for a "possible decompression bomb"
 
-DEFAULT: Final = object()  # given for a setting: its default, whatever the config file says
+DEFAULT: Final = object()  # as the value of a setting: take its default, whatever the config file says
 
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """How many workers a run may have: `min` at least, on a cluster that grows to it, and `max` at most."""
+    """How many workers a run may have: at least `min`, for which a cluster may have to grow, and at most `max`."""
 
     min: int
     max: int
 
     @classmethod
     def parse(cls, value: object) -> object:
-        """From `N`, as a number or text, or from `MIN:MAX`. Raises `ValueError`, with what is allowed."""
+        """Parse `N`, a number or text, or `MIN:MAX`. Raises `ValueError`, which says what is allowed."""
         if value is None or isinstance(value, Workers | dict):
             return value
         found = re.fullmatch(r"0*(\d{1,9})(?::0*(\d{1,9}))?", str(value).strip(), re.ASCII)
@@ -40,16 +40,16 @@ class Workers:
         return workers
 
     def within(self, count: int) -> int:
-        """The number nearest to `count` that is allowed."""
+        """The allowed number that is nearest to `count`."""
         return max(self.min, min(self.max, count))
 
 
 def encoded_bytes_limit(max_source_pixels: int) -> int:
-    """An encoded image of more bytes than an uncompressed RGBA one of the largest size is not read."""
+    """The most bytes of an encoded image that is read: those of an uncompressed RGBA image of the largest size, and 1 MiB."""
     return 4 * max_source_pixels + (1 << 20)
 
 
-_ONCE = {"config_file": False}  # a deliberate act for one run: refused in a config file
+_ONCE = {"config_file": False}  # for one deliberate run: refused in a config file
 
 
 class Group(BaseModel):
@@ -89,7 +89,7 @@ class Reading(Group):
 
     @property
     def max_encoded_bytes(self) -> int:
-        """Bytes of the longest encoded image that is read."""
+        """The most bytes of an encoded image that is read."""
         return encoded_bytes_limit(self.max_source_pixels)
 
 
@@ -185,19 +185,19 @@ class Forecasting(Group):
 
 
 class Labelling(Reading, Network, Labels):
-    """What every job needs that labels images."""
+    """The flags of every job that labels images."""
 
 
 class SegmentConfig(Labelling, Running, Budget, Forecasting):
     """The flags of `segment`; each field is a flag `--kebab-case` and a key of the TOML file."""
 
     def shape(self) -> dict[str, Any]:
-        """What, besides the fingerprint, shapes the output, and is fixed for an OUT."""
+        """The flags that shape the output, besides the fingerprint. They are fixed for an OUT."""
         return {name: getattr(self, name) for name in _SHAPE}
 
 
 def groups_of(config: type[Group]) -> dict[str, dict[str, FieldInfo]]:
-    """The fields of a config class by the title of their group, in the order in which its groups are inherited."""
+    """The fields of a config class by the title of their group, in the order in which the class inherits its groups."""
     found: dict[str, dict[str, FieldInfo]] = {}
     for group in config.__mro__:
         if group is not Group and issubclass(group, Group) and "title" in vars(group):
@@ -214,7 +214,10 @@ _TOML_BYTES = 1 << 20
 
 
 def load_config(given: dict[str, Any], file: str | None = None) -> SegmentConfig:
-    """Flags (None: not given; `DEFAULT`) over a TOML file over defaults. Raises `UsageError` with one line for what is wrong."""
+    """The config from flags, then a TOML file, then defaults. Raises `UsageError`, with all faults on one line.
+
+    given: flag -> value; None if the flag is not given, `DEFAULT` if it asks for the default.
+    """
     values = _from_toml(file) if file else {}
     values |= {name: value for name, value in given.items() if value is not None}
     values = {name: value for name, value in values.items() if value is not DEFAULT}
@@ -225,7 +228,7 @@ def load_config(given: dict[str, Any], file: str | None = None) -> SegmentConfig
 
 
 def is_for_once(field: FieldInfo) -> bool:
-    """May it stand in no config file?"""
+    """Is this flag for one deliberate run, and so refused in a config file?"""
     return field.json_schema_extra == _ONCE
 
 

@@ -5,22 +5,22 @@
   - `UsageError` (2): wrong flags, config, weights or classes
     - `RunMismatch`: this OUT was made with other settings
     - `ShardChanged`: a planned shard has another size or ETag now
-    - `OutsideInputs`: a row of a run names what none of its inputs holds
-    - `NewerFormat`: a newer maskfleet wrote it, in a format that this one does not know
-  - `BudgetExceeded` (3): more failures, or more broken shards, than allowed; labels are kept
-  - `NotReachable` (4): input or storage cannot be reached, nothing could start
-    - `UnknownScheme`: nothing reads such URIs
-  - `Incomplete` (5): work is left; the same command goes on
-    - `StorageError`: the store failed and retries did not help
-      - `StorageRefused`: it refuses this key, token or bucket as a whole
-        - `NotExclusive`: it cannot create an object only if there is none
-      - `HostUnreachable`: no such host, or it takes no connection; or the whole network is gone
-      - `ObjectMissing`, `ObjectDenied`: it answers, and has or gives no such object
-        - `ForbiddenAddress`: and it is never asked
-      - `ObjectTooLarge`: it has more bytes than are read of one
+    - `OutsideInputs`: a row of a run names an object that is no input of the run
+    - `NewerFormat`: a newer maskfleet wrote a file, in a format that this version does not know
+  - `BudgetExceeded` (3): more failures, or more truncated shards, than allowed; labels are kept
+  - `NotReachable` (4): input or storage cannot be reached, so nothing could start
+    - `UnknownScheme`: no store reads such URIs
+  - `Incomplete` (5): work remains; the same command goes on
+    - `StorageError`: the store failed, and retries did not help
+      - `StorageRefused`: the store refuses the key, the token or the bucket, so all objects
+        - `NotExclusive`: the store cannot create an object only if there is none
+      - `HostUnreachable`: there is no such host, or the host takes no connection; or the whole network is gone
+      - `ObjectMissing`, `ObjectDenied`: the store answers, but does not have, or does not give, this object
+        - `ForbiddenAddress` (an `ObjectDenied`): an address that maskfleet never asks
+      - `ObjectTooLarge`: the object has more bytes than the reader takes
       - `ObjectChanged`: an object changed since it was listed
   - `Damaged` (7): the output is not what its footers promise
-- `BadImage`: data, not an error of the run: becomes one row of `failures/`
+- `BadImage`: data, not an error of the run: it becomes one row of `failures/`
 """
 
 import re
@@ -32,21 +32,21 @@ MAX_MESSAGE_CHARS = 200
 
 
 def printable(message: str) -> str:
-    """`message` without what moves a terminal's cursor or turns its text around; line breaks stay."""
+    """`message` without characters that move a terminal's cursor or reverse its text; line breaks stay."""
     return "\n".join(_UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", line) for line in message.split("\n"))
 
 
 def clean(message: str) -> str:
-    """`message` on one line, without addresses and paths, cut at 200 characters.
+    """`message` on one line, without memory addresses and paths, cut at 200 characters.
 
-    What a part says of its failures must be the same wherever and whenever it is made.
+    So a part has equal failure messages, wherever and whenever it is made.
     """
     message = _PATH.sub("…", _ADDRESS.sub("", _UNPRINTABLE.sub(" ", message)))
     return message if len(message) <= MAX_MESSAGE_CHARS else message[: MAX_MESSAGE_CHARS - 1] + "…"
 
 
 class MaskfleetError(Exception):
-    """An error with a line for the user; `exit_code` is the job's."""
+    """An error with one line for the user. exit_code: of the job."""
 
     exit_code = 1
 
@@ -70,7 +70,7 @@ class ShardChanged(UsageError):
 
 
 class OutsideInputs(UsageError):
-    """A row of a run names an object that is no input of it, so that it is not read."""
+    """A row of a run names an object that is no input of the run, so the object is not read."""
 
 
 class NewerFormat(UsageError):
@@ -81,29 +81,29 @@ class NewerFormat(UsageError):
 
 
 class BudgetExceeded(MaskfleetError):
-    """More failures or broken shards than the user allows."""
+    """More failures or truncated shards than the user allows."""
 
     exit_code = 3
 
 
 class NotReachable(MaskfleetError):
-    """Input or storage is not reachable; nothing could start."""
+    """Input or storage cannot be reached, so nothing could start."""
 
     exit_code = 4
 
 
 class UnknownScheme(NotReachable):
-    """A URI of a scheme that nothing reads, or that reads through another one."""
+    """The URI has a scheme that no store reads, or that reads through another file system."""
 
 
 class Incomplete(MaskfleetError):
-    """Work is left; the same command goes on."""
+    """Work remains; the same command goes on."""
 
     exit_code = 5
 
 
 class StorageError(Incomplete):
-    """The store failed, and retries did not help. `code`: the store's own word for it, such as SlowDown."""
+    """The store failed, and retries did not help. code: the store's own error code, such as SlowDown."""
 
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
@@ -111,11 +111,11 @@ class StorageError(Incomplete):
 
 
 class StorageRefused(StorageError):
-    """The store refuses as a whole: unknown key, bad signature, expired token, no such bucket. Asking again is no use."""
+    """The store refuses all objects: unknown key, bad signature, expired token, no such bucket. Retries do not help."""
 
 
 class NotExclusive(StorageRefused):
-    """The store cannot create an object only if there is none: no output may go there."""
+    """The store cannot create an object only if there is none, so no output may go there."""
 
 
 class ObjectChanged(StorageError):
@@ -123,19 +123,19 @@ class ObjectChanged(StorageError):
 
 
 class HostUnreachable(StorageError):
-    """No such host, or it takes no connection. It may also be the network of this machine that is gone."""
+    """There is no such host, or the host takes no connection; or the network of this machine is gone."""
 
 
 class ObjectMissing(StorageError):
-    """The store answers, and has no such object."""
+    """The store answers, but has no such object."""
 
 
 class ObjectDenied(StorageError):
-    """The store answers, and refuses this object."""
+    """The store answers, but refuses this object."""
 
 
 class ForbiddenAddress(ObjectDenied):
-    """An address that is never asked, whatever names it."""
+    """An address that maskfleet never asks, such as a cloud's metadata service."""
 
 
 class ObjectTooLarge(StorageError):
@@ -149,9 +149,9 @@ class Damaged(MaskfleetError):
 
 
 class BadImage(Exception):
-    """An image that cannot be labelled: a row of `failures/`, named by `kind`.
+    """An image that cannot be labelled: it becomes a row of `failures/`.
 
-    `stage` is where it failed: read, decode, infer or encode.
+    kind: the name of the error. stage: the stage that failed: read, decode or infer.
     """
 
     stage = "decode"
@@ -181,19 +181,19 @@ class MissingImage(ReadFailure):
 
 
 class DeniedImage(ReadFailure):
-    """An object that this user may not read, in a store that answers otherwise."""
+    """An object that this user may not read, in a store that answers for other objects."""
 
 
 class ObjectUnreachable(ReadFailure):
-    """A single object of the web whose host does not exist or takes no connection, while others answer."""
+    """A single object of the web whose host does not exist or takes no connection, while other hosts answer."""
 
 
 class LinkMember(ReadFailure):
-    """A tar member that is a link or sparse: it holds no image bytes of its own."""
+    """A tar member that is a link, a device or sparse, and holds no image bytes of its own."""
 
 
 class AmbiguousImage(ReadFailure):
-    """Two image extensions under one key of a tar."""
+    """One key of a tar has images with two extensions."""
 
 
 class BrokenShard(ReadFailure):
@@ -205,11 +205,11 @@ class DamagedRowGroup(ReadFailure):
 
 
 class CorruptImage(BadImage):
-    """Not an image, or a damaged one."""
+    """Not an image, or a damaged image."""
 
 
 class UnsupportedFormat(BadImage):
-    """An image of a kind that is not decoded here."""
+    """An image in a format that maskfleet does not decode."""
 
 
 class ImageTooLarge(BadImage):
@@ -217,11 +217,11 @@ class ImageTooLarge(BadImage):
 
 
 class ImageTimeout(BadImage):
-    """Decoding and labelling take longer than `--image-timeout-s`."""
+    """Decoding and labelling together take longer than `--image-timeout-s`, in an isolated child."""
 
 
 class KillsItsProcess(BadImage):
-    """Its decoder or network ends the process, also one that has nothing else to do."""
+    """The decoder or the network ends the process with this image, even an isolated child."""
 
 
 class InferenceFailed(BadImage):

@@ -10,7 +10,7 @@ R = TypeVar("R")
 
 
 def in_order(items: Iterable[T], do: Callable[[T], R], threads: int) -> Iterator[R]:
-    """`do` of every item, in order, in threads that are at most so many items ahead of who takes the results."""
+    """The results of `do` for every item, in order, from `threads` threads; at most 2 * threads items are ahead of the caller."""
     running: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads, "in-order") as pool:
         try:

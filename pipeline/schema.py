@@ -1,4 +1,4 @@
-"""Arrow schemas of everything that a run writes: the one place where a column's name is written."""
+"""Arrow schemas of all tables that a run writes. Names of columns are defined only here."""
 
 import json
 
@@ -34,7 +34,7 @@ _MASK_FIELDS = [
 
 
 def masks_schema(*, confidence_map: bool = False) -> pa.Schema:
-    """One row an image that was labelled. `mask` (and `confidence`) decode by themselves in `datasets`."""
+    """The schema of parts: one row per labelled image. Hugging Face `datasets` decodes `mask` (and `confidence`) by itself."""
     fields = [*_MASK_FIELDS, pa.field("confidence", _IMAGE)] if confidence_map else _MASK_FIELDS
     features = {"mask": {"_type": "Image"}} | ({"confidence": {"_type": "Image"}} if confidence_map else {})
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})

@@ -1,10 +1,10 @@
-"""SIGINT and SIGTERM end an attempt so that the same command goes on from there."""
+"""SIGINT and SIGTERM end an attempt in such a way that the same command can go on from there."""
 
 import signal
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM: leave everything so that the same command goes on. Not an `Exception`: nobody takes it for a fault."""
+    """SIGINT or SIGTERM came: the attempt ends, and the same command goes on later. No `Exception`, as this is no fault."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
@@ -15,7 +15,7 @@ _asked: list[int] = []  # the signal that came
 
 
 def stop_on_signals() -> None:
-    """SIGINT and SIGTERM raise `Stopped` once; the second one ends the process at once."""
+    """Let the first SIGINT or SIGTERM raise `Stopped`, and the second one end the process at once."""
     _asked.clear()
 
     def stop(number: int, _frame: object) -> None:
@@ -29,6 +29,6 @@ def stop_on_signals() -> None:
 
 
 def stop_if_asked() -> None:
-    """Raise `Stopped` again if a signal came: Python drops what a handler raises inside a destructor or a callback of C."""
+    """Raise `Stopped` again if a signal came: Python drops an error of a handler inside a destructor or a callback of C."""
     if _asked:
         raise Stopped(_asked[0])

@@ -1,4 +1,4 @@
-"""What there is to label, written once and only added to; and what makes a run itself: its fingerprint.
+"""The plan: what there is to label, written once and only added to. The fingerprint: what must stay equal in a run.
 
-It knows sources, and nothing of what came of them.
+This room knows sources, but nothing about their parts.
 """

@@ -1,4 +1,4 @@
-"""What makes a run itself: the fingerprint of all that changes a label, and the flags that shape its output."""
+"""What must stay equal in a run: the fingerprint of all settings that change a label, and the flags that shape its output."""
 
 import hashlib
 import json
@@ -9,16 +9,16 @@ from pipeline.config import SegmentConfig
 from pipeline.errors import Incomplete, NewerFormat, RunMismatch
 from pipeline.model.engine import Prepared
 
-SETTINGS_FORMAT = 2  # of the settings in the plan, and of run.json; those without a format are of 1
-LABELS_VERSION = 2  # raise by hand when the code of the labels changes what it gives
-_BEFORE: dict[str, dict[str, Any]] = {  # settings that came later, with what was so before them
+SETTINGS_FORMAT = 2  # format of the settings in the plan, and of run.json; without a format, it is 1
+LABELS_VERSION = 2  # raise this number by hand if new code makes other labels
+_BEFORE: dict[str, dict[str, Any]] = {  # newer settings, with the values that older versions had without them
     "labels": {"fast_decode": False},
     "shape": {},
 }
 
 
 def settings(config: SegmentConfig, network: Prepared) -> dict[str, Any]:
-    """What is fixed for an OUT: `labels` (all of it is in the fingerprint), the fingerprint, `shape`, and the format of these."""
+    """The settings that are fixed for an OUT: `format`, `labels`, `fingerprint` (of all `labels`), `shape`."""
     labels = {
         "weights_sha256": network.weights_sha256,
         "model": network.model,
@@ -38,7 +38,7 @@ def settings(config: SegmentConfig, network: Prepared) -> dict[str, Any]:
 def check_worker(expected_engine: str, expected_labels_version: int) -> None:
     """Raise `Incomplete` unless this process has the engine's release and the labels' version of the run.
 
-    expected_engine: as `engine_release` gives it where the plan was made.
+    expected_engine: `engine_release` of the process that made the plan.
     """
     mine = engine_release(expected_engine.split(maxsplit=1)[0])
     if (mine, LABELS_VERSION) != (expected_engine, expected_labels_version):
@@ -49,14 +49,14 @@ def check_worker(expected_engine: str, expected_labels_version: int) -> None:
 
 
 def engine_release(engine: str) -> str:
-    """The engine and its minor version, such as `openvino 2026.4`."""
+    """The engine with its major and minor version, such as `openvino 2026.4`."""
     from importlib.metadata import version
 
     return f"{engine} {'.'.join(version(engine).split('.')[:2])}"
 
 
 def fingerprint(labels: dict[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of what changes a label."""
+    """SHA-256 of the canonical JSON of all settings that change a label."""
     return hashlib.sha256(json.dumps(labels, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -68,9 +68,9 @@ def require_known_format(values: Mapping[str, Any], what: str) -> None:
 
 
 def check_same(planned: dict[str, Any], mine: dict[str, Any], out: str) -> None:
-    """Raise `RunMismatch`, with every difference named, unless the output was begun with these settings.
+    """Raise `RunMismatch`, which names every difference, unless the output was begun with these settings.
 
-    A setting that an older version did not know has the value that this version had then.
+    If an older version did not know a setting, it counts with the value that was fixed then.
     """
     differences = []
     for group in ("labels", "shape"):

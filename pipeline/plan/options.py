@@ -1,4 +1,4 @@
-"""Flags -> what readers, labels and the network are told; and a look at the first shard with them."""
+"""Flags -> options of readers, labels and network; and a check of the first shard with these options."""
 
 from itertools import islice
 
@@ -13,18 +13,18 @@ from pipeline.shards.range_file import RangeFile
 from pipeline.shards.tar import read_tar
 from pipeline.storage import ObjectInfo, store_for
 
-# After so many rows of a part in hand a worker gives a sign, which costs the driver 3 ms: some ten seconds of work at this side.
+# A worker reports after so many rows of a part, about every ten seconds at this short side. A report costs the driver 3 ms.
 _HEARTBEAT_ROWS: dict[str, int] = {
     "lraspp_mobilenet_v3_large": 128, "lraspp_mobilenet_v3_small": 128, "deeplabv3_mobilenet_v3_large": 32,
     "fcn_mobilenet_v3_large": 32, "deeplabv3_resnet50": 8, "fcn_resnet50": 8,
 }  # fmt: skip
 _SHORT_SIDE = 520
-_TIMEOUTS = 3  # of an image that are waited for at least: decoding, labelling, and once more by itself
-_HEAD_IMAGES = 16  # of the first shard, looked at before anything starts
+_TIMEOUTS = 3  # the idle time is at least so many image timeouts: decoding, labelling, and once more in an isolated child
+_HEAD_IMAGES = 16  # images of the first shard that are checked before anything starts
 
 
 def read_options(config: Reading) -> ReadOptions:
-    """The flags that readers of shards go by."""
+    """The flags for readers of shards."""
     return ReadOptions(
         image_ext=config.image_ext, image_column=config.image_column, id_column=config.id_column,
         max_encoded_bytes=config.max_encoded_bytes,
@@ -48,21 +48,21 @@ def network_request(config: Network) -> NetworkRequest:
 
 
 def heartbeat_rows(network: Prepared) -> int:
-    """After how many rows of a part in hand workers say so: of one number for all, as reports are told apart by position.
+    """After how many rows of an unfinished part workers report; fewer if the network reads more pixels.
 
-    Fewer if the network reads more pixels.
+    All workers have the same number, because the driver tells reports apart by their position.
     """
     pixels = max(1.0, network.preset.short_side / _SHORT_SIDE) ** 2
     return max(1, int(_HEARTBEAT_ROWS[network.model] / pixels))
 
 
 def idle_minutes(config: Budget) -> float:
-    """How long a sign is waited for: `--idle-minutes`, and no less than a few images may take."""
+    """How long the driver waits for a report, in minutes: `--idle-minutes`, but not less than a few images may take."""
     return max(config.idle_minutes, _TIMEOUTS * config.image_timeout_s / 60)
 
 
 def check_new_output(config: Labels) -> None:
-    """What an output may not be begun with; one that an older version began so goes on. Raises `UsageError`."""
+    """Raise `UsageError` for flags with which no output may be begun. An output that an older version began so may go on."""
     if config.confidence_map and config.min_confidence > 0:
         raise UsageError(
             "--confidence-map and --min-confidence exclude each other: --min-confidence makes final masks; --confidence-map "
@@ -71,9 +71,9 @@ def check_new_output(config: Labels) -> None:
 
 
 def check_head(entry: SourceObject, read: ReadOptions) -> None:
-    """Look at the head of the first shard, so that a wrong flag costs seconds. Raises `UsageError`."""
+    """Check the head of the first shard, so that a wrong flag costs only seconds. Raises `UsageError`, `NotReachable`."""
     if entry.kind != "image" and entry.size is None:
-        return  # gone or closed already
+        return  # it was gone or closed when it was listed
     store = store_for(entry.fetch_uri)
     try:
         if entry.kind == "tar":
@@ -88,8 +88,8 @@ def check_head(entry: SourceObject, read: ReadOptions) -> None:
             if read.id_column is not None and read.id_column not in schema.names:
                 raise UsageError(f"{entry.uri}: no column {read.id_column!r} (--id-column); there are {', '.join(schema.names)}")
     except ObjectMissing:
-        return  # gone since it was listed: a broken shard, later
+        return  # gone since it was listed: a truncated shard, later
     except StorageError as error:
         raise NotReachable(str(error)) from error
     except (OSError, ValueError):
-        return  # no Parquet footer: a broken shard, later
+        return  # no Parquet footer: a truncated shard, later

@@ -1,4 +1,4 @@
-"""The plan: what there is to label. Written once, only ever added to; whoever loses the put reads the winner's."""
+"""The plan: what there is to label. Written once, then only added to. An attempt that loses a put reads the winner's file."""
 
 import io
 import json
@@ -25,13 +25,13 @@ SETTINGS_KEY = b"maskfleet"
 ROWS_PER_FILE = 100_000
 _ROW_GROUP = 8_192
 _BATCH = 4_096  # entries of a listing that are looked up together
-_NAMED = 5  # changed shards that an error names
-_SPOOLED_BYTES = 32 << 20  # of plan files that wait to be written, in memory; more wait on disk
+_NAMED = 5  # an error names at most so many changed shards
+_SPOOLED_BYTES = 32 << 20  # so many bytes of unwritten plan files wait in memory; more wait on disk
 
 
 @dataclass(frozen=True, slots=True)
 class PlanFile:
-    """One file of the plan: `plan/NNNNN.parquet` holds only shards, or only single images."""
+    """One file of the plan: `plan/NNNNN.parquet`. It holds only shards, or only single images."""
 
     number: int
     images: bool
@@ -39,7 +39,7 @@ class PlanFile:
 
     @property
     def name(self) -> str:
-        """Relative to the run; the `source` of parts of single images."""
+        """Path relative to the run. For single images, this is the `source` of their parts."""
         return f"plan/{self.number:05d}.parquet"
 
 
@@ -72,12 +72,12 @@ def read_plan(store: Store, out: str) -> Plan | None:
 
 
 def writes_queries(plan: Plan | None) -> bool:
-    """Do the URIs of this plan hold the queries that tell images apart? Format 1 wrote none down."""
+    """Do the URIs of this plan have the queries that tell images apart? In format 1 they have none."""
     return plan is None or plan.settings.get("format", 1) > 1
 
 
 def catch_up(store: Store, out: str, plan: Plan) -> bool:
-    """Take the files that are there and not in the plan yet; were there some?"""
+    """Take plan files that are there, but not in the plan yet -> were there any?"""
     before = len(plan.files)
     while (data := _read_file(store, out, len(plan.files))) is not None:
         _include(plan, data)
@@ -95,7 +95,7 @@ def _settings(data: bytes) -> dict[str, Any]:
     try:
         metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
         settings: dict[str, Any] = json.loads(metadata[SETTINGS_KEY])
-    except MemoryError:  # of Arrow, too: says nothing of the file
+    except MemoryError:  # also raised by Arrow; it says nothing about the file
         raise
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise Damaged(f"plan/00000.parquet cannot be read: {error}") from error
@@ -104,10 +104,10 @@ def _settings(data: bytes) -> dict[str, Any]:
 
 
 def _include(plan: Plan, data: bytes) -> None:
-    """Take the next plan file, ours or the winner's, into the plan."""
+    """Take the next plan file, which another attempt may have written, into the plan."""
     number = len(plan.files)
     if number == 0:
-        plan.settings = _settings(data)  # whose format says how to read the rest
+        plan.settings = _settings(data)  # checks their format before the rest is read
     table = _opened(number, data)
     images = "image" in set(table.column("kind").unique().to_pylist())
     uris = table.column("uri").to_pylist()
@@ -122,8 +122,8 @@ def _include(plan: Plan, data: bytes) -> None:
 def _opened(number: int, data: bytes) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True).cast(PLAN)
-        table.validate(full=True)  # text that is no UTF-8, for one
-    except MemoryError:  # of Arrow, too: says nothing of the file
+        table.validate(full=True)  # finds, for example, text that is no UTF-8
+    except MemoryError:  # also raised by Arrow; it says nothing about the file
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Damaged(f"plan/{number:05d}.parquet cannot be read: {error}") from error
@@ -131,7 +131,7 @@ def _opened(number: int, data: bytes) -> pa.Table:
 
 
 def _take(plan: Plan, rows: Rows, shards: Sequence[SourceObject] | None, superseded: Iterable[Found] = ()) -> None:
-    """The rows of the next plan file. shards: None where they are single images. superseded: rows of images that they replace."""
+    """Take the rows of the next plan file. shards: None for single images. superseded: rows of images that they replace."""
     number = len(plan.files)
     for file, row, _ in superseded:
         plan.superseded[file].append(row)
@@ -145,12 +145,12 @@ def extend_plan(
     store: WritableStore, out: str, plan: Plan | None, listing: Iterator[SourceObject], settings: dict[str, Any], *,
     relabel_changed: bool = False,
 ) -> Plan:  # fmt: skip
-    """Add what the listing names and the plan does not: an attempt that is refused adds nothing.
+    """Add to the plan what the listing names and the plan does not have. An attempt that is refused adds nothing.
 
-    Raises `RunMismatch` for an output that was begun with other settings, `ShardChanged` for planned objects that changed, and
-    whatever the listing raises. All of the listing is looked at before the first file is written; meanwhile single images wait
-    as the bytes of their plan file, on disk where they are many, so that at most `ROWS_PER_FILE` of them are in memory, besides
-    28 bytes a planned image. Only who is overtaken between two of its own files may be refused with the first one written.
+    Raises `RunMismatch` if the output was begun with other settings, `ShardChanged` if planned objects changed, and the errors
+    of the listing. The whole listing is read before the first file is written. Meanwhile, single images wait as the bytes of
+    their plan file, on disk if there are many: at most `ROWS_PER_FILE` rows are in memory, and 28 bytes per planned image.
+    One exception: if another attempt is faster between two files, this one may be refused after it has written the first.
     """
     plan = plan or Plan(settings=settings)
     check_same(plan.settings, settings, out)
@@ -171,7 +171,7 @@ def _refuse(changed: list[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A plan file that is not written yet: where its bytes wait. shards: None where its rows are single images."""
+    """A plan file that is not written yet. start, length: its bytes in the spool. shards: None for single images."""
 
     rows: Rows
     start: int
@@ -181,7 +181,7 @@ class _Draft:
 
 
 class _Addition:
-    """What a listing adds to a plan: drafts first, then files."""
+    """Adds a listing to a plan: first as drafts, then as files."""
 
     def __init__(
         self, store: WritableStore, out: str, plan: Plan, settings: dict[str, Any], spool: IO[bytes], *, relabel_changed: bool
@@ -192,7 +192,7 @@ class _Addition:
         self._drafted = Known()
 
     def look(self, listing: Iterator[SourceObject]) -> None:
-        """Draft the files that the listing adds. Raises `ShardChanged` if it names changed objects, and may not relabel them."""
+        """Draft the files that the listing adds. Raises `ShardChanged` if objects changed, unless changed ones are relabelled."""
         changed: list[str] = []
         pending: dict[bool, dict[str, tuple[SourceObject, Found | None]]] = {False: {}, True: {}}
         for batch in iter(lambda: list(islice(listing, _BATCH)), []):
@@ -227,12 +227,12 @@ class _Addition:
         except OSError as error:
             raise StorageError(f"{error.strerror}: the plan waits in {tempfile.gettempdir()} until it is whole") from error
         superseded = [found for _, found in rows if found is not None] if images else []
-        # Shards as they were listed: half the time and memory of reading a million of them back.
+        # Shards are kept as they were listed: with a million, half the time and memory of reading them back.
         self._drafts.append(_Draft(hashes, start, len(data), None if images else entries, superseded))
         self._drafted.add(len(self._drafts), hashes)
 
     def write(self) -> None:
-        """Write the drafts as the next plan files; where another attempt was first, take its files and look again."""
+        """Write the drafts as the next plan files. If another attempt is faster, take its files and draft again."""
         plan = self._plan
         while self._drafts:
             draft, number = self._drafts[0], len(plan.files)
@@ -244,7 +244,7 @@ class _Addition:
             plan.added += len(draft.rows)
             _take(plan, draft.rows, draft.shards, draft.superseded)
             self._drafts.popleft()
-        self._catch_up()  # what another attempt has added meanwhile
+        self._catch_up()  # take files that another attempt has added meanwhile
 
     def _catch_up(self) -> bool:
         found = catch_up(self._store, self._out, self._plan)
@@ -252,7 +252,7 @@ class _Addition:
         return found
 
     def _look_again(self, number: int) -> None:
-        """With what another attempt has added, which may have seen another object under the same name."""
+        """Take the files that another attempt has added, and draft again: it may have seen other objects under these names."""
         if not self._catch_up():
             raise StorageError(f"plan/{number:05d}.parquet cannot be created in {self._out}, and is not there")
         drafts, self._drafts, self._drafted = self._drafts, deque(), Known()
@@ -282,7 +282,7 @@ def _plan_bytes(rows: list[SourceObject], settings: dict[str, Any]) -> bytes:
 
 
 def read_plan_rows(out: str, name: str, first: int, stop: int | None) -> Iterator[tuple[int, SourceObject]]:
-    """Rows `first` to `stop` of one plan file, by the row groups that hold them."""
+    """Rows `first` to `stop` (None: to the end) of one plan file. Reads no row group before `first`."""
     uri = join(out, name)
     store = store_for(uri)
     with RangeFile(store, store.stat(uri), 1 << 20, ahead=False) as file:

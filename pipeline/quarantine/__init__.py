@@ -1,4 +1,4 @@
-"""What is in hand, for how long, and what to do with images that kill or hang a process.
+"""Which images a worker has in hand, for how long, and what to do with images that kill or hang a process.
 
-It knows images and processes, and nothing of parts.
+This room knows images and processes, but nothing about parts.
 """

@@ -1,7 +1,7 @@
-"""One image in a throwaway process of its own: only what kills that process is poison.
+"""One image in an isolated child, a process only for it: only an image that kills this process is poison.
 
-`python -m pipeline.quarantine.isolated_child` is that process: a pickled `Task` on stdin; on stdout b"L" when the network is
-loaded, b"D" when the image is decoded, and then what was found, pickled.
+`python -m pipeline.quarantine.isolated_child` is this process. It reads a pickled `Task` from stdin. It writes to stdout b"L"
+when the network is loaded, b"D" when the image is decoded, and then the pickled result.
 """
 
 import os
@@ -18,14 +18,14 @@ from pipeline.model.loading import load_engine
 from pipeline.quarantine.children import command, died_early, environment, never_ready, signal_name
 from pipeline.quarantine.watchdog import Watchdog
 
-_START_S = 120.0  # that it may take to load the network, on a busy machine
+_START_S = 120.0  # time to load the network, on a busy machine
 _TRIES = 2  # a kill from outside does not come twice
 _WHAT = "one image"
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is labelled, and with what; `timeout_s` for decoding and labelling."""
+    """One image, and what labels it. timeout_s: time limit for decoding and labelling together. name: the file name."""
 
     network: Prepared
     options: LabelOptions
@@ -37,8 +37,8 @@ class Task:
 def label_in_child(task: Task) -> Labelled | BadImage:
     """The labels of one image, or why it has none: `ImageTimeout`, `KillsItsProcess`, or what decoding or labelling raised.
 
-    Raises `Incomplete` where the other process never saw the image, of which nothing is known then, and `RuntimeError` with its
-    traceback where maskfleet itself is at fault.
+    Raises `Incomplete` if the isolated child never saw the image, so that nothing is known about it, and `RuntimeError` with the
+    traceback of the child if maskfleet itself is at fault.
     """
     killed = early = 0
     while True:
@@ -62,7 +62,7 @@ def _in_child(task: Task) -> Labelled | BadImage | Incomplete:
             command("pipeline.quarantine.isolated_child"), input=pickle.dumps(task), capture_output=True, env=environment(),
             check=False, timeout=limit_s,
         )  # fmt: skip
-    except subprocess.TimeoutExpired as expired:  # that an image takes too long its own timer says, once the network is loaded
+    except subprocess.TimeoutExpired as expired:  # not the image: its own timer runs once the network is loaded
         raise never_ready(_WHAT, f"it gave no answer for {limit_s:.0f} s") from expired
     said = child.stderr.decode(errors="replace")
     if not child.stdout.startswith(b"L"):
@@ -85,7 +85,7 @@ def _timeout(task: Task, said: bytes) -> ImageTimeout:
 
 def _main() -> None:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # text that libraries print is no answer
     task: Task = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own process wrote it
     labeller = Labeller(load_engine(task.network), task.options)
     load_machine_code()
@@ -98,11 +98,11 @@ def _main() -> None:
             answer = pickle.dumps(found)
         except BadImage as error:
             answer = pickle.dumps(error)
-        except MemoryError:  # with nothing else in it
+        except MemoryError:  # although the child does nothing else
             answer = pickle.dumps(ImageTooLarge("it does not fit into memory"))
     while answer:
-        answer = answer[answers.write(answer) :]  # a pipe may take a part
-    os._exit(0)  # what C++ does at its end says nothing of the image, and memory that ran out may have left it damaged
+        answer = answer[answers.write(answer) :]  # a pipe may take only some of the bytes
+    os._exit(0)  # without destructors: if memory ran out, they may crash, which says nothing about the image
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A Parquet shard read in a process of its own: a row group that ends whoever unpacks it ends nothing else.
+"""A Parquet shard read in a child process: a row group that kills the process that unpacks it kills nothing else.
 
-`python -m pipeline.quarantine.unpack_child` is that process: a pickled `Reading` on stdin; on stdout a pickle of `READY`, then
-one for each image, and a last one: None at the end of the shard, or the error of the store.
+`python -m pipeline.quarantine.unpack_child` is this process. It reads a pickled `Reading` from stdin. It writes pickles to
+stdout: `READY`, then one per image, and a last one: None at the end of the shard, or the error of the store.
 """
 
 import os
@@ -25,10 +25,10 @@ from pipeline.shards.parquet import read_parquet
 from pipeline.storage import Store, store_for
 
 READY = "ready"
-_NO_MEMORY = 70  # its exit code
+_NO_MEMORY = 70  # exit code of a child without memory
 _TRIES = 2  # a kill from outside does not come twice
-# The limits keep a bomb from the node. They are far above what a sound file takes, as the worker may have been killed from
-# outside: a page has at most 2 GiB, and as many while it is packed; an image takes 2 to 4.3 times its bytes on top (pyarrow 26).
+# The limits protect the node from a bomb. They are far above what a sound file takes, because perhaps the worker was killed
+# from outside: a page has at most 2 GiB, and the packed page too; on top, an image takes 2 to 4.3 times its bytes (pyarrow 26).
 PAGES_BYTES = 5 << 30
 _TIMES_AN_IMAGE = 6
 CPU_S = 600.0  # for one image, and the rows before it in its row group
@@ -36,7 +36,7 @@ CPU_S = 600.0  # for one image, and the rows before it in its row group
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is read, and within how much memory. given_up: see `read_parquet`."""
+    """What to read, and the limit of memory. given_up: see `read_parquet`."""
 
     shard: SourceObject
     start: Cursor
@@ -47,18 +47,18 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class _Died:
-    """The process ended before it had said all. `again`: it may be that somebody killed it."""
+    """The child ended before its last answer. again: worth another try, because somebody may have killed it."""
 
     reason: str
     again: bool = True
 
 
 def read_apart(shard: SourceObject, start: Cursor, options: ReadOptions) -> Iterator[EncodedImage]:
-    """What `read_parquet` yields. What cannot be unpacked even there fails, up to the end of its row group.
+    """The images as from `read_parquet`. If a row kills even the child, it fails with the rest of its row group.
 
-    Ends: each death but the first at a row gives up a row group, or the shard. Raises the store's errors, `Incomplete` where the
-    other process never came to read, which says nothing of the shard, and `RuntimeError` with its traceback where maskfleet
-    itself is at fault.
+    This always ends: each death at a row, but the first, gives up a row group or the shard. Raises the store's errors;
+    `Incomplete` if the child never began to read, which says nothing about the shard; and `RuntimeError` with the child's
+    traceback if maskfleet itself is at fault.
     """
     memory = PAGES_BYTES + _TIMES_AN_IMAGE * options.max_encoded_bytes
     cursor, given_up, tries, early = start, None, 0, 0
@@ -83,7 +83,7 @@ def read_apart(shard: SourceObject, start: Cursor, options: ReadOptions) -> Iter
         tries += 1
         if died.again and tries < _TRIES:
             continue
-        if given_up is not None:  # without unpacking anything: its footer does it
+        if given_up is not None:  # died although it unpacks nothing of this group: the footer kills it
             yield EncodedImage(
                 shard=shard.uri, index=cursor.index, image_id=f"{shard.uri}#{cursor.index}", after=cursor,
                 error=BrokenShard(died.reason), truncated=True,
@@ -93,7 +93,7 @@ def read_apart(shard: SourceObject, start: Cursor, options: ReadOptions) -> Iter
 
 
 def _in_child(reading: Reading) -> Iterator[EncodedImage | _Died | Incomplete]:
-    pool = "system"  # Arrow's own takes a gigabyte at once, and may end the process where it gets none
+    pool = "system"  # Arrow's own pool takes a gigabyte at once, and may end the process if it gets none
     with tempfile.TemporaryFile() as said, _ended(
         subprocess.Popen(
             command("pipeline.quarantine.unpack_child"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said,
@@ -108,9 +108,9 @@ def _in_child(reading: Reading) -> Iterator[EncodedImage | _Died | Incomplete]:
             child.stdin.close()
             found = pickle.load(child.stdout)  # noqa: S301 - our own process wrote it
             is_ready = found == READY
-            while is_ready and isinstance(found := pickle.load(child.stdout), EncodedImage):  # noqa: S301 - the same
+            while is_ready and isinstance(found := pickle.load(child.stdout), EncodedImage):  # noqa: S301 - as above
                 yield found
-        except (EOFError, BrokenPipeError, pickle.UnpicklingError):  # it died, in the middle of an image perhaps
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError):  # it died, perhaps in the middle of an image
             found = _cause(child.wait(), said, reading) if is_ready else died_early("a Parquet shard", child.wait(), _text(said))
         if isinstance(found, StorageError):
             raise found
@@ -147,9 +147,9 @@ def _ended(child: "subprocess.Popen[bytes]") -> Iterator["subprocess.Popen[bytes
 
 def _main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # text that libraries print is no answer
     reading: Reading = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own process wrote it
-    pa.set_cpu_count(1)  # the stacks of threads count
+    pa.set_cpu_count(1)  # stacks of threads count as memory
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     max_bytes = reading.memory_bytes if hard == resource.RLIM_INFINITY else min(reading.memory_bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, hard))
@@ -159,18 +159,18 @@ def _main() -> None:
         pickle.dump(READY, answers)
         answers.flush()
         for image in _limited(store, reading):
-            pickle.dump(image, answers)  # large bytes go there as they are
+            pickle.dump(image, answers)  # large bytes are written without a copy
             answers.flush()
     except StorageError as error:
         last = error
     except MemoryError:
-        os._exit(_NO_MEMORY)  # half an image may be on its way
+        os._exit(_NO_MEMORY)  # no last answer: half an image may be in the pipe
     pickle.dump(last, answers)
     answers.flush()
 
 
 def _limited(store: Store, reading: Reading) -> Iterator[EncodedImage]:
-    """Beyond the limit of CPU time the kernel ends this process; waiting for storage takes none."""
+    """The images, each within `CPU_S` of CPU time: beyond it the kernel ends this process. Waiting for storage takes none."""
     images = read_parquet(store, reading.shard, reading.start, reading.options, reading.given_up)
     while True:
         signal.setitimer(signal.ITIMER_PROF, CPU_S)

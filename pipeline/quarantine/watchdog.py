@@ -10,11 +10,11 @@ _SOON_S = 1e-3  # a timer of 0 would be none
 
 
 class Watchdog:
-    """Ends this process when what is done inside one `limit()` takes longer than `timeout_s`.
+    """Ends this process if the work inside one `limit()` takes longer than `timeout_s`.
 
-    A timer of the kernel, whose signal (SIGALRM) ends a process that does not handle it: it fires while a decoder holds
-    the lock of Python, and setting it takes a microsecond. Several threads may be inside `limit()`; the timer is that of
-    the one that has been there longest. Waiting for storage belongs outside. A process has one such timer.
+    The limit is a timer of the kernel. Its signal (SIGALRM) ends a process that does not handle it, also while a decoder holds
+    the lock of Python. Setting the timer takes a microsecond. Several threads may be inside `limit()`: the timer is set for the
+    thread that began first. Do not wait for storage inside. A process has only one such timer.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -24,7 +24,7 @@ class Watchdog:
 
     @contextmanager
     def limit(self) -> Iterator[None]:
-        """What the body does must not take longer."""
+        """The body must not take longer than the time limit."""
         mine = object()
         with self._lock:
             self._begun[mine] = time.monotonic()
@@ -40,7 +40,7 @@ class Watchdog:
                     self._set()
 
     def _set(self) -> None:
-        """The timer to what is left to the one that has been inside longest; none where nobody is."""
+        """Set the timer to the time that is left to the thread that began first; switch it off if no thread is inside."""
         begun = next(iter(self._begun.values()), None)
         left = 0.0 if begun is None else max(_SOON_S, begun + self._timeout_s - time.monotonic())
         signal.setitimer(signal.ITIMER_REAL, left)
