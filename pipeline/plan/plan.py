@@ -150,7 +150,7 @@ def extend_plan(
     Raises `RunMismatch` if the output was begun with other settings, `ShardChanged` if planned objects changed, and the errors
     of the listing. The whole listing is read before the first file is written. Meanwhile, single images wait as the bytes of
     their plan file, on disk if there are many: at most `ROWS_PER_FILE` rows are in memory, and 28 bytes per planned image.
-    One exception: if another attempt is faster between two files, this one may be refused after it has written the first.
+    One exception: if another attempt writes between two files of this attempt, it may be refused with its first file written.
     """
     plan = plan or Plan(settings=settings)
     check_same(plan.settings, settings, out)

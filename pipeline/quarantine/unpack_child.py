@@ -1,7 +1,7 @@
 """A Parquet shard read in a child process: a row group that kills the process that unpacks it kills nothing else.
 
 `python -m pipeline.quarantine.unpack_child` is this process. It reads a pickled `Reading` from stdin. It writes pickles to
-stdout: `READY`, then one per image, and a last one: None at the end of the shard, or the error of the store.
+stdout: `READY`, then one per image, and a last pickle: None at the end of the shard, or the error of the store.
 """
 
 import os

@@ -83,7 +83,7 @@ class Answers:
         uri: as it is fetched. since: when the error came (monotonic, seconds).
         signed: the query or the user of the URI holds the credentials.
         was_there: a listing has seen the object. Such a file counts as gone only if a file that a worker has read, or a
-        candidate, still answers: if a disk is not mounted, other files may lie in its place.
+        candidate, can still be read: if a disk is not mounted, other files may lie in its place.
         candidates: other planned objects, with files as they were planned; tried if no other object answers.
         """
         if isinstance(error, ForbiddenAddress):
@@ -151,7 +151,7 @@ class Answers:
 
 
 class _Answering:
-    """If another object can be read, does that tell that the store of this object answers?
+    """Does a good read of another object tell that the store of this object answers?
 
     - File: the other file must lie on the same disk. If this file is gone, and its folder is gone or empty, the other file must
       also lie below the last folder on the way that exists: a disk may be mounted there.
@@ -200,7 +200,7 @@ def _lazily(candidates: Candidates, uri: str) -> Iterator[str]:
 
 
 def store_root(uri: str) -> str:
-    """The store that answers for an object with the same credentials; for a file its folder, as a disk may not be mounted.
+    """The store that answers for an object with the same credentials; for a file its folder, as its disk may be unmounted.
 
     A store is named by scheme and host or bucket; on Azure by container and account, on Hugging Face by repository.
     """
@@ -235,7 +235,7 @@ def _lists_without(uri: str) -> bool:
     """Can the store list its objects, and is this object not among them? Then the object is gone.
 
     On S3 it is enough that the listing of this key succeeds without it: listing a missing or closed bucket fails. A folder
-    must hold another file: a disk may not be mounted at an empty one.
+    must hold another file: an empty folder may be the place of an unmounted disk.
     """
     if _is_web(uri):
         return False

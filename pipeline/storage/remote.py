@@ -49,7 +49,7 @@ def _status(error: BaseException, *, web: bool) -> int | None:
 
 
 def _is_refusal(message: str) -> bool:
-    """Is it a 403 of gcsfs? Only the text of its error tells. Google may also answer 403 if it throttles: that is no refusal."""
+    """Is it a 403 of gcsfs? Only the text of its error tells. If Google throttles, its 403 says quota or limit."""
     return message.startswith("Forbidden:") and not re.search("quota|limit", message, re.IGNORECASE)
 
 
