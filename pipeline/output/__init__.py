@@ -1,4 +1,4 @@
-"""The files of OUT: parts and their names, footers, `run.json`; and what of the plan has no part yet.
+"""The files of OUT: parts and their names, footers, `run.json`; and which planned images have no part yet.
 
-Nothing else knows what these files are called, or what is in them.
+No other package knows what these files are called, or what is in them.
 """

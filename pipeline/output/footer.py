@@ -23,7 +23,7 @@ from pipeline.storage import Store, join
 FOOTER_KEY = b"maskfleet"
 CHECKSUM_KEY = b"maskfleet.sha256"
 FOOTER_FORMAT = 2
-_TAIL_BYTES = 32 << 10  # read at first; a part of 256 photographs and 21 classes has 12 kB of footer, one of 150 classes 20
+_TAIL_BYTES = 32 << 10  # read first; a footer of 256 photographs has 12 kB with 21 classes, and 20 kB with 150 classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ class Failure:
 class PartFooter:
     """What a part says of itself, in the key `maskfleet` of its Parquet metadata, as JSON.
 
-    source: {uri, size, version}. histograms: int64 (C, 256). images_by_class, pixels_by_class: (C,), of the
-    stored masks. digest: this part's share of `labels_digest`. after: where in the source to go on.
-    broken: does the last row stand for a shard that breaks off? part_images: the most rows that a part of this run may
-    have; 0 in format 1, where the name of a part said how many it has.
+    source: {uri, size, version}. histograms: int64 (C, 256). images_by_class, pixels_by_class: (C,), counted in the stored
+    masks. digest: this part's share of `labels_digest`. after: the place in the source at which the next part begins.
+    broken: does the last row stand for the rest of a truncated shard? part_images: the most rows that a part of this run
+    may have; 0 in format 1, in which the name of a part says how many rows it has.
     """
 
     fingerprint: str
@@ -69,22 +69,22 @@ class PartFooter:
 
     @property
     def name(self) -> PartName:
-        """The name that this part must have, and what its size must say."""
+        """The name that this part must have, with the rows and `last` that the size of its file must say."""
         source = source_digest(self.source["uri"], self.source["size"], self.source["version"])
         return PartName(source, self.first, self.rows, self.last, self.part_images)
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold; of format 2."""
-        assert self.format != 1  # which is read, and never written again
+        """The footer as values that JSON can hold, in format 2."""
+        assert self.format != 1  # footers of format 1 are read, and never written again
         return asdict(self) | {"histograms": pack_histograms(self.histograms)}
 
     def to_json(self) -> str:
-        """The same text for the same part, wherever the part is made."""
+        """The footer as JSON. Equal parts give equal text, wherever they are made."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: bytes | str) -> "PartFooter":
-        """Raises `Damaged` if the text is not a footer, and `NewerFormat` if it is one of a later format."""
+        """Read a footer. Raises `Damaged` if the text is not a footer, `NewerFormat` if the footer has a later format."""
         try:
             return cls.from_dict(json.loads(text))
         except (ValueError, RecursionError) as error:
@@ -92,7 +92,7 @@ class PartFooter:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PartFooter":
-        """Raises as `from_json`."""
+        """Read a footer from parsed JSON. Raises like `from_json`."""
         try:
             values = dict(values)
             known = values.get("format", 1)
@@ -105,16 +105,18 @@ class PartFooter:
             values["after"] = Cursor(**values["after"])
             values["pixels_by_class"] = tuple(values["pixels_by_class"])
             footer = cls(**values)
-            _ = footer.name  # the source must be whole, too
+            _ = footer.name  # raises if a key of the source is missing
             return footer
         except (ValueError, TypeError, KeyError, AttributeError, zlib.error) as error:
             raise Damaged(f"the footer of a part cannot be read: {error}") from error
 
 
 def pack_histograms(histograms: npt.NDArray[np.int64]) -> str:
-    """Differences between neighbouring levels, the sign in the lowest bit, byte by byte: counts have few high bytes.
+    """Histograms, int64 (C, 256), as short text.
 
-    Half the size of the counts themselves under zlib (256 photographs of VOC, 19 classes: 4.7 kB for 8.0).
+    The text holds the differences between neighbouring levels, with the sign in the lowest bit, all lowest bytes first: counts
+    have few high bytes. Under zlib this takes about half of what the counts take (256 photographs of VOC, 19 classes: 4.7 kB
+    instead of 8.0 kB).
     """
     steps = np.diff(histograms, axis=1, prepend=0)
     folded = ((steps << 1) ^ (steps >> 63)).astype("<u8")
@@ -124,7 +126,7 @@ def pack_histograms(histograms: npt.NDArray[np.int64]) -> str:
 
 
 def unpack_histograms(text: str, classes: int) -> npt.NDArray[np.int64]:
-    """int64 (C, 256). Raises `ValueError` or `zlib.error` for any other text."""
+    """Text of `pack_histograms` -> int64 (C, 256). Raises `ValueError` or `zlib.error` for any other text."""
     data = np.frombuffer(_inflated(base64.b85decode(text), 8 * LEVELS * classes), np.uint8)
     planes = np.zeros((8, classes * LEVELS), np.uint8)
     used = data.reshape(-1, classes * LEVELS) if data.size else planes[:0]
@@ -135,7 +137,7 @@ def unpack_histograms(text: str, classes: int) -> npt.NDArray[np.int64]:
 
 
 def _unpacked_1(text: str, classes: int) -> npt.NDArray[np.int64]:
-    """Format 1: the counts as they are."""
+    """Text of format 1, which holds the counts themselves -> int64 (C, 256)."""
     data = _inflated(base64.b64decode(text), 8 * LEVELS * classes)
     return np.frombuffer(data, "<i8").reshape(classes, LEVELS)
 
@@ -149,28 +151,28 @@ def _inflated(data: bytes, max_bytes: int) -> bytes:
 
 
 def part_bytes(rows: Sequence[dict[str, object]], footer: PartFooter, *, confidence_map: bool) -> bytes:
-    """The Parquet file of a part: the same bytes for the same rows and footer; its size says what `PartName.parse` reads."""
+    """The Parquet file of a part. Equal rows and footers give equal bytes; `PartName.parse` reads the size of the file."""
     text = footer.to_json().encode()
     stored = {FOOTER_KEY: text, CHECKSUM_KEY: hashlib.sha256(text).hexdigest().encode()}
     data = parquet_bytes(pa.Table.from_pylist(list(rows), schema=masks_schema(confidence_map=confidence_map)), stored)
     if not footer.part_images:
         return data
-    at = len(data) - footer_length(data)  # what lies between pages and footer is read by nobody
+    at = len(data) - footer_length(data)  # no reader reads bytes between the pages and the footer
     return data[:at] + bytes(replace(footer.name, size=len(data)).padding) + data[at:]
 
 
 def footer_length(data: bytes) -> int:
-    """Bytes of a Parquet file from its footer on: the metadata, its length, and the magic."""
+    """How many bytes the footer of a Parquet file takes: the metadata, their length, and the magic."""
     return int.from_bytes(data[-8:-4], "little") + 8
 
 
 def failures_bytes(footer: PartFooter) -> bytes:
-    """`failures/<part>`: what the footer says, as a table."""
+    """The file `failures/<part>`: the failures in the footer, as a table."""
     return parquet_bytes(pa.Table.from_pylist([asdict(failure) for failure in footer.failures], schema=FAILURES), {})
 
 
 def parquet_bytes(table: pa.Table, metadata: Mapping[bytes, bytes], *, row_group_size: int | None = None) -> bytes:
-    """metadata: of the file alone; what is in the schema is stored a second time, in Arrow's own copy of it."""
+    """A table as a Parquet file. metadata: keys of the file. Keys of the schema would be stored twice: Arrow keeps a copy."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, compression="zstd", write_page_checksum=True, store_schema=True) as writer:
         writer.write_table(table, row_group_size=row_group_size)
@@ -180,9 +182,9 @@ def parquet_bytes(table: pa.Table, metadata: Mapping[bytes, bytes], *, row_group
 
 
 def read_footer(store: Store, out: str, name: PartName) -> PartFooter:
-    """The footer of a committed part, by reading the end of its file: one request if its size is known.
+    """Read the footer of a committed part from the end of its file, by one request if its size is known.
 
-    Raises `Damaged`, and `ObjectMissing` or `ObjectChanged` if the part has been removed or made anew since it was listed.
+    Raises `Damaged`. Raises `ObjectMissing` or `ObjectChanged` if the part was removed or made anew after the listing.
     """
     uri = join(out, "masks", str(name))
     if not name.size:
@@ -206,11 +208,11 @@ def _read_footer(store: Store, uri: str, name: PartName) -> PartFooter:
     start = max(0, name.size - _TAIL_BYTES)
     tail = read(start, name.size)
     more = name.size - footer_length(tail) if len(tail) >= 8 else start
-    if 0 <= more < start:  # many failures
+    if 0 <= more < start:  # many failures make a long footer
         tail = read(more, start) + tail
     try:
         metadata = pq.read_metadata(pa.BufferReader(tail)).metadata or {}
-    except (pa.ArrowException, OSError, ValueError) as error:  # damaged names of columns are no UTF-8
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: damaged column names are not UTF-8
         if isinstance(error, MemoryError):
             raise
         raise Damaged(str(error).splitlines()[0]) from error
@@ -218,7 +220,7 @@ def _read_footer(store: Store, uri: str, name: PartName) -> PartFooter:
 
 
 def footer_of(metadata: Mapping[bytes, bytes]) -> PartFooter:
-    """The footer in the metadata of a Parquet file. Raises `Damaged` if there is none, or not the one that was written."""
+    """The footer in the metadata of a Parquet file. Raises `Damaged` if the footer is missing, or fails its checksum."""
     if FOOTER_KEY not in metadata:
         raise Damaged("no footer of maskfleet")
     text = metadata[FOOTER_KEY]

@@ -14,12 +14,12 @@ from pipeline.output.span import Span
 from pipeline.shards.base import Cursor, EncodedImage
 from pipeline.storage import WritableStore, join
 
-OLD_NAMES_S = 60.0  # a folder of a million parts takes a second to list; only an older version adds to names of format 1
+OLD_NAMES_S = 60.0  # listing a million parts takes a second; only an older version still adds names of format 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartOptions:
-    """What all parts of a run have in common. max_encoded_bytes: of an image that counts for the size of a part."""
+    """What all parts of a run have in common. max_encoded_bytes: a longer image does not count for the size of a part."""
 
     fingerprint: str
     classes: tuple[str, ...]
@@ -53,7 +53,7 @@ class Draft:
 
     @property
     def limit(self) -> int:
-        """The index behind the last row that this part may hold; single images form parts of plan rows."""
+        """The index after the last row that this part may hold. For single images the index is the row of the plan file."""
         limit = self._first + self._options.part_images
         return limit if self._span.stop is None else min(limit, self._span.stop)
 
@@ -88,10 +88,10 @@ class Draft:
         )
 
     def finish(self, *, exhausted: bool) -> tuple[PartFooter, bytes]:
-        """The footer and the bytes of the part; `exhausted`: the reader has nothing behind it."""
+        """The footer and the bytes of the part. exhausted: has the reader no image left after this part?"""
         source = self._span.source
         rows, last, after = self._count(), exhausted and self._after.index != self._span.stop, self._after
-        if source.kind == "image":  # rows of the plan file, those that a later plan file replaces too
+        if source.kind == "image":  # the part also covers plan rows that a later plan file replaces
             rows, last, after = self.limit - self._first, self._span.ends and self.limit == self._span.stop, Cursor(self.limit)
         footer = PartFooter(
             fingerprint=self._options.fingerprint,
@@ -106,10 +106,10 @@ class Draft:
 
 
 class PartWriter:
-    """The only code that commits parts, for whoever makes them.
+    """Commits parts, for every job that makes parts. No other code does.
 
-    versions: of what makes the parts; each footer says them. plan_format: in runs of format 1 there are parts whose names hold
-    their rows.
+    versions: of the software that makes the parts; each footer holds them. plan_format: in runs of format 1 some parts have
+    names that hold their number of rows.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class PartWriter:
         self._options, self._versions, self._plan_format = options, versions, plan_format
 
     def committed(self, source: str, first: int) -> PartName | None:
-        """The part of this source (its digest) that begins at this index, if somebody has committed it."""
+        """The committed part that begins at this index, or None. source: digest of the source."""
         names = [part_key(source, first, self._options.part_images)]
         if self._plan_format == 1:
             names += self._store.names(join(self._masks, f"{source}-{first:010d}-"), OLD_NAMES_S)
@@ -131,15 +131,16 @@ class PartWriter:
         return None
 
     def begin(self, span: Span, first: int, start: Cursor) -> Draft:
-        """A part of this span."""
+        """An empty part of this span, which begins at index `first`; `start` is its place in the source."""
         return Draft(self._options, self._versions, span, first, start)
 
     def commit(self, footer: PartFooter, data: bytes) -> tuple[PartName, bool]:
         """Put a finished part -> its name, size and version, and whether this put won. Raises `StorageError`.
 
-        Whoever loses writes nothing: the version is then "", and what the winner's part holds is for the caller to look at.
+        If another worker committed the part before, nothing is written: the version is then "", and the caller looks at what
+        the committed part holds.
         """
         version = self._store.create(join(self._masks, str(footer.name)), data)
-        if version is not None and footer.failures:  # those of a part that was there before are not ours to write
+        if version is not None and footer.failures:  # whoever committed the part writes its failures
             self._store.replace(join(self._out, "failures", str(footer.name)), failures_bytes(footer))
         return replace(footer.name, size=len(data), version=version or ""), version is not None

@@ -18,24 +18,24 @@ from pipeline.parallel import in_order
 from pipeline.storage import ObjectInfo, Store, join
 from pipeline.storage.base import PAGE
 
-PART_BYTES = 64 << 20  # of encoded images; a part ends where it is reached
+PART_BYTES = 64 << 20  # a part ends when its encoded images reach so many bytes
 _NAME = re.compile(r"^([0-9a-f]{24})-(\d{10})-(?:max(\d{1,5})|(\d{5})(-last)?)\.parquet\Z")
-_BATCH = 10_000  # names of a listing that are text at a time
+_BATCH = 10_000  # names of a listing that are held as text at a time
 
-Column = npt.NDArray[Any]  # numbers, or bytes
+Column = npt.NDArray[Any]  # (N,), numbers or bytes
 Bools = npt.NDArray[np.bool_]
 Keys = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class PartName:
-    """What a listing says of a part: whose it is, its first index, how many rows, and whether it ends its source.
+    """What a listing says of a part: its source, its first index, its number of rows, and whether it ends its source.
 
-    The name holds source and first index, so that two parts that begin at one index cannot both exist, and the most rows that
-    a part of this run may have (`--part-images`). How many it has, and whether it is the last, is in the size of the file:
-    see `padding`. In runs of format 1 all of it was in the name (`max_rows` is 0).
+    The name holds the source and the first index: two parts that begin at one index cannot both exist. The name also holds the
+    most rows that a part of this run may have (`--part-images`). The size of the file says how many rows the part has, and
+    whether the part is the last (see `padding`). In runs of format 1 the name says all of this (`max_rows` is 0).
 
-    size: bytes of the file; 0 where it is not known. version: of the object, as listings name it; "" where it is not known.
+    size: bytes of the file; 0 if not known. version: of the object, as listings name it; "" if not known.
     """
 
     source: str
@@ -53,26 +53,27 @@ class PartName:
 
     @property
     def key(self) -> int:
-        """64 bits of name, size and version: of this very object, and not of one made anew under its name."""
+        """64-bit hash of name, size and version: a part made anew under this name has another key."""
         return _key(str(self), self.size, self.version)
 
     @property
     def stop(self) -> int:
-        """The index behind its last row."""
+        """The index after its last row."""
         return self.first + self.rows
 
     @property
     def padding(self) -> int:
-        """Bytes to add to a file of `size` bytes, so that its size says how many rows it has and whether it is the last.
+        """How many bytes to add to a file of `size` bytes, so that the new size says `rows` and `last`.
 
-        Size modulo 2 * (max_rows + 1) is then 2 * rows + last: on average as many bytes as a part may have rows.
+        The new size modulo 2 * (max_rows + 1) is 2 * rows + last. On average the padding has as many bytes as a part may have
+        rows.
         """
         assert self.max_rows
         return (2 * self.rows + self.last - self.size) % _modulus(self.max_rows)
 
     @classmethod
     def parse(cls, file_name: str, size: int, version: str = "") -> "PartName | None":
-        """What the name and the size of a file say; None for names that are no part's."""
+        """What the name and the size of a file say; None if the file is not a part."""
         found = _parse(file_name, size)
         return None if found is None else cls(*found, size, version)
 
@@ -97,24 +98,24 @@ def _modulus(max_rows: int) -> int:
 
 
 def part_key(source: str, first: int, max_rows: int) -> str:
-    """The file name of the part of a source that begins at this index: who creates it first has made the part."""
+    """The file name of the part of a source that begins at this index. Whoever creates the file first has made the part."""
     return f"{source}-{first:010d}-max{max_rows}.parquet"
 
 
 def is_part_name(file_name: str) -> bool:
-    """Is it the name of a part, or of its file of failures?"""
+    """Is this the name of a part? Its file of failures has the same name."""
     return _NAME.match(file_name) is not None
 
 
 def source_digest(uri: str, size: int | None, version: str | None) -> str:
-    """The first field of a part's name: of a shard's URI and identity, or of a plan file's name."""
+    """The first field of a part's name: a hash of a shard's URI, size and version, or of a plan file's name."""
     return hashlib.sha256(json.dumps([uri, size, version]).encode()).hexdigest()[:24]
 
 
 class PartTable(Mapping[str, list[PartName]]):
-    """The parts of one listing, as a mapping from source to its parts in order of first index: about 100 bytes a part.
+    """The parts of one listing: a mapping from a source's digest to its parts, by first index. About 100 bytes per part.
 
-    As objects they would take four times as much: they are made when they are asked for, and not kept.
+    `PartName` objects would take four times as much, so the table makes them on request and does not keep them.
     """
 
     __hash__ = None  # type: ignore[assignment]
@@ -124,12 +125,12 @@ class PartTable(Mapping[str, list[PartName]]):
         heads, tails = columns["head"], columns["tail"]
         new = (heads[1:] != heads[:-1]) | (tails[1:] != tails[:-1])
         self._starts = np.append(np.flatnonzero(np.append(True, new))[: len(heads)], len(heads)).astype(np.int64)
-        self._heads = np.ascontiguousarray(heads[self._starts[:-1]]).data  # for bisect, which numpy would slow down
+        self._heads = np.ascontiguousarray(heads[self._starts[:-1]]).data  # bisect is slower on a numpy array
         self._tails = tails[self._starts[:-1]]
 
     @classmethod
     def empty(cls) -> "PartTable":
-        """A table of no parts."""
+        """A table without parts."""
         return cls({name: np.zeros(0, kind) for name, kind in _COLUMNS.items()})
 
     @property
@@ -139,12 +140,12 @@ class PartTable(Mapping[str, list[PartName]]):
 
     @property
     def part_count(self) -> int:
-        """N, of all sources."""
+        """The number of parts, N, of all sources together."""
         return len(self._columns["key"])
 
     @property
     def row_count(self) -> int:
-        """Images that all parts cover."""
+        """How many rows all parts cover."""
         return int(self._columns["rows"].sum(dtype=np.int64))
 
     def __len__(self) -> int:
@@ -183,9 +184,10 @@ class PartTable(Mapping[str, list[PartName]]):
         return np.repeat(known, np.diff(self._starts))
 
     def chains(self) -> tuple[Bools, Bools]:
-        """Of each source, in order: do its parts follow each other from 0 to its last? Does one begin within the one before it?
+        """Two answers for each source, in order, each bool (len(self),).
 
-        bool (len(self),) each.
+        Do the parts of the source follow each other without a gap from 0 to its last part? Does a part begin inside the part
+        before?
         """
         if not self.part_count:
             return np.zeros(0, np.bool_), np.zeros(0, np.bool_)
@@ -202,32 +204,32 @@ class PartTable(Mapping[str, list[PartName]]):
         return PartTable({name: column[chosen] for name, column in self._columns.items()})
 
 
-_COLUMNS = {  # in the order of what `PartName` takes, the source in two
+_COLUMNS = {  # in the order of the arguments of `PartName`; the source takes two columns
     "head": np.uint64, "tail": np.uint32, "first": np.int64, "rows": np.int32, "last": np.bool_, "max_rows": np.int32,
     "size": np.int64, "version": np.bytes_, "key": np.uint64,
 }  # fmt: skip
 
 
 def list_parts(store: Store, out: str) -> PartTable:
-    """The committed parts of a run by source, each list in order of first index: one listing. Raises `Damaged` (a chance)."""
+    """The committed parts of a run by source and first index, from one listing. Raises `Damaged` if two keys are equal."""
     folder = join(out, "masks") + "/"
     batches = _listed(store, folder) or [_batch([])]
     columns: dict[str, Column] = {}
-    for name in _COLUMNS:  # column by column, so that only one is there twice
+    for name in _COLUMNS:  # column by column, so that memory holds only one column twice
         columns[name] = np.concatenate([batch.pop(name) for batch in batches])
     table = PartTable(_in_order(columns))
-    if len(np.unique(table.part_keys)) < table.part_count:  # once in 37 million outputs of a million parts
+    if len(np.unique(table.part_keys)) < table.part_count:  # by chance, in one of 37 million outputs of a million parts
         raise Damaged(f"{folder}: two parts have one key, by chance: copy any part over itself, which gives it another")
     return table
 
 
 def _listed(store: Store, folder: str) -> list[dict[str, Column]]:
-    """The first page; then all others by first digit, 16 at once, as a million names one page after another take minutes."""
-    if not getattr(store, "walks_prefixes", False):  # only stores that outputs may go to say so
+    """List the first page, then the rest by first digit, 16 at once: one page after another, a million names take minutes."""
+    if not getattr(store, "walks_prefixes", False):  # only stores for outputs have this attribute
         return _batches(store.walk(folder), folder)
     walk = store.walk(folder)
     first = list(islice(walk, PAGE))
-    if len(first) < PAGE or any(after.uri <= before.uri for before, after in pairwise(first)):  # a directory bucket has no order
+    if len(first) < PAGE or any(after.uri <= before.uri for before, after in pairwise(first)):  # directory buckets do not sort
         return _batches(chain(first, walk), folder)
     last = first[-1].uri
 
@@ -255,7 +257,7 @@ def _batch(rows: list[tuple[str, int, int, bool, int, int, str, int]]) -> dict[s
 
 
 def _in_order(columns: dict[str, Column]) -> dict[str, Column]:
-    """By source and first index, as listings are already, but for parts of format 1 that begin at one index."""
+    """Sort by source and first index. Listings have this order already, but for parts of format 1 that begin at one index."""
     is_so = np.zeros(max(0, len(columns["head"]) - 1), np.bool_)
     for name in ("first", "tail", "head"):
         before, after = columns[name][:-1], columns[name][1:]
@@ -267,7 +269,7 @@ def _in_order(columns: dict[str, Column]) -> dict[str, Column]:
 
 
 def row_digest(shard: str, index: int, mask_HW: npt.NDArray[np.uint8]) -> int:
-    """One row's share of `labels_digest`: SHA-256 of shard, index, size and label pixels, as an integer."""
+    """One row's share of `labels_digest`: SHA-256 of shard, index, size and label pixels, as an integer. mask_HW: label map."""
     height, width = mask_HW.shape
     header = json.dumps([shard, index, width, height]).encode()
     digest = hashlib.sha256(len(header).to_bytes(4, "big") + header)
@@ -276,6 +278,6 @@ def row_digest(shard: str, index: int, mask_HW: npt.NDArray[np.uint8]) -> int:
 
 
 def add_digests(digests: Iterable[int | str]) -> str:
-    """The order-free sum modulo 2**256, as 64 hex digits."""
+    """The sum of digests modulo 2**256, in any order, as 64 hex digits."""
     total = sum(int(digest, 16) if isinstance(digest, str) else digest for digest in digests)
     return f"{total % (1 << 256):064x}"

@@ -1,4 +1,4 @@
-"""What is left to do: the plan minus the committed parts, as spans."""
+"""What remains to be labelled: the plan minus the committed parts, as spans."""
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, KeysView, Mapping, Sequence
@@ -15,14 +15,14 @@ from pipeline.shards.base import Cursor, SourceObject
 
 T = TypeVar("T")
 Committed = Mapping[str, Sequence[PartName]]
-SPANS_A_WORKER = 8  # enough that the last ones end together
-SPANS_AHEAD = 2  # of a worker: one that it labels, one that waits
-WAVE_SPANS, WAVE_SPANS_A_WORKER = 100_000, 500  # whichever is more: about a kilobyte of the driver each
+SPANS_A_WORKER = 8  # enough spans per worker, so that all workers end at about one time
+SPANS_AHEAD = 2  # per worker: one span that it labels, one that waits
+WAVE_SPANS, WAVE_SPANS_A_WORKER = 100_000, 500  # the larger one counts; a span takes about a kilobyte in the driver
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Indices `first` to `stop` (None: the end) of a source that no part covers, behind the part `previous`."""
+    """Indices `first` to `stop` (None: the end) of a source that no part covers. previous: the part before the gap."""
 
     first: int
     stop: int | None
@@ -30,7 +30,7 @@ class Gap:
 
 
 def gaps(parts: Sequence[PartName]) -> Iterator[Gap]:
-    """Where the chain of a source's parts is broken, or not yet at its last."""
+    """The gaps between the parts of a source, and the gap after them if none of them is the last."""
     expected, previous = 0, None
     for part in parts:
         if part.first > expected:
@@ -42,12 +42,12 @@ def gaps(parts: Sequence[PartName]) -> Iterator[Gap]:
 
 
 def plan_file_digest(file: PlanFile) -> str:
-    """The source of the parts of a plan file's single images."""
+    """The digest that names the parts of a plan file's single images."""
     return source_digest(file.name, None, None)
 
 
 def shard_digest(shard: SourceObject) -> str:
-    """The source of the parts of a shard."""
+    """The digest that names the parts of a shard."""
     return source_digest(shard.uri, shard.size, shard.version)
 
 
@@ -61,7 +61,7 @@ def planned_sources(plan: Plan) -> KeysView[str]:
 
 
 def image_count(plan: Plan, committed: PartTable) -> int:
-    """How many images the committed parts have: none of the rows that a later plan file replaces, which they cover as well."""
+    """How many images the committed parts hold. Rows that a later plan file replaces are covered by parts, but do not count."""
     count = committed.row_count
     for file in (file for file in plan.files if file.images and plan.superseded.get(file.number)):
         rows, parts = np.unique(plan.superseded[file.number]), committed.get(plan_file_digest(file), [])
@@ -71,17 +71,18 @@ def image_count(plan: Plan, committed: PartTable) -> int:
 
 
 def remaining_spans(plan: Plan, committed: Committed, *, part_images: int, workers: int) -> list[Span]:
-    """All that is left, in the order of the plan."""
+    """All spans that remain, in the order of the plan."""
     return list(_spans(plan, committed, part_images, workers))
 
 
 def waves(
     plan: Plan, committed: Committed, *, part_images: int, workers: int, begin: float = 0.0, secrets: Secrets | None = None
 ) -> Iterator[list[Span]]:
-    """The same, as many at a time as Ray should hold: of a million, all at once took 50 s and 800 MB of the driver.
+    """All spans that remain, in waves: a million spans at once took 50 s and 800 MB in the driver.
 
-    begin: where in the plan, 0 to 1; what lies before comes last. Two attempts that begin elsewhere meet late.
-    secrets: of which each span gets those of its own rows; as many of rows as spans end a wave, too.
+    begin: place in the plan to begin at, 0 to 1; what lies before this place comes last. Two attempts with different places
+    meet late.
+    secrets: each span gets the secrets of its own rows. A wave also ends after so many rows with secrets as it may have spans.
     """
     spans = _spans(plan, committed, part_images, workers, begin)
     size = max(WAVE_SPANS, WAVE_SPANS_A_WORKER * workers)
@@ -98,7 +99,7 @@ def waves(
 
 
 def has_remaining(plan: Plan, committed: PartTable) -> bool:
-    """Is anything? Looks at the chains of all shards at once: one after another, a million take 25 s."""
+    """Does anything remain? The shards are checked all at once: one after another, a million shards take 25 s."""
     images = [file for file in plan.files if file.images]
     shards = planned_sources(plan) - {plan_file_digest(file) for file in images}
     done = 0
@@ -127,7 +128,7 @@ def _spans(plan: Plan, committed: Committed, part_images: int, workers: int, beg
 def _image_spans(file: PlanFile, plan: Plan, committed: Committed, rows_a_span: int) -> Iterator[Span]:
     digest = plan_file_digest(file)
     source = SourceObject(uri=file.name, kind="image", size=None, version=None)
-    superseded = sorted(plan.superseded.get(file.number, ()))  # may be all rows
+    superseded = sorted(plan.superseded.get(file.number, ()))  # may hold every row
     for gap in gaps(committed.get(digest, ())):
         end = file.rows if gap.stop is None else gap.stop
         for first in range(gap.first, end, rows_a_span):

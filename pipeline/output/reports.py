@@ -1,4 +1,4 @@
-"""What workers report to the driver, and what happens in a run, for whoever listens."""
+"""What workers report to the driver, and the events of a run for its listeners."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,16 +13,16 @@ from pipeline.output.parts import PartName
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartReport:
-    """What a worker reports of one part, of a part that it has in hand, or (`error`) of a span that it had to leave.
+    """What a worker reports: a part that is there, a part in hand, or (`error`) a span that it could not finish.
 
-    part: with the size and the version of its file, as listings name them.
-    in_hand: rows of the part in hand that are done: a sign that the worker gets on, and nothing else is said.
-    inferred: images that went through the network for the part, whether or not the commit was won.
-    committed: this worker wrote the part; else it was there. footer: of a part that this worker wrote.
+    part: name, with the size and the version of its file, as listings name them.
+    in_hand: rows of the part in hand that are done. Such a report is a sign of progress, and says nothing else.
+    inferred: images that went through the network for the part, also if another worker committed the part first.
+    committed: did this worker write the part? If not, the part was there already. footer: of a part that this worker wrote.
     bytes: of the encoded images. seconds: from the first image to the commit.
-    milliseconds: by stage, summed over the images. retries: of requests to stores since the report before, by what went wrong.
-    refused: the worker cannot start at all, and neither can any other that this round has.
-    result: of a function that was mapped over parts (`driver.ray_data.map_parts`); what JSON can hold.
+    milliseconds: by stage, summed over the images. retries: repeated requests to stores since the last report, by cause.
+    refused: this worker cannot start, and no other worker of this round can.
+    result: of the function that `driver.ray_data.map_parts` called with the part; a value that JSON can hold.
     """
 
     part: PartName | None = None
@@ -41,7 +41,7 @@ class PartReport:
 
     @property
     def rows(self) -> int:
-        """Rows of the part."""
+        """How many rows the part has."""
         return 0 if self.part is None else self.part.rows
 
     @property
@@ -52,7 +52,7 @@ class PartReport:
         return found[0](self.error or "") if found else None
 
     def to_json(self) -> str:
-        """For the way through Ray."""
+        """The report as JSON, for the way through Ray."""
         values = {name: getattr(self, name) for name in self.__slots__}
         values["part"] = None if self.part is None else asdict(self.part)
         values["footer"] = None if self.footer is None else self.footer.to_dict()
@@ -60,7 +60,7 @@ class PartReport:
 
     @classmethod
     def from_json(cls, text: str) -> "PartReport":
-        """The other end of the way."""
+        """Read a report that `to_json` wrote."""
         values = json.loads(text)
         values["part"] = None if values["part"] is None else PartName(**values["part"])
         values["footer"] = None if values["footer"] is None else PartFooter.from_dict(values["footer"])
@@ -69,7 +69,7 @@ class PartReport:
 
 @dataclass(frozen=True, slots=True)
 class PartCommitted:
-    """A worker of this attempt has committed a part. report: all that it says of the part."""
+    """A worker of this attempt has committed a part. report: the worker's whole report of the part."""
 
     part: PartName
     footer: PartFooter
@@ -85,7 +85,7 @@ class ImageFailed:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """Requests to stores were repeated. what: went wrong."""
+    """Requests to stores were repeated. what: the cause."""
 
     what: str
     times: int
@@ -93,7 +93,7 @@ class Retried:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRetired:
-    """No worker can start on this node, or any more."""
+    """No worker can start on this node. reason: one line."""
 
     node: str
     reason: str
@@ -119,7 +119,7 @@ class Events:
             listener(event)
 
     def report(self, report: PartReport) -> None:
-        """A report came in: tell of it, and of what it says."""
+        """Emit the events of a report that came in."""
         for event in events_of(report):
             self.emit(event)
 

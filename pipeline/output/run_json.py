@@ -1,4 +1,4 @@
-"""`run.json` as several attempts write it at once: what one has found whole, no other calls running or incomplete again."""
+"""`run.json`, which several attempts may write at once: a run that is complete is not called running or incomplete again."""
 
 import json
 from collections.abc import Mapping
@@ -8,36 +8,37 @@ from pipeline.errors import ObjectMissing
 from pipeline.plan.fingerprint import require_known_format
 from pipeline.storage import WritableStore, join
 
-_TRIES = 10  # in which other attempts may each have written it right before
+_TRIES = 10  # before each of them another attempt may have written the file
 
 
 class RunJson:
-    """One attempt's hand on the `run.json` of an output.
+    """Reads and writes the `run.json` of an output for one attempt.
 
-    A `complete` says that all parts of so many plan files are there. An attempt that read it, then listed the parts and found
-    some missing, knows better. An attempt that listed them before it was written does not, unless its plan has more files.
+    The state `complete` says that all parts of so many plan files are there. An attempt may replace this state in two cases:
+    the attempt read the state, then listed the parts and found some missing; or the plan of the attempt has more files.
     """
 
     def __init__(self, store: WritableStore, out: str, attempt: str) -> None:
         self._store, self._uri, self._attempt = store, join(out, "run.json"), attempt
-        self._there: bytes | None = None  # as far as this attempt knows
-        self._judged: bytes | None = None  # what was there before this attempt listed the parts
+        self._there: bytes | None = None  # the file, as this attempt read or wrote it last
+        self._judged: bytes | None = None  # the file before this attempt listed the parts
         self._written = False
 
     @property
     def is_ours(self) -> bool:
-        """Has this attempt written it?"""
+        """Has this attempt written the file?"""
         return self._written
 
     def look(self) -> None:
-        """Read it, right before the parts are listed. Raises `NewerFormat`."""
+        """Read the file, right before the parts are listed. Raises `NewerFormat`."""
         self._there = self._judged = self._read()
         require_known_format(self.said, "run.json")
 
     def write(self, values: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any] | None:
-        """`values`, and this attempt (`mine`) behind the others; None, and nothing is written, if it stays as it is.
+        """Write `values`, with this attempt (`mine`) as the last in `attempts` -> all that was written.
 
-        values: with `state` and `plan_files`.
+        None, and nothing is written, if the file must stay as another attempt wrote it, or if other attempts write all the
+        time. values: with `state` and `plan_files`.
         """
         for _ in range(_TRIES):
             if self._stays(values["plan_files"]):
@@ -56,7 +57,7 @@ class RunJson:
         said = self.said
         if said.get("state") != "complete" or self._there == self._judged:
             return False
-        covered = said.get("plan_files", 0)  # an older version did not say
+        covered = said.get("plan_files", 0)  # older versions did not write this key
         return isinstance(covered, int) and covered >= plan_files
 
     def _read(self) -> bytes | None:
@@ -67,7 +68,7 @@ class RunJson:
 
     @property
     def said(self) -> dict[str, Any]:
-        """What it says, as far as this attempt knows; an empty object where it says nothing."""
+        """What the file says, as this attempt read or wrote it last; an empty object if there is no file."""
         return parsed_run_json(self._there) or {}
 
 
@@ -76,7 +77,7 @@ def _id(attempt: object) -> object:
 
 
 def parsed_run_json(data: bytes | None) -> dict[str, Any] | None:
-    """None where there is none, or half of one."""
+    """What a `run.json` says; None if there is no file, or no whole one."""
     try:
         found = json.loads(data or b"")
     except (ValueError, RecursionError):
@@ -85,5 +86,5 @@ def parsed_run_json(data: bytes | None) -> dict[str, Any] | None:
 
 
 def run_json_bytes(values: Mapping[str, Any]) -> bytes:
-    """The file."""
+    """The bytes of `run.json`."""
     return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()

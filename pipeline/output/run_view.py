@@ -1,4 +1,4 @@
-"""A run as its plan sees it: what is planned, which parts are there, what their footers and rows say."""
+"""A run as its plan sees it: the planned sources, their parts, the footers and rows of the parts."""
 
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -27,8 +27,8 @@ FOOTER_READERS = 64
 class PlannedSource:
     """A shard, or a plan file whose rows are single images.
 
-    digest: by which its parts are named. rows: how many it has; None of a shard, which says so in its last part.
-    superseded: rows that a later plan file replaces.
+    digest: the first field in the names of its parts. rows: of a plan file; None for a shard, whose last part says where the
+    shard ends. superseded: rows that a later plan file replaces.
     """
 
     uri: str
@@ -40,7 +40,7 @@ class PlannedSource:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """As the footers of its parts name it."""
+        """The value of `source` in the footers of its parts."""
         return {"uri": self.uri, "size": self.size, "version": self.version}
 
 
@@ -54,13 +54,13 @@ def sources_of(plan: Plan) -> Iterator[PlannedSource]:
 
 
 def list_planned(store: Store, out: str, sources: Container[str]) -> PartTable:
-    """The committed parts of these sources: one listing. Parts of sources that a plan no longer names count nowhere."""
+    """The committed parts of these sources, from one listing. No part of any other source counts."""
     listed = list_parts(store, out)
     return listed.only(listed.of(sources))
 
 
 def read_footers(store: Store, out: str, parts: Iterable[PartName]) -> Iterator[tuple[PartName, PartFooter]]:
-    """Parts with their footers, in order: one range read each, 64 at a time. Raises as `read_footer`."""
+    """Parts with their footers, in order: one range read per part, 64 at a time. Raises like `read_footer`."""
     return in_order(parts, lambda part: (part, read_footer(store, out, part)), FOOTER_READERS)
 
 
@@ -112,7 +112,7 @@ class RunView:
         return self.plan.settings if said is None else said
 
     def sources(self) -> Iterator[PlannedSource]:
-        """As `sources_of`."""
+        """Every source that counts, as `sources_of` yields them."""
         return sources_of(self.plan)
 
     def listed(self) -> PartTable:
@@ -125,7 +125,7 @@ class RunView:
         return list_planned(self.store, self.out, sources)
 
     def parts(self) -> PartTable:
-        """The parts that readers see: not those with rows that a later row of the plan replaces, which a run makes again."""
+        """The parts that readers see: all but the obsolete parts, whose rows a later plan file replaces."""
         listed = self.listed()
         return listed.only(~self._obsolete(listed))
 
@@ -136,7 +136,7 @@ class RunView:
             yield from parts.get(source, ())
 
     def footers(self, parts: PartTable) -> Iterator[tuple[PartName, PartFooter]]:
-        """Parts with their footers, in the order of the plan. Raises as `read_footer`."""
+        """Parts with their footers, in the order of the plan. Raises like `read_footer`."""
         return read_footers(self.store, self.out, self.in_order(parts))
 
     def masks(self) -> ds.Dataset:
@@ -145,7 +145,7 @@ class RunView:
         return self._dataset("masks", [str(part) for part in self.in_order(self.parts())], schema)
 
     def failures(self) -> ds.Dataset:
-        """Images of all parts that have no labels, and why (`pipeline.schema.FAILURES`)."""
+        """The failures of all parts: images without labels, and why (`pipeline.schema.FAILURES`)."""
         folder = join(self.out, "failures") + "/"
         there = {info.uri.removeprefix(folder) for info in self.store.walk(folder)}
         parts = (str(part) for part in self.in_order(self.parts())) if there else ()
@@ -162,7 +162,7 @@ class RunView:
         return ds.dataset([f"{path}/{folder}/{name}" for name in names], schema=schema, format="parquet", filesystem=filesystem)
 
     def _obsolete(self, listed: PartTable) -> Bools:
-        """Parts that were made before a later plan file replaced one of their rows: they hold as many rows as they cover."""
+        """Which parts hold a row that a later plan file replaces? bool (N,). Parts that were made later leave such rows out."""
         obsolete = np.zeros(listed.part_count, np.bool_)
         plan = self.plan_if_any
         for file in () if plan is None else tuple(plan.files):
@@ -181,7 +181,7 @@ class RunView:
         return obsolete
 
     def _holds(self, part: PartName, replaced: int) -> bool:
-        """Does a part hold rows that are replaced, of which it covers so many?"""
+        """Does a part hold replaced rows? replaced: how many of them its indices cover."""
         if not replaced:
             return False
         if part.key not in self._known:

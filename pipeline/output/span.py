@@ -1,4 +1,4 @@
-"""Spans: the work that goes through Ray, a few hundred bytes each, with the secrets that whoever fetches them needs."""
+"""Spans: the work that goes through Ray, a few hundred bytes per span, and the secrets that a worker needs to fetch images."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,22 +10,23 @@ from pipeline.plan.plan import read_plan_rows
 from pipeline.shards.base import Cursor, SourceObject
 from pipeline.storage import without_secrets
 
-OTHERS = 4  # URIs with secrets that go with a span beside its own
+OTHERS = 4  # URIs with secrets of other objects that go with a span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
     """A stretch of one source to label: parts from index `first` up to `stop` (None: to its end).
 
-    source: uri, size and version of the shard, or of the plan file (its name) whose rows are single images.
-    ends: the span runs to the end of its source, also where `stop` is known (as it is for single images).
-    start: where to begin, or None: `previous` names the committed part that ends there, and its footer says.
+    source: uri, size and version of the shard; for single images the name of the plan file.
+    ends: does the span run to the end of its source? `stop` is then known only for single images.
+    start: place in the source to begin at. If None, the footer of `previous` says the place.
+    previous: the committed part before the span.
     superseded: rows of the plan file that a later plan file replaces.
-    max_parts: stop after as many (None: no limit).
-    piece_bytes: where to cut it is looked for on its way to the workers, who get pieces of about so many bytes (None: whole).
-    secrets: of single images: row of the plan file and the URI to fetch, where that says more than the plan may hold. That of
-    a shard stands in its `source`.
-    others: of spans with secrets, URIs to fetch a few other planned objects by, to see if their store answers.
+    max_parts: stop after so many parts (None: no limit).
+    piece_bytes: cut the span into pieces of about so many bytes before workers get it (None: do not cut).
+    secrets: for single images, rows of the plan file with the URI to fetch, if this URI holds a secret that the plan must not
+    hold. The secret of a shard is in `source`.
+    others: for spans with secrets, URIs of a few other planned objects, to see if their store answers.
     """
 
     source: SourceObject
@@ -43,16 +44,16 @@ class Span:
 
     @property
     def is_signed(self) -> bool:
-        """Does it carry secrets?"""
+        """Does the span carry secrets?"""
         return self.source.secret is not None or bool(self.secrets)
 
     def to_json(self) -> str:
-        """For the way through Ray."""
+        """The span as JSON, for the way through Ray."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Span":
-        """The other end of the way."""
+        """Read a span that `to_json` wrote."""
         values = json.loads(text)
         values["source"] = SourceObject(**values["source"])
         values["start"] = None if values["start"] is None else Cursor(**values["start"])
@@ -65,13 +66,13 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """by_uri: planned URI -> the URI to fetch. output: where the plan is, which knows the URIs of single images."""
+    """URIs that hold secrets. by_uri: planned URI -> URI to fetch. output: the run whose plan names the single images."""
 
     by_uri: Mapping[str, str]
     output: str
 
     def given(self, spans: Iterable[Span]) -> Iterator[Span]:
-        """The same spans, each with what it needs to fetch. Raises `StorageError` where the plan cannot be read."""
+        """Add to each span the secrets that its reader needs. Raises `StorageError` if the plan cannot be read."""
         if not self.by_uri:
             yield from spans
             return
@@ -86,13 +87,13 @@ class Secrets:
                 name = span.source.uri
                 uris = [image.uri for _, image in read_plan_rows(self.output, name, 0, None)]
             mine = ((row, self.by_uri.get(uris[row])) for row in range(span.first, span.stop or len(uris)))
-            superseded = frozenset(span.superseded)  # may be all of them
+            superseded = frozenset(span.superseded)  # may hold every row
             known = tuple((row, uri) for row, uri in mine if uri is not None and row not in superseded)
             yield replace(span, secrets=known, others=others) if known else span
 
 
 def without_secrets_of(span: Span, text: str) -> str:
-    """A message with the URIs as they may be written down."""
+    """A message without the secrets in its URIs, as logs may hold it."""
     for secret in (span.source.secret, *(uri for _, uri in span.secrets), *span.others):
         if secret is not None:
             text = text.replace(secret, without_secrets(secret))
