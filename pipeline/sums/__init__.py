@@ -1,4 +1,4 @@
-"""What the parts of an output add up to, kept in a checkpoint so that only new footers are read.
+"""The sums over all parts of an output. A checkpoint keeps them, so that only new footers are read.
 
-All of it can be made again from the parts.
+All files of this package can be made again from the parts.
 """

@@ -1,8 +1,8 @@
-"""`OUT/checkpoint.parquet`: the sums of most parts, and of which, so that only the footers of the others are read.
+"""`OUT/checkpoint.parquet`: the sums of most parts, and the list of these parts. Only the footers of the others are read.
 
-Its rows are the parts: 64 bits of name, size and version as a listing says them. It holds nothing that the parts do not say, and
-is right if each of its parts is in a listing, unchanged; any version of it that is provable so may be used. What is damaged, of
-another run or of a newer format is ignored, and so is one of whose parts any is gone or made anew: then footers are read.
+Each row is a part: a 64-bit hash of its name, size and version in a listing. A checkpoint is proven if a listing holds each of
+its parts, unchanged. Any proven checkpoint is right and may be used, whoever wrote it. A checkpoint is ignored, and footers are
+read instead, if the file is damaged, of another run or of a newer format, or if one of its parts is gone or made anew.
 """
 
 import hashlib
@@ -31,19 +31,19 @@ NAME = "checkpoint.parquet"
 CHECKPOINT_FORMAT = 1
 _SCHEMA = pa.schema([("part", pa.uint64()), ("masks", pa.uint32()), ("failures", pa.uint32())])
 _SUMS = ("images", "masks", "failures", "broken_shards", "pixels")
-_BYTES_A_PART, _BYTES = 32, 16 << 20  # at most
-_TAIL_BYTES = 64 << 10  # read at first; the metadata of 21 classes have 20 kB, of 150 classes 105
-_MORE_PARTS = 1000  # that another attempt may have made
+_BYTES_A_PART, _BYTES = 32, 16 << 20  # most bytes per part, and of the rest
+_TAIL_BYTES = 64 << 10  # read first; the metadata take 20 kB with 21 classes, and 105 kB with 150 classes
+_MORE_PARTS = 1000  # another attempt may have made so many parts since the listing
 
 log = logging.getLogger(__name__)
 
 
 class _Ignored(Exception):
-    """Nothing is wrong with it, but it is not for this version or this run."""
+    """The checkpoint is not damaged, but it is not for this version or this run."""
 
 
 def checkpoint_bytes(totals: Totals, fingerprint: str, removal: str = "") -> bytes:
-    """The file. `totals` must be a copy that nobody changes meanwhile. removal: names the last removal of parts."""
+    """The bytes of the file. totals: a copy that no thread changes. removal: id of the last removal of parts."""
     keys, counts = totals.parts.arrays()
     values = {
         "format": CHECKPOINT_FORMAT, "fingerprint": fingerprint, "classes": totals.classes, "removal": removal,
@@ -56,7 +56,7 @@ def checkpoint_bytes(totals: Totals, fingerprint: str, removal: str = "") -> byt
     text = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
     table = pa.table([keys, counts[:, 0], counts[:, 1]], schema=_SCHEMA)
     sink = pa.BufferOutputStream()
-    encoding = {"part": "DELTA_BINARY_PACKED"}  # of ascending keys: 5.6 bytes each for a million
+    encoding = {"part": "DELTA_BINARY_PACKED"}  # a million ascending keys take 5.6 bytes per key
     with pq.ParquetWriter(
         sink,
         _SCHEMA,
@@ -72,7 +72,7 @@ def checkpoint_bytes(totals: Totals, fingerprint: str, removal: str = "") -> byt
 
 
 def _said(metadata: pq.FileMetaData) -> dict[str, Any]:
-    """What the metadata say. Raises `Damaged`, or `_Ignored` if it is of a newer format."""
+    """The values in the metadata. Raises `Damaged`, or `_Ignored` if the checkpoint has another format."""
     found = metadata.metadata or {}
     text = found.get(FOOTER_KEY, b"")
     if found.get(CHECKSUM_KEY) != hashlib.sha256(text).hexdigest().encode():
@@ -86,9 +86,9 @@ def _said(metadata: pq.FileMetaData) -> dict[str, Any]:
 
 
 def _totals(data: bytes, fingerprint: str, classes: tuple[str, ...], max_parts: int) -> tuple[Totals, str]:
-    """The sums, and the last removal.
+    """The sums of a checkpoint, and the id of the last removal.
 
-    Raises `Damaged`, or `_Ignored` if it is of another run, of a newer format, or of more parts than there are.
+    Raises `Damaged`, or `_Ignored` if the checkpoint is of another run, has another format, or has more than `max_parts` parts.
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
@@ -114,7 +114,7 @@ def _totals(data: bytes, fingerprint: str, classes: tuple[str, ...], max_parts: 
 
 
 def _agree(totals: Totals, values: dict[str, Any]) -> bool:
-    """Are the rows those that the sums are of, as far as they tell?"""
+    """Do rows, sums and metadata agree, as far as this can be checked?"""
     keys, counts = totals.parts.arrays()
     return (
         tuple(values["classes"]) == totals.classes
@@ -130,38 +130,41 @@ def _agree(totals: Totals, values: dict[str, Any]) -> bool:
 
 
 def _are_pixels_of(histograms: npt.NDArray[np.int64], pixels_by_class: npt.NDArray[np.int64]) -> bool:
-    """Is there a least confidence from which on the histograms, (C, 256), have so many pixels, (C,)? Masks keep these."""
+    """Is there a least confidence for which the histograms, (C, 256), have so many pixels, (C,), at or above it?
+
+    Masks keep exactly the pixels at or above such a threshold.
+    """
     kept = histograms[:, ::-1].cumsum(axis=1)
     return bool((kept == pixels_by_class[:, None]).all(axis=0).any())
 
 
 def _max_bytes(parts: int) -> int:
-    """How many parts a checkpoint may have, if so many are known: another attempt may have made some."""
+    """The most parts that a checkpoint may have if so many parts are known: another attempt may have made more."""
     return 2 * parts + _MORE_PARTS
 
 
 class Checkpoint:
     """The checkpoint of one run, as one attempt reads and replaces it.
 
-    Two attempts replace each other's: any that is provable is right, and the larger one is worth more. `save` looks before it
-    replaces, and leaves what has more parts. It also leaves what another attempt has made smaller because it is about to remove
-    parts: the larger one would be of no use. Between the look and the put another may come in: then the smaller one lasts until
-    the next `save`, or the next attempt's.
+    Two attempts replace each other's checkpoint. Any proven checkpoint is right, and one with more parts is worth more. So `save`
+    first looks at the file, and leaves a checkpoint with more parts. An attempt that is about to remove parts writes a smaller
+    checkpoint first. `save` leaves this one too, because a larger one could not be proven any more. If another attempt writes
+    between the look and the put, the smaller checkpoint stays until the next `save` of either attempt.
     """
 
     def __init__(self, store: Store, out: str, fingerprint: str, classes: tuple[str, ...]) -> None:
         self._store, self._uri = store, join(out, NAME)
         self._fingerprint, self._classes = fingerprint, classes
-        self._lock = threading.Lock()  # of two that save in one attempt
-        self._seen = ""  # the version that this attempt has read or written,
-        self._parts = 0  # and its parts; 0 where it is not provable
-        self._removal = ""  # the last one that is known
-        self.newer_removal = ""  # of another attempt, for which the last `save` left it as it was; "" if there was none
+        self._lock = threading.Lock()  # two threads of one attempt save
+        self._seen = ""  # version of the file that this attempt read or wrote last
+        self._parts = 0  # number of parts in this version; 0 if it is not proven
+        self._removal = ""  # id of the last known removal
+        self.newer_removal = ""  # removal by another attempt, because of which the last `save` wrote nothing; else ""
 
     def read(self, max_parts: int) -> Totals | None:
-        """What it says, or None if there is none for this run and version. Raises `Damaged`.
+        """The sums in the file, or None if there are none for this run and format. Raises `Damaged`.
 
-        most_parts: that there are; one of more is not even read. Whether it is provable is for the caller to ask.
+        max_parts: a checkpoint of more parts counts as none. The caller must find out if the sums are proven.
         """
         try:
             there = self._store.stat(self._uri)
@@ -180,9 +183,10 @@ class Checkpoint:
             return None
 
     def load(self, listed: PartTable, list_again: Callable[[], PartTable]) -> tuple[Totals | None, PartTable]:
-        """The sums, if they are provable: all of its parts are there, unchanged; and the listing by which they are.
+        """The sums, or None if they are not proven; and the listing by which they are proven.
 
-        It may have been saved after `listed` was made, with parts that are not in there: then it is judged by another listing.
+        Sums are proven if all their parts are in the listing, unchanged. The file may be newer than `listed` and have more parts:
+        then `list_again` makes another listing.
         """
         with self._lock:
             try:
@@ -205,22 +209,22 @@ class Checkpoint:
             return totals, listed
 
     def follow(self, removal: str) -> None:
-        """Take note of a removal by another attempt, none of whose parts this one has."""
+        """Note a removal by another attempt. The sums of this attempt hold none of the removed parts."""
         with self._lock:
             self._removal = removal
 
     def save(self, store: WritableStore, totals: Totals, *, last: bool = False, smaller: bool = False) -> bool:
-        """Replace it by these sums, if they are worth more than what is there; was it done?
+        """Replace the checkpoint by these sums if they are worth more -> whether it was replaced.
 
-        last: the sums are those of a listing just made, and only one that holds all of their parts is left. smaller: what is
-        there will not be provable in a moment. A store that refuses costs the next attempt time, and this one nothing. Torn sums
-        are never saved: each later attempt would trust them.
+        last: the sums are those of a new listing, so only a checkpoint that holds all their parts is left. smaller: parts will
+        be removed in a moment, so the checkpoint that is there cannot be proven any more. If the store refuses the put, only the
+        next attempt loses time. Torn sums are never saved: each later attempt would trust them.
         """
         copy = totals.sums()
         if copy.torn or not len(copy.parts):
             return False
         if not self._lock.acquire(blocking=last or smaller):
-            return False  # another thread is at it
+            return False  # another thread saves now
         try:
             if not smaller and not self._is_worth_more(copy, last=last):
                 return False
@@ -250,12 +254,12 @@ class Checkpoint:
             return True
 
     def _end_of(self, there: ObjectInfo) -> tuple[int, str]:
-        """How many parts it has, and the last removal, by its end alone. `_Ignored` if it is of another run."""
+        """The number of parts and the last removal, from the end of the file. Raises `_Ignored` if it is of another run."""
         size = there.size or 0
         start = max(0, size - _TAIL_BYTES)
         tail = self._store.read(self._uri, start, size - start, there.version)
         more = size - footer_length(tail)
-        if max(0, size - _BYTES) <= more < start:  # many classes
+        if max(0, size - _BYTES) <= more < start:  # many classes make long metadata
             tail = self._store.read(self._uri, more, start - more, there.version) + tail
         try:
             values = _said(pq.read_metadata(pa.BufferReader(tail)))

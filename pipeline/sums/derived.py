@@ -1,4 +1,4 @@
-"""Parts -> run.json, failures/ and class_stats.parquet: derived, and can be made again at any time."""
+"""Parts -> run.json, failures/ and class_stats.parquet. These derived files can be made again at any time."""
 
 import threading
 from collections.abc import Callable, Container, Mapping
@@ -23,20 +23,20 @@ from pipeline.storage import Store, WritableStore, join
 from pipeline.sums.checkpoint import Checkpoint
 from pipeline.sums.totals import Totals, is_among
 
-_ROUNDS = 20  # of writing derived files while other attempts still commit
-_MANY = 5_000  # footers to read, before it is asked whether another attempt has counted them: 12 s of one core
+_ROUNDS = 20  # so many times derived files are written while other attempts still commit
+_MANY = 5_000  # more footers than this take over 12 s of one core: first see if another attempt has counted them
 
 
 class FailureFiles:
-    """`failures/` as far as an attempt has to know it: listed once, and only if a part that was read has failures."""
+    """Adds missing files to `failures/`. The folder is listed once, and only if a part that was read has failures."""
 
     def __init__(self, store: WritableStore, out: str) -> None:
         self._store, self._out = store, out
         self._there: npt.NDArray[np.uint64] | None = None
-        self._lock = threading.Lock()  # of who lists
+        self._lock = threading.Lock()  # so that one thread lists
 
     def fill(self, name: PartName, footer: PartFooter) -> None:
-        """Make `failures/<part>` again if a worker died between its part and that. Safe in threads."""
+        """Write `failures/<part>` if a worker died after it committed the part and before it wrote this file. Thread-safe."""
         if not footer.failures:
             return
         with self._lock:
@@ -48,9 +48,9 @@ class FailureFiles:
 
 
 def settle_failures(store: WritableStore, out: str, name: PartName, footer: PartFooter | None) -> None:
-    """Make `failures/<part>` what its part says, which another attempt may remove, or make anew, meanwhile.
+    """Make `failures/<part>` hold what its part says, even if another attempt removes the part or makes it anew meanwhile.
 
-    footer: of this very part; None if it has just been removed. Raises as `read_footer` of one that was made anew.
+    footer: of this part; None if the part was just removed. If the part was made anew, raises like `read_footer`.
     """
     part, uri, write = join(out, "masks", str(name)), join(out, "failures", str(name)), store.create
     version = None if footer is None else name.version
@@ -62,7 +62,7 @@ def settle_failures(store: WritableStore, out: str, name: PartName, footer: Part
         there = None
         with suppress(ObjectMissing):
             there = store.stat(part)
-        if (there and there.version) == version:  # what was written is of the part that is there after that
+        if (there and there.version) == version:  # the part is still the one whose failures were written
             return
         version, footer, write = None, None, store.replace
         if there is not None and (anew := PartName.parse(str(name), there.size or 0, there.version or "")):
@@ -83,10 +83,10 @@ def read_totals(
     seen: Callable[[PartName, PartFooter], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Totals:
-    """Add the parts of a listing that are not in `totals` yet, by one range read each, 64 at a time.
+    """Add the parts of a listing that are not in `totals` yet: one range read per part, 64 at a time.
 
-    seen: is called for each before it is added, in many threads. stop: read no more once it is set. Raises as `read_footer`, and
-    `Damaged` for a part of another run; what was read before that stays in.
+    seen: is called with each part before the part is added, in many threads. stop: if set, no further footer is read.
+    Raises like `read_footer`, and `Damaged` for a part of another run; parts that were added before stay in `totals`.
     """
     missing = listed.parts(~totals.has(listed.part_keys))
     if stop is not None:
@@ -116,11 +116,12 @@ def write_derived(
     checkpoint: Checkpoint | None = None,
     has_remaining: Callable[[PartTable], bool] | None = None,
 ) -> PartTable:
-    """Missing `failures/` and `class_stats.parquet`, until no part came in between; -> the parts that are in them.
+    """Write missing `failures/` and `class_stats.parquet`, again until no part came in between -> the parts that are in them.
 
-    listed: parts of these sources, listed just now; only what has come since is listed again. checkpoint: where to begin if
-    another attempt has removed parts, or made some anew, that are in `totals`, or has counted many that are not. has_remaining:
-    is anything to be labelled yet? Then parts that came in between are for whoever makes the last one.
+    listed: parts of these sources, listed just now; None: list them. checkpoint: its sums are taken if another attempt has
+    removed parts that are in `totals` or made them anew, or has counted many parts that are not in `totals`.
+    has_remaining: does anything remain to be labelled? If so, parts that came in between are left to the attempt that makes the
+    last part.
     """
     failures, written = FailureFiles(store, out), b""
 
@@ -135,7 +136,7 @@ def write_derived(
             totals.clear()
         try:
             read_totals(store, out, listed, totals, fingerprint, failures.fill)
-        except (ObjectMissing, ObjectChanged):  # removed or made anew since it was listed
+        except (ObjectMissing, ObjectChanged):  # a part was removed or made anew after the listing
             if number == _ROUNDS - 1:
                 raise
             listed = None
@@ -154,7 +155,7 @@ def write_derived(
 
 
 def _begin_again(totals: Totals, checkpoint: Checkpoint, listed: PartTable, list_again: Callable[[], PartTable]) -> PartTable:
-    """Be the sums of the checkpoint if that costs less than to go on; -> the newest listing."""
+    """Replace `totals` by the sums of the checkpoint if this is cheaper than to go on -> the newest listing."""
     false = totals.is_torn or not totals.is_within(listed.part_keys)
     if false or listed.part_count - len(totals.parts) > _MANY:
         found, listed = checkpoint.load(listed, list_again)
@@ -164,14 +165,14 @@ def _begin_again(totals: Totals, checkpoint: Checkpoint, listed: PartTable, list
 
 
 def class_stats_bytes(table: pa.Table) -> bytes:
-    """The file `class_stats.parquet`."""
+    """The bytes of `class_stats.parquet`."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return bytes(sink.getvalue())
 
 
 def read_run_json(store: Store, out: str) -> dict[str, Any] | None:
-    """What `run.json` says, or None if there is none, or half of one. Raises `NewerFormat`."""
+    """What `run.json` says; None if there is no file, or no whole one. Raises `NewerFormat`."""
     try:
         found = parsed_run_json(store.read(join(out, "run.json")))
     except ObjectMissing:
@@ -182,5 +183,5 @@ def read_run_json(store: Store, out: str) -> dict[str, Any] | None:
 
 
 def write_run_json(store: WritableStore, out: str, values: Mapping[str, Any]) -> None:
-    """Write `run.json`, whole, over whatever is there."""
+    """Replace `run.json`, whatever the file says."""
     store.replace(join(out, "run.json"), run_json_bytes(values))

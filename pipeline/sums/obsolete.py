@@ -1,4 +1,4 @@
-"""Parts that have to go before a run goes on: of shards that changed, of replaced rows, and what `--redo` names."""
+"""Removes parts before a run goes on: obsolete parts (changed shards, replaced rows), and parts that `--redo` names."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,13 +26,13 @@ def remove_obsolete(
     redo: str | None = None,
     announce: Callable[[], object] = lambda: None,
 ) -> PartTable:
-    """Remove the parts that the plan no longer means, and those with failures of the class `redo`; -> the others it names.
+    """Remove obsolete parts, and parts with failures of the class `redo` -> the other parts of planned sources.
 
-    The plan is caught up with, so that it names the source of every part of `listed`, which was listed before. What it does not
-    name is left: only parts of sources that a later row replaces are obsolete. sums: of some of these parts; what goes, and
-    what the plan does not name, is not in them any more. `announce` is called before the first is removed.
+    The plan first takes in new plan files: it must name the source of every part of `listed`, which was listed before. Parts
+    of sources that no plan row ever named are left: a part is obsolete only if a later row replaces its source or its rows.
+    sums: lose the parts that are removed, and the parts of unplanned sources. announce: is called before the first removal.
     """
-    catch_up(store, out, plan)  # the object of an older row may be planned again
+    catch_up(store, out, plan)  # a newer row may plan the object of an older row again
     planned = listed.of(planned_sources(plan))
     obsolete = (listed.of(set(map(shard_digest, plan.replaced))) & ~planned) | _with_superseded_rows(
         store, out, plan, listed, sums
@@ -49,17 +49,17 @@ def remove_obsolete(
 
 
 def _remove(store: WritableStore, out: str, name: PartName) -> None:
-    """The part and its failures, unless another attempt has removed it, and made it anew, since it was listed."""
+    """Remove a part and its failures, unless another attempt has removed the part or made it anew after the listing."""
     part = join(out, "masks", str(name))
     with suppress(ObjectMissing):
         if store.stat(part).version == name.version:
-            store.delete(join(out, "failures", str(name)))  # first: those of a part that is gone are removed by nobody
+            store.delete(join(out, "failures", str(name)))  # first: nobody removes the failures of a part that is gone
             store.delete(part)
-            settle_failures(store, out, name, None)  # who has read its footer may have made them again
+            settle_failures(store, out, name, None)  # an attempt that read the footer may have written them again
 
 
 def _with_superseded_rows(store: Store, out: str, plan: Plan, listed: PartTable, sums: Sums) -> Bools:
-    """Parts made before a later plan file replaced one of their rows: they hold as many rows as they cover."""
+    """Which parts hold a row that a later plan file replaces? bool (N,). Parts that were made later leave such rows out."""
     obsolete = np.zeros(listed.part_count, np.bool_)
     for file in plan.files:
         rows = np.sort(np.array(plan.superseded.get(file.number, []) if file.images else [], np.int64))
@@ -72,7 +72,7 @@ def _with_superseded_rows(store: Store, out: str, plan: Plan, listed: PartTable,
 
 
 def _is_obsolete(store: Store, out: str, name: PartName, images: int, replaced: int) -> bool:
-    """images: that the part has; below 0 where only its footer says so."""
+    """Does a part hold replaced rows? images: rows that it holds; negative: read its footer. replaced: rows that it covers."""
     if replaced and images < 0:
         footer = _footer(store, out, name)
         images = 0 if footer is None else footer.masks + len(footer.failures)
@@ -80,7 +80,7 @@ def _is_obsolete(store: Store, out: str, name: PartName, images: int, replaced: 
 
 
 def _failed_with(store: Store, out: str, listed: PartTable, sums: Sums, error: str) -> Bools:
-    """Which of these parts have such a failure? Only footers are read that are in no sums yet, or that have failures."""
+    """Which of these parts have a failure of this class? bool (N,). Reads footers of parts with failures or not in the sums."""
 
     def failed(name: PartName) -> bool:
         footer = _footer(store, out, name)
@@ -96,7 +96,7 @@ def _failed_with(store: Store, out: str, listed: PartTable, sums: Sums, error: s
 
 
 def _footer(store: Store, out: str, name: PartName) -> PartFooter | None:
-    """None if another attempt has removed it, or made it anew."""
+    """The footer of a part; None if another attempt has removed the part or made it anew."""
     try:
         return read_footer(store, out, name)
     except (ObjectMissing, ObjectChanged):

@@ -1,4 +1,4 @@
-"""The sums of a run as one attempt knows them: from the checkpoint, from footers that are not in it, from reports."""
+"""The sums of a run as one attempt knows them: from the checkpoint, from the footers of other parts, and from reports."""
 
 import logging
 import threading
@@ -13,13 +13,13 @@ from pipeline.sums.checkpoint import Checkpoint
 from pipeline.sums.derived import FailureFiles, class_stats_bytes, read_totals, write_derived
 from pipeline.sums.totals import Totals
 
-SAVE_S = 300.0  # between two checkpoints: what was committed since then is read again after a kill, a few seconds of requests
+SAVE_S = 300.0  # between checkpoints; after a kill the footers of newer parts are read again, a few seconds of requests
 
 log = logging.getLogger(__name__)
 
 
 class Sums:
-    """`totals`, and the checkpoint that they begin with and end in."""
+    """The sums of a run (`totals`). They begin with the checkpoint, and are saved to it."""
 
     def __init__(self, store: WritableStore, out: str, fingerprint: str, classes: tuple[str, ...]) -> None:
         self.totals = Totals(classes)
@@ -28,7 +28,7 @@ class Sums:
         self._threads: list[threading.Thread] = []
 
     def begin(self) -> PartTable:
-        """List the parts, those of no planned source too; begin with the sums of the checkpoint, if it is provable."""
+        """Begin with the sums of the checkpoint, if it is proven -> all parts, also those of no planned source."""
         found, listed = self._checkpoint.load(self._list(), self._list)
         self.totals.become(found or Totals(self.totals.classes))
         return listed
@@ -37,25 +37,25 @@ class Sums:
         return list_parts(self._store, self._out)
 
     def read(self, listed: PartTable, stop: threading.Event | None = None) -> None:
-        """Read the footers that are not in the sums, until `stop` is set. Raises as `read_totals`."""
+        """Read the footers of parts that are not in the sums, until `stop` is set. Raises like `read_totals`."""
         read_totals(
             self._store, self._out, listed, self.totals, self._fingerprint, FailureFiles(self._store, self._out).fill, stop
         )
 
     def forget(self, gone: PartTable) -> None:
-        """Take out parts that are about to be removed, by their footers, and say so in the checkpoint before they are."""
+        """Take parts out of the sums and the checkpoint, by their footers, before these parts are removed."""
         counted = gone.parts(self.totals.has(gone.part_keys))
         forgotten = 0
         try:
             for name, footer in read_footers(self._store, self._out, counted):
                 forgotten += self.totals.remove(name, footer)
-        except (Damaged, ObjectMissing, ObjectChanged):  # it cannot be said what they were
+        except (Damaged, ObjectMissing, ObjectChanged):  # nobody can say what such parts added to the sums
             self.totals.clear()
         if forgotten and len(self.totals.parts):
             self._checkpoint.save(self._store, self.totals, smaller=True)
 
     def are_written(self, listed: PartTable, min_level: int) -> bool:
-        """Do the checkpoint, from which they are, and `class_stats.parquet` hold all of these parts?"""
+        """Do the sums and `class_stats.parquet` hold exactly these parts? Called while the sums are still the checkpoint's."""
         if not self.totals.is_exactly(listed.part_keys):
             return False
         with suppress(ObjectMissing):
@@ -65,7 +65,7 @@ class Sums:
 
     @contextmanager
     def kept(self, listed: PartTable, sources: Container[str]) -> Iterator[None]:
-        """While the body labels, in the background: read what is not in the sums yet, and save them now and then.
+        """While the body labels, read missing footers into the sums and save the sums now and then, in background threads.
 
         listed: parts of these sources, listed just now.
         """
@@ -74,7 +74,7 @@ class Sums:
         def count() -> None:
             try:
                 self.read(listed, stop)
-            except Exception as error:  # noqa: BLE001 - what cannot be read now is read at the end, and reported there
+            except Exception as error:  # noqa: BLE001 - footers that cannot be read now are read, and reported, at the end
                 log.info("what is there is counted at the end: %s", error)
             if not stop.is_set():
                 self._checkpoint.save(self._store, self.totals)
@@ -84,7 +84,7 @@ class Sums:
             while not stop.wait(SAVE_S):
                 self._checkpoint.save(self._store, self.totals)
                 before, removal = removal, self._checkpoint.newer_removal
-                if self.totals.is_torn or (removal and removal == before):  # whose parts are gone by now
+                if self.totals.is_torn or (removal and removal == before):  # seen twice: the removed parts are gone by now
                     with suppress(MaskfleetError):
                         self._follow(removal, sources, stop)
 
@@ -98,12 +98,12 @@ class Sums:
             stop.set()
 
     def _follow(self, removal: str, sources: Container[str], stop: threading.Event) -> None:
-        """Another attempt has removed parts, or the sums are torn: be sums of parts that are there, and save these."""
+        """Make the sums those of parts that are there, and save them: another attempt removed parts, or the sums are torn."""
 
         def list_again() -> PartTable:
             return list_planned(self._store, self._out, sources)
 
-        before = self.totals.sums()  # what is added from here on is newer than the removal, and the listing may not have it
+        before = self.totals.sums()  # a copy: parts that are added later are newer than the removal, and perhaps not listed
         listed = list_again()
         if before.is_within(listed.part_keys) and not before.torn:
             self._checkpoint.follow(removal)
@@ -114,7 +114,7 @@ class Sums:
         self._checkpoint.save(self._store, self.totals)
 
     def save(self) -> None:
-        """Before an early end."""
+        """Save the checkpoint before an early end."""
         self._checkpoint.save(self._store, self.totals)
 
     def close(
@@ -124,7 +124,7 @@ class Sums:
         listed: PartTable | None = None,
         has_remaining: Callable[[PartTable], bool] | None = None,
     ) -> PartTable:
-        """Write the derived files and the checkpoint; -> the parts that are in them. The last two: as in `write_derived`."""
+        """Write the derived files and the checkpoint -> the parts that are in them. Arguments as in `write_derived`."""
         for thread in self._threads:
             thread.join()
         listed = write_derived(

@@ -1,4 +1,4 @@
-"""Sums over the footers of parts: exact, in any order, and of which parts they are."""
+"""Exact sums over the footers of parts, in any order, with the set of these parts."""
 
 import threading
 from collections import Counter
@@ -13,20 +13,20 @@ from pipeline.output.footer import PartFooter
 from pipeline.output.parts import Bools, Keys, PartName
 from pipeline.schema import CLASS_STATS
 
-_LOOSE = 50_000  # parts in a dict, before they are merged into the arrays
+_LOOSE = 50_000  # so many parts are held in a dict before they are merged into the arrays
 
 Counts = npt.NDArray[np.uint32]
 
 
 class PartSet:
-    """Keys of parts, each with its masks and failures: 16 bytes a part."""
+    """Keys of parts, each with its number of masks and failures: 16 bytes per part."""
 
     def __init__(self, keys: Keys | None = None, counts: Counts | None = None) -> None:
-        """keys: uint64 (N,), ascending, each once. counts: uint32 (N, 2), masks and failures of each."""
+        """keys: uint64 (N,), ascending, without duplicates. counts: uint32 (N, 2), masks and failures per part."""
         self._keys = np.empty(0, np.uint64) if keys is None else keys
         self._counts = np.empty((0, 2), np.uint32) if counts is None else counts
         self._loose: dict[int, tuple[int, int]] = {}  # not in the arrays yet
-        self._gone: set[int] = set()  # still in the arrays
+        self._gone: set[int] = set()  # removed, but still in the arrays
 
     def __len__(self) -> int:
         return len(self._keys) + len(self._loose) - len(self._gone)
@@ -39,8 +39,8 @@ class PartSet:
         return at < len(self._keys) and int(self._keys[at]) == key
 
     def add(self, key: int, masks: int, failures: int) -> None:
-        """A part that is not in it."""
-        if key in self._gone:  # the same object, then
+        """Add a part that is not in the set."""
+        if key in self._gone:  # an equal key means an equal object
             self._gone.remove(key)
             return
         self._loose[key] = masks, failures
@@ -48,13 +48,13 @@ class PartSet:
             self.arrays()
 
     def remove(self, key: int) -> None:
-        """A part that is in it."""
+        """Remove a part that is in the set."""
         if self._loose.pop(key, None) is None:
             assert self._is_in_arrays(key)
             self._gone.add(key)
 
     def arrays(self) -> tuple[Keys, Counts]:
-        """Keys, uint64 (N,), ascending; masks and failures of each, uint32 (N, 2). They are not changed later, but replaced."""
+        """Keys, uint64 (N,), ascending; masks and failures per part, uint32 (N, 2). These arrays never change later."""
         keys, counts, loose, gone = self._keys, self._counts, dict[int, tuple[int, int]](), set[int]()
         if self._gone:
             stays = ~is_among(keys, np.sort(np.fromiter(self._gone, np.uint64, len(self._gone))))
@@ -64,16 +64,16 @@ class PartSet:
             counts = np.concatenate([counts, np.array(list(self._loose.values()), np.uint32)])
             order = np.argsort(keys, kind="stable")
             keys, counts = keys[order], counts[order]
-        self._keys, self._counts, self._loose, self._gone = keys, counts, loose, gone  # no call in between: no signal is heard
+        self._keys, self._counts, self._loose, self._gone = keys, counts, loose, gone  # no call: no signal handler in between
         return keys, counts
 
     def has(self, keys: Keys) -> Bools:
-        """Which of these are in it? bool, as long as `keys`."""
+        """Which of these keys are in the set? bool (N,)."""
         mine, _ = self.arrays()
         return is_among(keys, mine)
 
     def counts_of(self, keys: Keys) -> npt.NDArray[np.int64]:
-        """Masks and failures of each, int64 (N, 2); -1 for those that are not in it."""
+        """Masks and failures per key, int64 (N, 2); -1 for keys that are not in the set."""
         mine, counts = self.arrays()
         found = np.full((len(keys), 2), -1, np.int64)
         there = is_among(keys, mine)
@@ -82,7 +82,7 @@ class PartSet:
 
 
 def is_among(keys: Keys, ascending: Keys) -> Bools:
-    """Which of `keys` are there too? bool, as long as `keys`."""
+    """Which of `keys` are in `ascending` too? bool (N,), N the length of `keys`."""
     if not len(ascending):
         return np.zeros(len(keys), np.bool_)
     at = np.minimum(np.searchsorted(ascending, keys), len(ascending) - 1)
@@ -91,9 +91,9 @@ def is_among(keys: Keys, ascending: Keys) -> Bools:
 
 @dataclass(slots=True)
 class Totals:
-    """Sums over the footers of parts; `parts` are those that are in it. Adding and taking away is exact, in any order.
+    """Sums over the footers of `parts`. Parts are added and removed exactly, in any order.
 
-    torn: is a change not at its end? If a signal or an error broke it off, they are sums of no parts until they `become` others.
+    torn: is a change unfinished? If a signal or an error cut a change short, the sums are wrong until they `become` others.
     histograms: int64 (C, 256). images_by_class, pixels_by_class: int64 (C,). digest: modulo 2**256.
     """
 
@@ -119,7 +119,7 @@ class Totals:
         self.pixels_by_class = np.zeros(count, np.int64)
 
     def become(self, other: "Totals") -> None:
-        """Forget what is in it, and be what `other` is; that one must not be used any more."""
+        """Take over all sums of `other`, which must not be used any more."""
         with self.lock:
             self.torn = True
             for name in _SUMS:
@@ -128,16 +128,16 @@ class Totals:
 
     @property
     def is_torn(self) -> bool:
-        """Are they sums of no parts? Safe in threads: none is in the middle of a change."""
+        """Are the sums torn? Thread-safe: waits until no other thread is in the middle of a change."""
         with self.lock:
             return self.torn
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Begin anew, without parts."""
         self.become(Totals(self.classes))
 
     def add(self, name: PartName, footer: PartFooter) -> None:
-        """Take one part in; a part that is in already is not taken twice. Safe in threads."""
+        """Add one part, unless the sums hold it already. Thread-safe."""
         key = name.key
         with self.lock:
             if key not in self.parts:
@@ -147,7 +147,7 @@ class Totals:
                 self.torn = before
 
     def remove(self, name: PartName, footer: PartFooter) -> bool:
-        """Take one part away again, if it is in. Safe in threads."""
+        """Remove one part -> whether the sums held it. Thread-safe."""
         key = name.key
         with self.lock:
             if key not in self.parts:
@@ -167,13 +167,13 @@ class Totals:
         self.digest = (self.digest + times * int(footer.digest, 16)) % (1 << 256)
         for failure in footer.failures:
             self.errors[failure.error] += times
-        self.errors = +self.errors  # without those of which none is left
+        self.errors = +self.errors  # drops classes whose count is 0
         self.histograms += times * footer.histograms
         self.images_by_class += times * np.asarray(footer.images_by_class, np.int64)
         self.pixels_by_class += times * np.asarray(footer.pixels_by_class, np.int64)
 
     def sums(self) -> "Totals":
-        """A copy that nobody else changes."""
+        """A copy that no other thread changes."""
         with self.lock:
             copy = Totals(self.classes)
             for name in _SUMS:
@@ -186,7 +186,7 @@ class Totals:
             return copy
 
     def is_same(self, other: "Totals") -> bool:
-        """Are all sums equal, and the parts, each with its masks and failures?"""
+        """Are all sums equal, and all parts with their masks and failures?"""
         (keys, counts), (other_keys, other_counts) = self.sums().parts.arrays(), other.sums().parts.arrays()
         return self.same_sums(other) and np.array_equal(keys, other_keys) and np.array_equal(counts, other_counts)
 
@@ -199,34 +199,34 @@ class Totals:
         )
 
     def has(self, keys: Keys) -> Bools:
-        """Which of these parts are in it? bool, as long as `keys`. Safe in threads."""
+        """Which of these parts are in the sums? keys: uint64 (N,) -> bool (N,). Thread-safe."""
         with self.lock:
             return self.parts.has(keys)
 
     def counts_of(self, keys: Keys) -> npt.NDArray[np.int64]:
-        """Masks and failures of these parts, int64 (N, 2); -1 for those that are not in it. Safe in threads."""
+        """Masks and failures of these parts, int64 (N, 2); -1 for parts that are not in the sums. Thread-safe."""
         with self.lock:
             return self.parts.counts_of(keys)
 
     def is_within(self, keys: Keys) -> bool:
-        """Are all of its parts among these? Safe in threads."""
+        """Are all parts of the sums among these? Thread-safe."""
         with self.lock:
             mine, _ = self.parts.arrays()
         return bool(is_among(mine, np.sort(keys)).all())
 
     def is_exactly(self, keys: Keys) -> bool:
-        """Are its parts these, each of which is there once? Safe in threads."""
+        """Are the parts of the sums exactly these? keys: without duplicates. Thread-safe."""
         with self.lock:
             count = len(self.parts)
         return count == len(keys) and self.is_within(keys)
 
     @property
     def labels_digest(self) -> str:
-        """64 hex digits."""
+        """`digest` as 64 hex digits."""
         return f"{self.digest:064x}"
 
     def class_stats(self, min_level: int) -> pa.Table:
-        """One row a class of the run; `least` is the least confidence (uint8) that a mask keeps."""
+        """One row per class of the run. min_level: the least confidence (uint8) that a mask keeps."""
         kept = self.histograms[:, min_level:]
         sums = (kept * np.arange(min_level, LEVELS)).sum(axis=1).tolist()
         pixels = self.pixels_by_class.tolist()
