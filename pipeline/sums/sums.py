@@ -55,7 +55,7 @@ class Sums:
             self._checkpoint.save(self._store, self.totals, smaller=True)
 
     def are_written(self, listed: PartTable, min_level: int) -> bool:
-        """Do the sums and `class_stats.parquet` hold exactly these parts? Called while the sums are still the checkpoint's."""
+        """Do the sums, which come from the checkpoint, and `class_stats.parquet` hold exactly these parts?"""
         if not self.totals.is_exactly(listed.part_keys):
             return False
         with suppress(ObjectMissing):

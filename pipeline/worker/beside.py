@@ -1,4 +1,4 @@
-"""Other planned objects: who doubts whether a store answers asks for some of them."""
+"""Other planned objects: if one object cannot be read, a worker asks for others, to see if the store answers at all."""
 
 import os
 from collections import OrderedDict
@@ -15,13 +15,13 @@ from pipeline.shards.names import file_kind
 from pipeline.storage import scheme_of, store_for
 from pipeline.storage.answers import last_folder
 
-SAMPLE = 16  # of the objects of a plan file
-FILES = 256  # of those below one folder: whoever removed more of them one after the other meets a file that is there
-FOLDERS = 16  # of which it is remembered what is planned there
+SAMPLE = 16  # so many objects of a plan file
+FILES = 256  # so many files below one folder: if fewer were removed one after the other, some file is still there
+FOLDERS = 16  # the planned files of so many folders are kept in memory
 
 
 class Beside:
-    """Some of the objects that are planned beside a source, spread over the plan file, which is read once for that."""
+    """Some of the objects that are planned beside a source, spread over the plan file. Each plan file is read once for them."""
 
     def __init__(self, output: str) -> None:
         self._output = output
@@ -29,11 +29,12 @@ class Beside:
         self._below: OrderedDict[str, tuple[SourceObject, ...]] = OrderedDict()  # by folder
 
     def of(self, span: Span, uri: str) -> Iterator[str]:
-        """URIs to fetch: those that came with the span, then of the same plan file, or of shards. Raises `StorageError`.
+        """URIs to fetch: first those that came with the span, then others of the plan. Raises `StorageError`.
 
-        uri: the object in doubt. Of a local file those come, too, that are planned below the last folder on its way that is
-        there, and none comes that is not there as it was planned: where a disk is not mounted others may lie. If nothing else
-        is planned there, any image or shard in its own folder counts.
+        For a single image the others come from its plan file, for a shard from the first plan file of shards. uri: the object in
+        doubt. If this is a local file, planned files below the deepest existing folder of its path come too. No local file comes
+        that differs from its plan row: if a disk is not mounted, other files may lie there. If no other file is planned there,
+        any image or shard in the object's own folder counts.
         """
         yield from span.others
         planned = partial(self._sample, span.source.uri) if span.source.kind == "image" else self._shards
@@ -51,7 +52,7 @@ class Beside:
             yield from islice(beside, SAMPLE)
 
     def _names(self) -> Iterator[str]:
-        """Of plan files: whoever reads one that is not there has met the end."""
+        """Names of plan files, without an end: reading a file that is not there shows the end of the plan."""
         number = 0
         while True:
             yield f"plan/{number:05d}.parquet"
@@ -71,7 +72,7 @@ class Beside:
         return self._samples[name]
 
     def _files_below(self, folder: str) -> tuple[SourceObject, ...]:
-        """Some of those of all plan files, which are read for each such folder."""
+        """Some planned files below a folder. All plan files are read once per folder."""
         root = folder.rstrip("/") + "/"
         if root not in self._below:
             found = list[SourceObject]()
@@ -86,13 +87,13 @@ class Beside:
 
 
 def _spread(shards: list[SourceObject], max_count: int) -> tuple[SourceObject, ...]:
-    """At most so many, of all over."""
+    """At most `max_count` of the shards, spread evenly."""
     count = min(max_count, len(shards))
     return tuple(shards[number * len(shards) // count] for number in range(count))
 
 
 def _is_as_planned(shard: SourceObject) -> bool:
-    """Is this local file there, as it was listed? Lists of images say no more than their names."""
+    """Is this local file there, with the listed size and version? An image from a list has neither; then being there counts."""
     if scheme_of(shard.uri) != "file":
         return False
     try:

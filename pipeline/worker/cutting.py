@@ -1,4 +1,4 @@
-"""In what order spans go to the workers, and big shards as pieces, so that all workers end together."""
+"""The order in which spans go to the workers, and big shards cut into pieces, so that all workers end together."""
 
 import logging
 from collections import deque
@@ -17,23 +17,23 @@ from pipeline.shards.tar import part_starts
 from pipeline.storage import store_for, writable_store_for
 from pipeline.worker.prefetch import ReadAhead
 
-SHORT_SHARD_BYTES = 8 << 20  # not worth cutting
-LONG = 8  # times a span goes into a worker's share of the whole, or fewer: then it is long
+SHORT_SHARD_BYTES = 8 << 20  # a shorter shard is not worth cutting
+LONG = 8  # a span is long if it is more than 1/8 of a worker's share of all bytes
 _PIECES_A_WORKER = 8
-_ORDERED = 4 * LONG  # what is shorter than this part of a worker's share may come last without being waited for
-_IMAGE_BYTES = 100_000  # about; only to compare spans
-_MIN_MEMBER_BYTES = 1024  # of a tar: a header and one block
-_WALKS = 4  # shards that are looked into at once
-_PIECES_AHEAD = 1_000  # of one of them
+_ORDERED = 4 * LONG  # spans below 1/32 of a worker's share are not sorted by size: nobody waits long for the last of them
+_IMAGE_BYTES = 100_000  # a rough size, only to compare spans
+_MIN_MEMBER_BYTES = 1024  # the smallest member of a tar: a header and one block
+_WALKS = 4  # so many shards are searched for cuts at once
+_PIECES_AHEAD = 1_000  # pieces of one shard that wait to be sent
 
 log = logging.getLogger(__name__)
 
 
 def in_order(spans: Sequence[Span], workers: int) -> list[Span]:
-    """The spans as they should go to so many workers: long ones first; then those that are short; then those to be cut, marked.
+    """The spans in the order in which they should go to so many workers: long spans, short spans, then spans to be cut, marked.
 
-    Cut are as few of the long shards as are needed to keep every worker busy while any worker labels the longest of the others:
-    the pieces fill the end.
+    As few long shards as possible are cut. Their pieces come last and must keep all other workers busy while one worker labels
+    the longest span that is not cut.
     """
     sizes = [weight(span) for span in spans]
     cut = _to_cut(spans, sizes, workers)
@@ -41,7 +41,7 @@ def in_order(spans: Sequence[Span], workers: int) -> list[Span]:
     marked = set(cut)
     short = sum(sizes) / (_ORDERED * workers)
     whole = [number for number in range(len(spans)) if number not in marked]
-    whole.sort(key=lambda number: -sizes[number] if sizes[number] > short else 0.0)  # short ones as they are
+    whole.sort(key=lambda number: -sizes[number] if sizes[number] > short else 0.0)  # short spans keep their order
     piece_bytes = max(1, round(cut_bytes / (_PIECES_A_WORKER * workers)))
     return [spans[number] for number in whole] + [replace(spans[number], piece_bytes=piece_bytes) for number in cut]
 
@@ -66,7 +66,7 @@ def _to_cut(spans: Sequence[Span], sizes: Sequence[float], workers: int) -> list
 
 
 def weight(span: Span) -> float:
-    """About the bytes that are left of it. What a shard still holds behind its first parts nobody knows: half of it at least."""
+    """About how many bytes of a span remain. For a shard whose first parts are there, at least half of its bytes is assumed."""
     size = span.source.size or 0
     if span.stop is None:
         return max(size - span.first * _IMAGE_BYTES, size / 2 if span.first else size)
@@ -75,9 +75,9 @@ def weight(span: Span) -> float:
 
 
 def limited(spans: Sequence[Span], images: int, part_images: int, workers: int) -> list[Span]:
-    """Spans that together hold about `images` images: exactly as many parts as full parts of that would take.
+    """The first spans, limited to as many parts as `images` images fill.
 
-    Big tars are marked to be cut part by part where there are fewer of them than workers.
+    If there are fewer than `LONG` spans per worker, big tars are marked to be cut part by part.
     """
     parts = -(-images // part_images)
     chosen = spans[:parts]
@@ -93,16 +93,16 @@ def _is_big_tar(shard: SourceObject) -> bool:
 
 
 def most_at_once(spans: Sequence[Span], part_images: int) -> int:
-    """How many workers can be at work: one a span; of those that are to be cut one a part, whose images take 1 KiB at least."""
+    """How many workers can work at once: one per span; one per part of a span to be cut, at 1 KiB or more per image."""
     return sum(
         1 if span.piece_bytes is None else 1 + (span.source.size or 0) // (_MIN_MEMBER_BYTES * part_images) for span in spans
     )
 
 
 def all_pieces(spans: Iterable[Span], *, read: ReadOptions, part_images: int, output: str) -> Iterator[Span]:
-    """The spans in their order; of those that are marked the pieces, of some at once and in turn, as they are found.
+    """The spans in their order. From the first marked span on, spans come as pieces, from some spans at once and in turn.
 
-    The same every time: Ray repeats what was lost of it by position.
+    The order is the same in each call: Ray makes lost items again and finds them by position.
     """
     waiting = iter(spans)
     for span in waiting:
@@ -129,9 +129,10 @@ def all_pieces(spans: Iterable[Span], *, read: ReadOptions, part_images: int, ou
 
 
 def pieces(span: Span, *, read: ReadOptions, part_images: int, output: str) -> Iterator[Span]:
-    """A span as pieces of about `piece_bytes` that begin where parts begin; they are small at first, and at the end.
+    """A span as pieces of about `piece_bytes`, each of which begins where a part begins. The first and last pieces are small.
 
-    Of a shard whose headers cannot be read any further the last piece is all that is left: whoever labels it says what is wrong.
+    If the headers of a shard cannot be read any further, the last piece is all that remains: the worker that labels this piece
+    reports the error.
     """
     rest, piece_bytes = replace(span, piece_bytes=None), span.piece_bytes
     if piece_bytes is None:
@@ -140,7 +141,7 @@ def pieces(span: Span, *, read: ReadOptions, part_images: int, output: str) -> I
     try:
         start = beginning(span, output)
         with closing(_starts(span.source, read, part_images, start)) as starts:
-            _, first = next(starts, (start, 0))  # none where a tar ends before it
+            _, first = next(starts, (start, 0))  # a tar that ends before `start` has no starts
             size, begun = max(1, (span.source.size or 0) - first), first
             for parts, (cursor, at) in enumerate(starts, 1):
                 if span.stop is not None and cursor.index >= span.stop:
@@ -159,14 +160,14 @@ def pieces(span: Span, *, read: ReadOptions, part_images: int, output: str) -> I
 
 
 def beginning(span: Span, output: str) -> Cursor:
-    """Where a span begins: as it says, or as the footer of the part before it does. Raises `StorageError`, `Damaged`."""
+    """Where a span begins: its `start`, or what the footer of the part before says. Raises `StorageError`, `Damaged`."""
     if span.start is not None:
         return span.start
     return Cursor() if span.previous is None else read_footer(writable_store_for(output), output, span.previous).after
 
 
 def _starts(shard: SourceObject, read: ReadOptions, part_images: int, start: Cursor) -> Generator[tuple[Cursor, int]]:
-    """Where parts begin, and at what byte, from `start` on. Parquet: where row groups do, as parts begin there at least."""
+    """Where parts begin, and at what byte, from `start` on. For Parquet: where row groups begin; a part begins at each."""
     store = store_for(shard.fetch_uri)
     if shard.kind == "tar":
         for cursor in part_starts(store, shard, read, part_images, PART_BYTES, start):

@@ -15,16 +15,16 @@ class _Raised:
 
 
 class ReadAhead(Iterator[T]):
-    """Items of `source` in order; what it raises is raised here.
+    """Items of `source` in order. An error in `source` is raised by `next`.
 
-    At most `ahead` items wait, and of `most_bytes` as `size_of` says; one that has more waits alone.
-    `close()` ends the thread; it is called when the items are exhausted, too.
+    At most `ahead` items wait, with at most `max_bytes` together (`size_of` gives the bytes of an item); a larger item waits
+    alone. `close()` ends the thread. It is also called after the last item.
     """
 
     def __init__(self, source: Iterator[T], ahead: int, *, max_bytes: int = 0, size_of: Callable[[T], int] = lambda _: 0) -> None:
         self._ahead, self._most_bytes, self._size_of = ahead, max_bytes, size_of
         self._items: deque[tuple[T | _Raised | None, int]] = deque()
-        self._bytes = 0  # of those
+        self._bytes = 0  # of all items that wait
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, args=(source,), name="read-ahead", daemon=True)
@@ -35,9 +35,9 @@ class ReadAhead(Iterator[T]):
             for item in source:
                 if not self._put(item, self._size_of(item)):
                     break
-                del item  # else it lies in memory beside the next one
+                del item  # else memory holds this item beside the next one
             self._put(None, 0)
-        except BaseException as error:  # noqa: BLE001 - handed over, whatever it is
+        except BaseException as error:  # noqa: BLE001 - any error is handed over to the other thread
             self._put(_Raised(error), 0)
         finally:
             close = getattr(source, "close", None)
@@ -45,7 +45,7 @@ class ReadAhead(Iterator[T]):
                 close()
 
     def _put(self, item: "T | _Raised | None", size: int) -> bool:
-        """Wait for room; False: nobody wants any more."""
+        """Wait for room and add an item; False if the reader has closed this iterator."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._has_room(size))
             if not self._closed:
@@ -74,7 +74,7 @@ class ReadAhead(Iterator[T]):
         return item
 
     def close(self) -> None:
-        """Stop reading and wait for the thread: no longer than it takes over the item that it reads."""
+        """Stop reading, and wait until the thread has finished the item that it reads now."""
         with self._changed:
             self._closed = True
             self._items.clear()

@@ -8,10 +8,11 @@ import sys
 
 @functools.cache
 def exit_without_destructors() -> None:
-    """From now on this process is over when Python is: nothing that C or C++ registered for its exit runs.
+    """Make this process end right after Python's own exit handlers: no destructor of C or C++ runs.
 
-    For a worker, which has committed and told all by then. Ray's destructors (2.60, `CoreWorkerProcess::HandleAtExit`) at
-    times wait for ever for a lock that they have destroyed, and the process then outlives its Ray, with all its memory.
+    Workers call this: they have committed and reported all work before they exit. Ray's destructors (2.60,
+    `CoreWorkerProcess::HandleAtExit`) sometimes wait for ever for a lock that they have destroyed. Such a process outlives its
+    Ray, and keeps all its memory.
     """
     atexit.register(_leave)
 
@@ -20,5 +21,5 @@ def _leave() -> None:
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    finally:  # nobody may be there to read it
+    finally:  # flush fails if the reader of stdout or stderr is gone
         os._exit(0)

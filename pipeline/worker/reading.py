@@ -22,18 +22,18 @@ from pipeline.worker.beside import Beside
 from pipeline.worker.prefetch import ReadAhead
 
 IMAGES_AHEAD = 4
-WAITING_BYTES = 112 << 20  # of those: see `ENCODED_AHEAD_BYTES`
+WAITING_BYTES = 112 << 20  # most bytes of the images that wait; see `ENCODED_AHEAD_BYTES`
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An image on its way: to the network, resized; or labelled already, by itself; or failed."""
+    """An image after reading: resized for the network, or labelled already in an isolated child, or failed."""
 
     encoded: EncodedImage
     found: Resized | Labelled | BadImage
 
     def size(self) -> int:
-        """Bytes that it keeps in memory."""
+        """How many bytes of memory the item keeps."""
         if isinstance(self.found, Resized):
             return self.found.pixels_HWC.nbytes
         if isinstance(self.found, Labelled):
@@ -50,7 +50,7 @@ class SpanReader:
         self.cpu_ms = 0.0
 
     def ahead(self, span: Span, cursor: Cursor, watch: Watch) -> ReadAhead[Item]:
-        """The images of a span from `cursor` on, in a thread of their own. To be closed."""
+        """The images of a span from `cursor` on, read in a thread of their own. The caller must close the iterator."""
         return ReadAhead(self._items(span, cursor, watch), IMAGES_AHEAD, max_bytes=WAITING_BYTES, size_of=Item.size)
 
     def _items(self, span: Span, cursor: Cursor, watch: Watch) -> Iterator[Item]:
@@ -65,12 +65,12 @@ class SpanReader:
                     return
                 position = encoded.after.index
                 item = Item(replace(encoded, data=None), self._prepared(encoded, watch))
-                del encoded  # else its bytes lie in memory beside those of the next
+                del encoded  # else memory holds its bytes beside those of the next image
                 yield item
                 del item
 
     def _prepared(self, encoded: EncodedImage, watch: Watch) -> Resized | Labelled | BadImage:
-        """Decoded and resized; or, of an image that may have killed a worker, what its child says."""
+        """Decode and resize an image. A suspect image, which may have killed a worker, goes to an isolated child instead."""
         if encoded.error is not None:
             return encoded.error
         assert encoded.data is not None
@@ -84,21 +84,21 @@ class SpanReader:
             return error.with_traceback(None)
         except MemoryError:
             if not watch.was_left:
-                raise  # for a later round, which knows; the memory may be back by then
+                raise  # a later round tries again, with this image as a suspect; memory may be free by then
         return watch.judge(encoded.position, encoded.data, encoded.name)
 
     def _encoded(self, span: Span, cursor: Cursor, watch: Watch) -> Generator[EncodedImage]:
         source = span.source
         if source.kind == "image":
             rows, secrets = read_plan_rows(self._output, source.uri, cursor.index, span.stop), dict(span.secrets)
-            superseded = frozenset(span.superseded)  # may be all of them
+            superseded = frozenset(span.superseded)  # may hold every row
             wanted = ((row, replace(image, secret=secrets.get(row))) for row, image in rows if row not in superseded)
             yield from read_images(wanted, self._options, self._answers, partial(self._beside.of, span))
             return
         yield from to_the_stop(self._of_shard(span, cursor, watch), source, cursor, span.stop)
 
     def _of_shard(self, span: Span, cursor: Cursor, watch: Watch) -> Iterator[EncodedImage]:
-        """The images of a shard; one that was planned, and is gone or closed for good, ends there as truncated."""
+        """The images of a shard. If the shard is gone, or access to it is denied for good, it ends there as truncated."""
         shard, position = span.source, cursor
         try:
             for image in self._members(shard, cursor, watch):
@@ -108,7 +108,7 @@ class SpanReader:
                 del image
         except FINAL as gone:
             if isinstance(gone, HostUnreachable) and shard.size is not None:
-                raise  # its host was there when it was listed, and may come back
+                raise  # the host answered when the shard was listed, and may come back
             since, signed, was_there = time.monotonic(), shard.secret is not None, shard.size is not None
             others = partial(self._beside.of, span)
             if not self._answers.is_its_own(

@@ -1,4 +1,4 @@
-"""`SegmentSpan`: one span in, one report a committed part out. A plain callable; Ray is not needed to run it."""
+"""`SegmentSpan`: one span in, one report per part out. A plain callable, which runs without Ray."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ from pipeline.worker.cutting import beginning
 from pipeline.worker.reading import Item, SpanReader
 from pipeline.worker.refusals import is_of_node
 
-PAUSE_S = 10.0  # of a worker whose node lacks something: else it would soon have had the spans of all others
+PAUSE_S = 10.0  # a worker whose node lacks something pauses: else it would soon have failed on all spans
 TRACE = "MASKFLEET_TRACE"
 
 
@@ -40,11 +40,11 @@ TRACE = "MASKFLEET_TRACE"
 class WorkerConfig:
     """What every worker is told once.
 
-    patient: go on beside another attempt instead of leaving it the span. plan_format: in runs of format 1 there are parts
-    whose names hold their rows.
-    heartbeat_rows: of a part in hand, after which it says so; the same for all workers of a round.
-    engine, labels_version: of the run, where the driver made its plan; a worker of another refuses. engine as
-    `identity.engine_release` gives it, None: any.
+    patient: if another attempt works on a span, go on with it instead of leaving it to that attempt. plan_format: in runs of
+    format 1 some parts have names that hold their number of rows.
+    heartbeat_rows: after so many rows of a part in hand a worker reports; equal for all workers of a round.
+    engine, labels_version: those of the plan. A worker that has others refuses. engine: as `plan.fingerprint.engine_release`
+    gives it; None allows any.
     """
 
     output: str
@@ -61,7 +61,7 @@ class WorkerConfig:
 
     @property
     def part(self) -> PartOptions:
-        """What its parts have in common."""
+        """What the parts of this worker have in common."""
         return PartOptions(
             fingerprint=self.fingerprint, classes=self.labels.classes, part_images=self.part_images,
             confidence_map=self.labels.confidence_map, max_encoded_bytes=self.read.max_encoded_bytes,
@@ -71,8 +71,8 @@ class WorkerConfig:
 class SegmentSpan:
     """Labels spans, part by part: read ahead in a thread, label, commit, report.
 
-    Raises if it cannot start: a `MaskfleetError` for versions or a precision that are not those of the run, or an output out of
-    reach, and what the machine itself raises, such as `OSError` on a full disk.
+    Raises if the worker cannot start: a `MaskfleetError` if versions or precision are not those of the run, or if the output is
+    out of reach; and errors of the machine, such as `OSError` on a full disk.
     """
 
     def __init__(self, config: WorkerConfig, network: Prepared) -> None:
@@ -81,7 +81,7 @@ class SegmentSpan:
             check_worker(config.engine, config.labels_version)
         store = writable_store_for(config.output)
         self._labeller = Labeller(load_engine(network), config.labels)
-        load_machine_code()  # here, as no image's time limit counts yet
+        load_machine_code()  # now, before the time limit of any image runs
         output = hashlib.sha256(f"{config.output} {config.fingerprint}".encode()).hexdigest()[:24]
         self._quarantine = Quarantine(scratch_folder() / "begun" / output, network, config.labels, config.image_timeout_s)
         self._reader = SpanReader(config.output, config.read, self._labeller)
@@ -94,10 +94,10 @@ class SegmentSpan:
         self._writer = PartWriter(store, config.output, config.part, versions, plan_format=config.plan_format)
 
     def __call__(self, span: Span) -> Iterator[PartReport]:
-        """One report per part, in order; the last may say why the rest of the span remains.
+        """One report per part, in order. The last report may say why the rest of the span remains.
 
-        Before the report of a part come those that say how much of the part is done, after each `heartbeat_rows`: by count, not
-        by time, and of a part that was there too, as Ray repeats what a dead worker yielded by position.
+        Before the report of a part come heartbeats, one after each `heartbeat_rows` rows of the part. They come by count, not by
+        time, and also for a part that was there already: if a worker dies, Ray repeats its items and finds them by position.
         """
         for report in self._reports(span):
             asked_again = retries() - self._retries
@@ -110,14 +110,14 @@ class SegmentSpan:
             return
         except MaskfleetError as error:
             last = PartReport(error=str(error), error_class=type(error).__name__)
-        except Exception as error:  # noqa: BLE001 - one span must not end the others; the driver reports it and exits with 1
+        except Exception as error:  # noqa: BLE001 - one span must not end the others; the driver reports the error
             last = ended_by(error, partial(without_secrets_of, span))
         if last.error_class == Incomplete.__name__:
             time.sleep(PAUSE_S)
         yield last
 
     def _parts(self, span: Span) -> Iterator[PartReport]:
-        """Parts that are there, then parts to make."""
+        """Report the parts that are there, then make the others."""
         cursor = beginning(span, self._config.output)
         while (there := self._writer.committed(span.digest, cursor.index)) is not None:
             yield from self._heartbeats(0, there.rows - 1)
@@ -145,8 +145,8 @@ class SegmentSpan:
         if part.last or part.stop == span.stop:
             return True
         if not committed and self._writer.committed(span.digest, part.first) != part:
-            return True  # who made it saw the source otherwise: what remains of it is for a later round to say
-        # If another attempt is at work right here, the span is left to it: a later round looks again.
+            return True  # whoever made the part saw another source: a later round finds out what remains
+        # If another attempt works on this span, the span is left to that attempt: a later round looks again.
         return not self._config.patient and (not committed or self._writer.committed(span.digest, part.stop) is not None)
 
     def _part(
@@ -156,19 +156,19 @@ class SegmentSpan:
         before, began, done = self._spent(), time.perf_counter(), 0
         while item is not None and not draft.full and item.encoded.after.index <= draft.limit:
             self._label(draft, item, watch)
-            passed = max(done, item.encoded.position - first)  # the rows before this one, which may be the last
+            passed = max(done, item.encoded.position - first)  # only the rows before this one, which may be the last
             yield from self._heartbeats(done, passed)
             done = passed
             item = next(images, None)
         packing = time.thread_time()
         footer, data = draft.finish(exhausted=item is None)
-        self._trace(footer, draft.inferred)  # before the commit: a put that is lost was work all the same
+        self._trace(footer, draft.inferred)  # before the commit: work counts even if another worker wins the put
         started = time.perf_counter()
         part, committed = self._writer.commit(footer, data)
         self._commit_ms += 1000 * (time.thread_time() - packing)
         yield from self._heartbeats(done, footer.rows - 1)
         spent = {stage: total - before.get(stage, 0.0) for stage, total in self._spent().items()}
-        spent["commit"] = 1000 * (time.perf_counter() - started)  # wall time: the store's, too
+        spent["commit"] = 1000 * (time.perf_counter() - started)  # wall time, with the time of the store
         report = PartReport(
             part=part, footer=footer if committed else None, committed=committed, bytes=draft.bytes, inferred=draft.inferred,
             seconds=time.perf_counter() - began, milliseconds=spent,
@@ -183,7 +183,7 @@ class SegmentSpan:
                 with watch.labelling(item.encoded.position):
                     found = self._labeller.label(found)
             except NetworkGotNoMemory:
-                os.kill(os.getpid(), signal.SIGKILL)  # its heap may be damaged: this image is suspect, for another process
+                os.kill(os.getpid(), signal.SIGKILL)  # the heap may be damaged; another process takes this image as a suspect
                 raise
             except BadImage as error:
                 found = error
@@ -193,13 +193,13 @@ class SegmentSpan:
             draft.add(item.encoded, found)
 
     def _heartbeats(self, done: int, rows: int) -> Iterator[PartReport]:
-        """One for each `heartbeat_rows` that were passed between so many rows of a part and so many."""
+        """One report for each multiple of `heartbeat_rows` after row `done` of a part, up to row `rows`."""
         every = self._config.heartbeat_rows
         for number in range(done // every + 1, rows // every + 1):
             yield PartReport(in_hand=number * every)
 
     def _spent(self) -> dict[str, float]:
-        """CPU milliseconds of this worker so far, by stage."""
+        """CPU milliseconds that this worker has spent so far, by stage."""
         return self._labeller.milliseconds | {"read": self._reader.cpu_ms, "commit": self._commit_ms}
 
     def _trace(self, footer: PartFooter, inferred: int) -> None:
@@ -219,7 +219,10 @@ class SegmentSpan:
 
 
 def ended_by(error: Exception, hide: Callable[[str], str] = str) -> PartReport:
-    """What is no error of ours: this node lacks something, or it is a `Bug`. hide: takes secrets out of a text."""
+    """The report for an error that is not a `MaskfleetError`: the node lacks something, or it is a `Bug`.
+
+    hide: takes secrets out of a text.
+    """
     if isinstance(error, MemoryError):
         text = f"a worker on {socket.gethostname()} ran out of memory"
     elif is_of_node(error):

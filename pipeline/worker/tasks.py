@@ -1,4 +1,4 @@
-"""What the workers of a pool do: label spans, or call a function with parts."""
+"""The tasks of a worker pool: label spans, or call a function with parts."""
 
 import json
 import time
@@ -16,12 +16,12 @@ from pipeline.worker.span_worker import PAUSE_S, SegmentSpan, WorkerConfig, ende
 
 @dataclass(frozen=True, slots=True)
 class SegmentTask:
-    """Spans, labelled part by part."""
+    """Label spans, part by part."""
 
     config: WorkerConfig
 
     def begin(self, network: Prepared | None) -> Callable[[str], Iterator[PartReport]]:
-        """Load the network -> what makes the reports of a span. Raises as `SegmentSpan`."""
+        """Load the network -> a function that makes the reports of a span. Raises like `SegmentSpan`."""
         assert network is not None
         segment = SegmentSpan(self.config, network)
         return lambda text: segment(Span.from_json(text))
@@ -29,12 +29,12 @@ class SegmentTask:
 
 @dataclass(frozen=True, slots=True)
 class MapTask:
-    """Parts, with each of which `function` is called; what it returns must be what JSON can hold."""
+    """Call `function` with each part. Its result must be a value that JSON can hold."""
 
     function: Callable[[PartName], Any]
 
     def begin(self, _network: Prepared | None) -> Callable[[str], Iterator[PartReport]]:
-        """-> what makes the one report of a part."""
+        """-> a function that makes the one report of a part."""
         return self._reports
 
     def _reports(self, text: str) -> Iterator[PartReport]:
