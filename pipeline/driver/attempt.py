@@ -29,7 +29,7 @@ from pipeline.storage import WritableStore, writable_store_for
 if TYPE_CHECKING:
     from pipeline.driver.fleet import Fleet
 
-_CLOSING_ROUNDS = 5  # of summing up, while other attempts end
+_CLOSING_ROUNDS = 5  # so many times an attempt sums up while other attempts end
 REFRESH_S, _LONGEST_REFRESH_S = 10.0, 600.0
 _SAID = ("state", "format", "labels_digest", "errors", "plan_files", "fingerprint", "labels", "shape")
 _COUNTED = ("images", "masks", "failures", "broken_shards")
@@ -47,7 +47,7 @@ class Outcome:
 
 
 class Attempt:
-    """One attempt at a run. `run()` does it all; `interrupt()` writes down how far it came. events: for listeners besides."""
+    """One attempt at a run. `run()` does all of it; `interrupt()` writes down how far it came. events: take more listeners."""
 
     def __init__(self, config: SegmentConfig, progress: Progress, *, debug: bool = False) -> None:
         self.config, self.progress, self._debug = config, progress, debug
@@ -88,7 +88,7 @@ class Attempt:
         """Start Ray, which takes seconds, while the network is prepared. Raises `NotReachable` or `UsageError`."""
         from pipeline.driver import ray_data as flow
 
-        # Workers on this machine alone: what they would refuse is refused before there is a plan.
+        # If all workers run on this machine, a precision that they would refuse is refused before there is a plan.
         if os.environ.get("RAY_ADDRESS") == "local":
             require_precision(self.config.precision)
         self._phase("starting Ray")
@@ -96,7 +96,7 @@ class Attempt:
             require_precision(self.config.precision)
 
     def _is_written_down(self) -> bool:
-        """Is all labelled, and does all that lies in OUT say so? Then nothing is written."""
+        """Is everything labelled, and do all files in OUT say so? Then nothing is written."""
         begun = self._known
         said, now = self._run_json.said, self._values("complete")
         counts = said.get("counts")
@@ -111,7 +111,7 @@ class Attempt:
         return self._begun
 
     def _label(self, plan: Plan) -> str | None:
-        """Rounds over what remains until nothing does; why they ended before that, or None."""
+        """Label in rounds until nothing remains -> None, or why the rounds ended before that."""
         assert self._labelling is not None
         labelling, begun = self._labelling, self._known
         rounds = Rounds(self._start_round, self._fleet, labelling.stalled, debug=self._debug)
@@ -121,7 +121,7 @@ class Attempt:
     def _start_round(self) -> None:
         from pipeline.driver import ray_data as flow
 
-        if not self._run_json.is_ours:  # a run that is whole is never said to be running
+        if not self._run_json.is_ours:  # written this late, so that a complete run is never called running
             self._write("running")
         self.progress.phase = "starting workers"
         flow.start_ray(debug=self._debug)
@@ -141,17 +141,17 @@ class Attempt:
             self._refresh("running")
 
     def _refresh(self, state: str) -> None:
-        """`run.json` for whoever looks; a store that refuses it now must not end the night."""
+        """Write `run.json` for whoever looks. A store that refuses the write must not end the run."""
         try:
             self._write(state)
             self._refresh_s = REFRESH_S
         except StorageError as error:
             log.warning("run.json could not be refreshed: %s", error)
-            self._refresh_s = min(2 * self._refresh_s, _LONGEST_REFRESH_S)  # reports wait while it is tried
+            self._refresh_s = min(2 * self._refresh_s, _LONGEST_REFRESH_S)  # reports wait during each try
         self._refreshed = time.monotonic()
 
     def _end(self, plan: Plan, reason: str | None) -> Outcome:
-        """Sum up. What ended the labelling stays the reason if that fails, too."""
+        """Sum up. If this fails too, the error that ended the labelling stays the reason."""
         try:
             return self._sum_up(plan, reason)
         except MaskfleetError as error:
@@ -167,12 +167,12 @@ class Attempt:
         self.progress.phase = "summing up"
         sums, committed = self._known.sums, self._known.committed
         min_level, remains, run = min_confidence_level(self.config.min_confidence), True, None
-        for _ in range(_CLOSING_ROUNDS):  # else another attempt ended in between, and wrote down more than is known here
+        for _ in range(_CLOSING_ROUNDS):  # again if another attempt ended in between, and wrote more than this one knows
             self._run_json.look()
             committed = sums.close(planned_sources(plan), min_level, committed, partial(has_remaining, plan))
             anything_remains = has_remaining(plan, committed)
             remains = remains and anything_remains
-            if catch_up(self.store, self.config.output, plan):  # what another listed is its to label, and belongs to the sums
+            if catch_up(self.store, self.config.output, plan):  # another attempt labels its new rows, but the sums hold them
                 committed = sums.close(planned_sources(plan), min_level, has_remaining=partial(has_remaining, plan))
                 anything_remains = has_remaining(plan, committed)
             if (run := self._write("incomplete" if anything_remains else "complete")) is not None:
@@ -183,7 +183,7 @@ class Attempt:
         return self._judged(run, reason, remains=remains)
 
     def _judged(self, run: dict[str, Any], reason: str | None, *, remains: bool) -> Outcome:
-        """What it comes to. remains: is there anything to label of what this attempt planned?"""
+        """The outcome, with the error if there is one. remains: does anything remain that this attempt planned?"""
         assert self._labelling is not None
         totals, config = self._known.sums.totals, self.config
         stopped = self._labelling.is_limited() and reason is None
@@ -201,10 +201,10 @@ class Attempt:
         return outcome
 
     def interrupt(self) -> dict[str, Any] | None:
-        """Write down that this attempt ended before its time; what is committed is committed. -> What it knows, if anything."""
+        """Write down that this attempt ended early -> the values of `run.json`, or None. Committed parts stay."""
         if (
             self._begun is None or self._begun.sums.totals.is_torn
-        ):  # stopped in the middle of a sum: what was written before is true
+        ):  # stopped in the middle of a sum: the values that were written before stay true
             return None
         if self._run_json.is_ours:
             self._refresh("incomplete")
@@ -212,7 +212,7 @@ class Attempt:
         return self._values("incomplete")
 
     def _write(self, state: str) -> dict[str, Any] | None:
-        """`run.json` as things stand; None if another attempt knows more."""
+        """Write `run.json` -> its values, or None if another attempt knows more."""
         values = self._values(state)
         return self._run_json.write(values, values["attempts"][-1])
 

@@ -1,4 +1,4 @@
-"""What remains of a plan as work for rounds: spans go out, reports come in."""
+"""The work of the rounds: the remaining spans of a plan go out, reports come in."""
 
 import random
 import time
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Labelling:
-    """`rounds.Work` of one attempt. events: are told of every report. secrets: of presigned inputs. attempt: its id."""
+    """The `rounds.Work` of one attempt. events: are told of every report. secrets: of presigned inputs. attempt: its id."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Labelling:
         self.fatal: MaskfleetError | None = None
         self._config, self._store, self._begun, self._secrets = config, store, begun, secrets
         self._events, self._progress = events, progress
-        # If another attempt wrote the plan, and may be at work, this one begins anywhere; `--limit` means the first images.
+        # If another attempt wrote the plan and may be at work, begin at a random place; `--limit` means the first images.
         alone = begun.plan.added or config.limit is not None
         self._begin = 0.0 if alone else random.Random(attempt).random()  # noqa: S311 - not a secret
 
@@ -49,16 +49,16 @@ class Labelling:
         return self._config.limit is not None and self._progress.done >= self._config.limit
 
     def remains(self) -> bool:
-        """Is there anything to label?"""
+        """Does anything remain to be labelled?"""
         return not self.is_limited() and has_remaining(self._begun.plan, self._begun.committed)
 
     @property
     def done(self) -> int:
-        """Parts that are there, as listed last."""
+        """How many parts were there at the last listing."""
         return self._begun.committed.part_count
 
     def send(self, fleet: "Fleet", *, patient: bool) -> str | None:
-        """As `rounds.Work` says."""
+        """Send the remaining spans to the workers, as `rounds.Work.send` says."""
         from pipeline.driver import ray_data as flow
 
         config, begun = self._config, self._begun
@@ -81,11 +81,11 @@ class Labelling:
         return reason
 
     def look_again(self) -> None:
-        """List the parts."""
+        """List the committed parts."""
         self._begun.committed = list_planned(self._store, self._config.output, planned_sources(self._begun.plan))
 
     def take(self, report: PartReport) -> str | None:
-        """Tell of a report -> why its span remains, or None. Errors that another try meets again are fatal."""
+        """Emit a report -> why its span remains, or None. If another try would meet the error again, it is fatal."""
         self._events.report(report)
         self.fatal = self.fatal or report.fatal
         return report.error
@@ -100,7 +100,7 @@ class Labelling:
         )  # fmt: skip
 
     def _fitted(self, spans: list[Span], fleet: "Fleet") -> list[Span]:
-        """In the order in which they go, big shards to be cut; of `--limit` no more parts than it has left."""
+        """Spans in the order in which workers get them, big shards marked to be cut, no more parts than `--limit` leaves."""
         config = self._config
         if config.limit is not None:
             return limited(spans, config.limit - self._progress.done, config.part_images, fleet.there())

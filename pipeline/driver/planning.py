@@ -1,4 +1,4 @@
-"""The story of an attempt up to its first round: list, plan, see what is there. The dry run ends here."""
+"""The story of an attempt up to its first round: list, plan, see which parts are there. The dry run uses these steps too."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -25,8 +25,8 @@ Entries = Iterable[SourceObject]
 class Hooks:
     """What an attempt or a dry run does on the way to its plan.
 
-    phase: is told what happens now. looked: the plan was read. new_output: the inputs are there, and there is no plan yet.
-    watch: sees the listing as it passes by.
+    phase: is told what happens now. looked: is called when the plan has been read. new_output: is called if the inputs are
+    there and there is no plan yet. watch: sees the entries of the listing pass by.
     """
 
     phase: Callable[[str], None] = lambda _: None
@@ -40,8 +40,8 @@ def make_plan(
 ) -> tuple[Plan, Prepared]:
     """List the input and add to the plan of the output what that does not have yet -> the plan and the network.
 
-    network: waits for the network, which is prepared meanwhile. Raises `NotReachable` for inputs and outputs that cannot be
-    had, `UsageError` for flags that do not fit them, and what `extend_plan` raises: an attempt that is refused adds nothing.
+    network: waits for the network, which another thread prepares. Raises `NotReachable` if inputs or output cannot be reached,
+    `UsageError` if the flags do not fit them, and the errors of `extend_plan`. An attempt that is refused adds nothing.
     """
     hooks.phase("listing")
     try:
@@ -78,7 +78,7 @@ def make_plan(
 
 @dataclass(slots=True)
 class Begun:
-    """A run whose plan is made. committed: the parts that are there and stay, as listed last."""
+    """A run whose plan is made. committed: the parts at the last listing, without those that were removed."""
 
     plan: Plan
     network: Prepared
@@ -87,11 +87,11 @@ class Begun:
 
     @classmethod
     def of(cls, config: SegmentConfig, store: WritableStore, plan: Plan, network: Prepared) -> "Begun":
-        """With sums that know nothing yet."""
+        """A run with empty sums."""
         return cls(plan, network, Sums(store, config.output, plan.settings["fingerprint"], network.classes))
 
     def look(self, config: SegmentConfig, store: WritableStore, announce: Callable[[], object] = lambda: None) -> int:
-        """List the parts; remove those that the plan no longer means, or that `--redo` names -> images that stay.
+        """List the parts; remove those that are obsolete, or that `--redo` names -> the number of images that stay.
 
         announce: is called before the first part is removed.
         """

@@ -1,4 +1,4 @@
-"""Where a run stands, for whoever shows it, and for `run.json`."""
+"""How far a run has come, for the terminal and for `run.json`."""
 
 import os
 import time
@@ -25,8 +25,8 @@ _RECORDED = ("ray", "openvino", "torch", "torchvision", "pyarrow", "pillow", "nu
 class Progress:
     """Counts of one attempt; `hear` is a listener of its events. Times are `time.monotonic` seconds.
 
-    phase: what happens now. failures: of this attempt; errors: these by class.
-    skipped_parts: parts that were there when the attempt began. retired: nodes on which no worker can start, or any more.
+    phase: what happens now. failures: of this attempt. errors: these failures by class.
+    skipped_parts: parts that were there when the attempt began. retired: number of nodes on which no worker can start.
     """
 
     phase: str = "starting"
@@ -45,10 +45,10 @@ class Progress:
     retired: int = 0
     labelling_since: float | None = None
     last_part: float = field(default_factory=time.monotonic)
-    last_sign: float = field(default_factory=time.monotonic)  # of a worker that gets on
+    last_sign: float = field(default_factory=time.monotonic)  # when a worker last made progress
 
     def hear(self, event: Event) -> None:
-        """Count what happened."""
+        """Count an event."""
         match event:
             case PartReport():
                 self.inferred += event.inferred
@@ -73,19 +73,19 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """Images that are committed, of this attempt and before."""
+        """How many images are committed, by this attempt and before it."""
         return self.images + self.skipped
 
     @property
     def images_per_s(self) -> float:
-        """Of this attempt since its first image; 0 before the first part."""
+        """The speed of this attempt since its first image; 0 before the first part."""
         if self.labelling_since is None or not self.images:
             return 0.0
         return self.images / max(1e-9, self.last_part - self.labelling_since)
 
     @property
     def expected_images(self) -> int | None:
-        """Rows of single images, and shards by the bytes an image has taken so far."""
+        """About how many images the run has: rows of single images, and for shards planned bytes / bytes per image so far."""
         if not self.planned_bytes:
             return self.planned_rows or None
         if not self.images or not self.read_bytes:
@@ -94,24 +94,24 @@ class Progress:
 
     @property
     def seconds_remaining(self) -> float | None:
-        """At the speed so far."""
+        """Seconds until the end at the speed so far; None if nobody can say."""
         if self.expected_images is None or not self.images_per_s:
             return None
         return (self.expected_images - self.done) / self.images_per_s
 
 
 class Account:
-    """Of one attempt, from its start on. id: of 12 hex digits, by which attempts are told apart."""
+    """What one attempt writes into `run.json`, counted from its start. id: 12 hex digits, another for each attempt."""
 
     def __init__(self, config: SegmentConfig, progress: Progress) -> None:
         self.id = uuid.uuid4().hex[:12]
         self._config, self._progress = config, progress
-        self._started, self._began = time.time(), time.monotonic()  # the first to tell, the second to measure by
-        self._retries = retries()  # before this attempt
+        self._started, self._began = time.time(), time.monotonic()  # the first is written down, the second measures
+        self._retries = retries()  # those before this attempt
 
     def values(self, state: str, network: Prepared, plan: Plan, totals: Totals, *, ignored: int) -> dict[str, Any]:
-        """All that `run.json` says. totals: of all parts of the run. ignored: objects of the input that are no images."""
-        config, progress, settings = self._config, self._progress, plan.settings  # an older version may have written the plan
+        """The content of `run.json`. totals: over all parts of the run. ignored: number of input objects that are no images."""
+        config, progress, settings = self._config, self._progress, plan.settings  # perhaps written by an older version
         images = max(totals.images, progress.done) if state == "running" else totals.images
         mine = {
             "id": self.id, "started": _utc(self._started), "seconds": round(time.monotonic() - self._began, 1), "state": state,

@@ -32,17 +32,17 @@ from pipeline.worker.tasks import MapTask, SegmentTask
 __all__ = ["fleet", "label", "map_parts", "share", "start_ray"]
 
 
-BLOCKS = 1_000  # that the driver makes of spans itself, one a span: a second's work, and 10,000 take ten
-WAVE_PARTS = 50_000  # that Ray holds at a time
-CHUNK_SPANS = 500  # that a feed takes at once
-_FED_WORKERS, _MAX_FEEDS = 8, 8  # a feed gives two spans a turn of Ray Data's loop: 20 a second where workers are busy
-_QUEUED = 8  # times the bytes of the spans that workers have, waiting for them in the driver
-_INIT_DEATHS = 10  # in a row, besides one of each: a worker may die while it starts, and be started again
+BLOCKS = 1_000  # the driver makes so many blocks itself, one per span: this takes a second, 10,000 take ten
+WAVE_PARTS = 50_000  # Ray holds so many parts at a time
+CHUNK_SPANS = 500  # a feed takes so many spans at once
+_FED_WORKERS, _MAX_FEEDS = 8, 8  # a feed gives two spans per turn of Ray Data's loop: 20 per second while workers are busy
+_QUEUED = 8  # spans that wait in the driver may take so many times the bytes of the spans that workers have
+_INIT_DEATHS = 10  # workers may die so often in a row while they start, and once more per worker: Ray starts them again
 
 
 @faults_of_ray()
 def fleet(asked: Workers | None, events: Events) -> Fleet:
-    """The workers of an attempt, `asked` for by `--workers`, on the Ray that was joined or started."""
+    """The workers of an attempt on the Ray that was joined or started. asked: `--workers`."""
     return Fleet(asked, events, own=is_own())
 
 
@@ -53,7 +53,7 @@ def share(network: Prepared) -> "ray.ObjectRef[Prepared]":
 
 
 def _feed(row: dict[str, bytes], config: WorkerConfig) -> Iterator[dict[str, str]]:
-    """A chunk of spans, each as a row of its own; those that are to be cut as pieces, while others are labelled."""
+    """A chunk of spans -> one row per span. Spans to be cut come as pieces, while workers label others."""
     exit_without_destructors()
     spans = [Span.from_json(text) for text in json.loads(zlib.decompress(row["spans"]))]
     for piece in all_pieces(spans, read=config.read, part_images=config.part_images, output=config.output):
@@ -61,9 +61,10 @@ def _feed(row: dict[str, bytes], config: WorkerConfig) -> Iterator[dict[str, str
 
 
 def _blocks(spans: Sequence[Span], config: WorkerConfig, workers: int) -> ray.data.Dataset:
-    """The spans, each as a block of its own: the first ones at once, the others as workers need them, pieces at last.
+    """The spans, each as a block of its own: the first at once, the others when workers need them, pieces last.
 
-    Those with secrets are never at once: what the driver puts lies in the memory of the raylet, which may write it to a disk.
+    Spans with secrets are never among the first: the driver puts these into the memory of the raylet, which may write them to a
+    disk.
     """
     first, fed = list[Span](), list[Span]()
     for span in spans:
@@ -78,14 +79,14 @@ def _blocks(spans: Sequence[Span], config: WorkerConfig, workers: int) -> ray.da
     later = ray.data.from_items(chunks, override_num_blocks=len(chunks)).flat_map(
         _feed,  # type: ignore[arg-type]
         fn_kwargs={"config": config},
-        num_cpus=0,  # beside workers that have all
+        num_cpus=0,  # workers hold all CPUs
         compute=TaskPoolStrategy(size=min(feeds, len(chunks))),
     )
     return later if direct is None else direct.union(later)
 
 
 def _chunks(spans: Sequence[Span], feeds: int) -> list[dict[str, bytes]]:
-    """Spans that are whole, dealt out to the feeds in their order; those that are to be cut behind them, together."""
+    """Spans for the feeds: whole spans, dealt out in their order; then all spans to be cut, together."""
     whole = [span for span in spans if span.piece_bytes is None]
     rounds = [whole[first : first + feeds * CHUNK_SPANS] for first in range(0, len(whole), feeds * CHUNK_SPANS)]
     dealt = [some[feed::feeds] for some in rounds for feed in range(feeds)]
@@ -96,10 +97,10 @@ def _chunks(spans: Sequence[Span], feeds: int) -> list[dict[str, bytes]]:
 def label(
     spans: Sequence[Span], config: WorkerConfig, shared: "ray.ObjectRef[Prepared]", workers: Fleet
 ) -> Generator[PartReport]:
-    """Reports as the parts are committed, in no order. Closed before its end, it ends the workers.
+    """Label the spans of a round -> reports, in any order, as parts are committed. Closing the generator ends the workers.
 
-    Raises `RoundFailed` if Ray does, or if all workers are on nodes that refuse: what remains is to be planned again. Raises
-    `NoWorkerLeft` if no worker can start anywhere.
+    Raises `RoundFailed` if Ray fails, or if all workers are on nodes that refuse: the caller then plans what remains again.
+    Raises `NoWorkerLeft` if no worker can start on any node.
     """
     parallel = most_at_once(spans, config.part_images)
 
@@ -131,7 +132,7 @@ def map_parts(
 
 
 class Mapping:
-    """`rounds.Work`: the parts for which no result has come yet."""
+    """A `rounds.Work`: the parts for which no result has come yet."""
 
     def __init__(
         self, task: MapTask, parts: Iterable[PartName], take: Callable[[PartName, Any], object], events: Events,
@@ -145,14 +146,14 @@ class Mapping:
         events.listen(self._progress.hear)
 
     def remains(self) -> bool:
-        """Is there a part without a result?"""
+        """Is any part without a result?"""
         return bool(self.remaining)
 
     def look_again(self) -> None:
-        """Nobody else is at work on these."""
+        """Do nothing: no other attempt works on these parts."""
 
-    def send(self, fleet: Fleet, *, patient: bool) -> str | None:  # noqa: ARG002 - nobody else is at work on these
-        """As `rounds.Work` says."""
+    def send(self, fleet: Fleet, *, patient: bool) -> str | None:  # noqa: ARG002 - no other attempt works on these
+        """Send the remaining parts to the workers, as `rounds.Work.send` says."""
         reason = None
         parts = list(self.remaining)
         for wave in (parts[at : at + WAVE_PARTS] for at in range(0, len(parts), WAVE_PARTS)):
@@ -180,7 +181,7 @@ def _items(parts: Sequence[PartName]) -> ray.data.Dataset:
 def _on_pool(
     items: Callable[[], ray.data.Dataset], task: Task, shared: list["ray.ObjectRef[Prepared]"], parallel: int, workers: Fleet
 ) -> Generator[PartReport]:
-    """One round. items: rows {"item": text}, made once Ray Data is configured. parallel: workers that the items can keep busy."""
+    """One round. items: makes rows {"item": text} when Ray Data is configured. parallel: workers that the items keep busy."""
     pool = workers.pool(parallel)
     _configure(DataContext.get_current(), pool)
     member = workers.begin(pool.initial_size)
@@ -208,16 +209,16 @@ def _on_pool(
 
 @faults_of_ray()
 def _next(batches: Iterator[Any]) -> Any:
-    """The next batch, or None; whatever Ray makes of lost nodes and dead workers is a `RoundFailed`."""
+    """The next batch, or None. Any error of Ray, for example for lost nodes or dead workers, becomes `RoundFailed`."""
     return next(batches, None)
 
 
 def _configure(context: DataContext, pool: ActorPoolStrategy) -> None:
-    context.target_max_block_size = 1  # a span or report is a block at once, and not when 128 MiB of them have gathered
-    context.downstream_capacity_backpressure_ratio = _QUEUED  # counts only without the reservation of resources
+    context.target_max_block_size = 1  # each span or report is a block at once: Ray would wait for 128 MiB of them
+    context.downstream_capacity_backpressure_ratio = _QUEUED  # has an effect only without resource reservation
     context.max_consecutive_actor_init_deaths = _INIT_DEATHS + pool.initial_size
-    context.op_resource_reservation_enabled = pool.min_size < pool.max_size  # a pool that grows asks what there is
-    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # by then each worker has one span, and no more
+    context.op_resource_reservation_enabled = pool.min_size < pool.max_size  # a pool that grows needs to know free resources
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # grow when each worker has one span, no earlier
     context.print_on_execution_start = False
     context.enable_progress_bars = False
     context.execution_options = ExecutionOptions(preserve_order=False)

@@ -1,4 +1,4 @@
-"""Join the Ray that is there, or start one here, without a word unless it fails."""
+"""Join the Ray that is there, or start one here. Nothing is printed unless this fails."""
 
 import logging
 import os
@@ -17,9 +17,9 @@ from pipeline.errors import NotReachable
 from pipeline.memory import ONE_ARENA
 
 _LOCAL_OBJECT_STORE_BYTES = 256 << 20  # spans and reports are small; images never enter it
-_KNOCK_S = 20.0  # that the head of a cluster may take to accept a connection
-_own: set[str] = set()  # the driver's nodes of the Rays that were started here
-_UNWATCHED = {  # what a Ray of this run alone need not do: nobody asks for metrics or tasks
+_KNOCK_S = 20.0  # the head of a cluster may take so long to accept a connection
+_own: set[str] = set()  # for each Ray that this process started, the driver's node
+_UNWATCHED = {  # off in a Ray that serves only this run: nobody asks for metrics or tasks
     "RAY_enable_metrics_collection": "0",
     "REPORTER_UPDATE_INTERVAL_MS": "3600000",
     "RAY_task_events_report_interval_ms": "0",
@@ -29,8 +29,8 @@ _UNWATCHED = {  # what a Ray of this run alone need not do: nobody asks for metr
 def start_ray(*, debug: bool) -> bool:
     """Join the cluster that `RAY_ADDRESS` or this machine names, else start Ray here (`RAY_ADDRESS=local`: always here).
 
-    Returns whether it was started here, so that workers run on this machine alone. Raises `NotReachable` if there is no Ray at
-    `RAY_ADDRESS`, or one of another version.
+    Returns True if this call started Ray: all workers then run on this machine. Raises `NotReachable` if no Ray answers at
+    `RAY_ADDRESS`, or if its version differs.
     """
     if ray.is_initialized():
         return False
@@ -43,8 +43,8 @@ def start_ray(*, debug: bool) -> bool:
     try:
         if debug:
             return _join_or_start(quiet)
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else an error line for every actor pool, about its arguments
-        with _held_stderr():  # Ray's C++ side says there that it obeys the line above
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else each actor pool logs an error about its arguments
+        with _held_stderr():  # Ray's C++ code prints there that it has read the level above
             return _join_or_start(quiet)
     except SystemExit as ended:  # ray.init replaces SIGTERM's handler by sys.exit(15)
         stopped = ended.code == signal.SIGTERM
@@ -58,7 +58,7 @@ def start_ray(*, debug: bool) -> bool:
 
 @contextmanager
 def _held_stderr() -> Iterator[None]:
-    """Keep what is written to stderr by C++ code; shown only if the body raises."""
+    """Hold back what C++ code writes to stderr. It is shown only if the body raises."""
     sys.stderr.flush()
     real = os.dup(2)
     with tempfile.TemporaryFile() as kept:
@@ -81,7 +81,7 @@ def _join_or_start(quiet: dict[str, Any]) -> bool:
         try:
             ray.init(address=address or "auto", **quiet)
             return False
-        except (ConnectionError, RuntimeError) as error:  # nobody there; another version of Ray or Python
+        except (ConnectionError, RuntimeError) as error:  # no Ray there; a Ray with another version of Ray or Python
             if address or not isinstance(error, ConnectionError):
                 raise NotReachable(f"the Ray of RAY_ADDRESS={address or 'auto'}: {first_line(error)}") from error
     for name, value in (_UNWATCHED | ONE_ARENA).items():
@@ -92,7 +92,7 @@ def _join_or_start(quiet: dict[str, Any]) -> bool:
 
 
 def _knock(address: str | None) -> None:
-    """Raise `NotReachable` if nobody takes a connection at `host:port`: Ray would try for minutes, without a word."""
+    """Raise `NotReachable` if no process accepts a connection at `host:port`: Ray would try for minutes and print nothing."""
     host, separator, port = (address or "").rpartition(":")
     if separator and port.isdecimal() and "/" not in host:
         try:
@@ -102,5 +102,5 @@ def _knock(address: str | None) -> None:
 
 
 def is_own() -> bool:
-    """Was the Ray that this process has joined started by it?"""
+    """Did this process start the Ray that it is connected to?"""
     return str(ray.get_runtime_context().get_node_id()) in _own

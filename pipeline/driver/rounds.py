@@ -1,4 +1,4 @@
-"""Rounds: all that remains is sent through Ray once, and again, until nothing remains or nothing gets on."""
+"""Rounds: all that remains is sent through Ray once, then again, until nothing remains or no round makes progress."""
 
 import logging
 import signal
@@ -15,7 +15,7 @@ from pipeline.stopped import stop_if_asked
 if TYPE_CHECKING:
     from pipeline.driver.fleet import Fleet
 
-IDLE_ROUNDS = 3  # that commit nothing, before a run gives up
+IDLE_ROUNDS = 3  # after so many rounds that commit nothing a run gives up
 _PAUSE_S = 3.0
 _LOOKS_A_LIMIT = 20
 
@@ -31,40 +31,40 @@ class NoWorkerLeft(Exception):
 
 
 class RoundFailed(Exception):
-    """A fault of Ray or of the cluster ended a round; what remains can be sent again."""
+    """A fault of Ray or of the cluster ended a round. The remaining work can be sent again."""
 
 
 class Work(Protocol):
-    """What rounds are made of. fatal: what ends them, whatever remains. done: how much is done, whoever did it."""
+    """What rounds send. fatal: an error that ends the rounds, whatever remains. done: how much is done, by any attempt."""
 
     fatal: MaskfleetError | None
 
     @property
     def done(self) -> int:
-        """As `look_again` saw it."""
+        """How much was done at the last `look_again`."""
         ...
 
     def remains(self) -> bool:
-        """Is there anything to send?"""
+        """Does anything remain to be sent?"""
         ...
 
     def look_again(self) -> None:
-        """See what is done, after each round."""
+        """Find out what is done. Called after each round."""
         ...
 
     def send(self, fleet: "Fleet", *, patient: bool) -> str | None:
-        """Send what remains to the workers -> why it did not come back whole, or None.
+        """Send what remains to the workers -> why something still remains, or None.
 
-        patient: the round before got nowhere. Raises `RoundFailed` and `NoWorkerLeft`.
+        patient: did the round before make no progress? Raises `RoundFailed` and `NoWorkerLeft`.
         """
         ...
 
 
 class Rounds:
-    """Of one attempt.
+    """The rounds of one attempt.
 
-    start: joins Ray, or starts it, before each round; raises `NotReachable`. fleet: the workers, asked for once.
-    stalled: has nothing come for too long?
+    start: joins or starts Ray before each round; raises `NotReachable`. fleet: makes the workers; called once. stalled: has
+    no part been committed for too long?
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Rounds:
         self._fleet: Fleet | None = None
 
     def run(self, work: Work) -> str | None:
-        """Rounds until nothing remains -> why they ended before that, or None. Raises `NotReachable` if none found a Ray."""
+        """Run rounds until nothing remains -> None, or why they ended earlier. Raises `NotReachable` if no round found a Ray."""
         idle, reason = 0, None
         while work.remains():
             refused, before = self._refused, work.done
@@ -85,7 +85,7 @@ class Rounds:
             if work.done > before:
                 idle = 0
             elif self._refused == refused or self._stalled():
-                idle += 1  # nodes that refuse are known now, and the next round keeps off them
+                idle += 1  # if new nodes refused, the round is not idle: the next one keeps off them
             if idle >= IDLE_ROUNDS and self._fleet is None:
                 raise NotReachable(reason or "no Ray")
             if idle >= IDLE_ROUNDS or work.fatal is not None:
@@ -96,14 +96,14 @@ class Rounds:
 
     @property
     def _refused(self) -> int:
-        """Nodes on which no worker can start, as far as it is known."""
+        """How many nodes are known on which no worker can start."""
         return 0 if self._fleet is None else self._fleet.refused
 
     def _round(self, work: Work, *, patient: bool) -> str | None:
-        """Faults of Ray end the round, not the run."""
+        """Run one round -> why something remains, or None. Faults of Ray end the round, not the run."""
         try:
             self._start()
-        except NotReachable as error:  # a head that is started again is back soon
+        except NotReachable as error:  # if the head is being restarted, it is back soon
             return str(error)
         try:
             fleet = self._fleet = self._fleet or self._make_fleet()
@@ -119,15 +119,15 @@ class Rounds:
 
 
 class _Stalled(BaseException):
-    """Not an `Exception`, so that nothing on the way takes it for a fault of Ray."""
+    """The run has stalled. Not an `Exception`, so that no code on the way takes it for a fault of Ray."""
 
 
 @contextmanager
 def gives_up_after(minutes: float, progress: Progress) -> Iterator[None]:
-    """Raise `Incomplete`, with where it stood, in the body when no worker has reported images for so many minutes.
+    """Raise `Incomplete` in the body if no worker has reported images for so many minutes. The error says how far the run came.
 
-    A part of many images takes longer than that: workers report it while they have it in hand. By SIGALRM, as the body
-    waits inside Ray; so only in the main thread (elsewhere nothing is watched).
+    Workers also report a part in hand, so a long part is no stall. The body waits inside Ray, so it is interrupted by SIGALRM;
+    this works only in the main thread. In other threads nothing is watched.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -139,7 +139,7 @@ def gives_up_after(minutes: float, progress: Progress) -> Iterator[None]:
     def watch() -> None:
         while not over.wait(limit_s / _LOOKS_A_LIMIT):
             if time.monotonic() - max(began, progress.last_sign) > limit_s:
-                signal.pthread_kill(main, signal.SIGALRM)  # again at each look: Python drops what is raised in a destructor
+                signal.pthread_kill(main, signal.SIGALRM)  # again at each look: Python drops errors raised in a destructor
 
     def stop(_number: int, _frame: object) -> None:
         if not over.is_set():

@@ -21,7 +21,7 @@ FOLDERS = 16  # the planned files of so many folders are kept in memory
 
 
 class Beside:
-    """Some of the objects that are planned beside a source, spread over the plan file. Each plan file is read once for them."""
+    """Some of the objects that are planned beside a source: a sample that is spread over the plan file, and read once."""
 
     def __init__(self, output: str) -> None:
         self._output = output
