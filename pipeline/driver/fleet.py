@@ -84,9 +84,9 @@ class Fleet:
         return max(_GROWTH * _cpus(), _MIN_GROWTH) if self._asked is None else self._asked.max
 
     def pool(self, spans: int) -> ActorPoolStrategy:
-        """The actor pool: it begins with the workers that there is room for, and grows to what the work can use.
+        """The actor pool. It begins with the workers that there is room for now, and grows to what the work can use.
 
-        spans: how many workers can work at once.
+        Bounds of `--workers` hold. spans: how many workers the work can use.
         """
         min_level, most = (1, spans) if self._asked is None else (min(self._asked.min, spans), min(self._asked.max, spans))
         begin = min(max(min_level, self.there()), most)
@@ -142,7 +142,7 @@ class Member:
         self._roster.starts.remote(self._round)
 
     def refuses(self, error: Exception) -> Refusal:
-        """Report that the worker cannot start, and wait until this must end the round -> the refusal. Raises `error` to leave.
+        """Report that the worker cannot start; wait until it has to end the round -> the refusal. Raises `error` to leave.
 
         A worker that Ray started again leaves at once: two spans wait for it, and are labelled in another round.
         """

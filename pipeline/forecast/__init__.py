@@ -1,4 +1,4 @@
-"""What a run will take, without running it: `--dry-run`.
+"""`--dry-run`: the time, size, requests and price that a run will take, without running it.
 
-It uses the steps of an attempt up to the first round, and commits nothing.
+A forecast uses the steps of an attempt up to the first round, and commits nothing.
 """

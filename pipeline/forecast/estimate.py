@@ -1,4 +1,4 @@
-"""What is left of a plan, counted or estimated from some of its shards, and a sample of its images."""
+"""What remains of a plan, counted or estimated from some of its shards, and a sample of its images."""
 
 import math
 import random
@@ -29,24 +29,24 @@ from pipeline.worker.cutting import in_order
 
 T = TypeVar("T")
 SAMPLE_IMAGES = 64
-SAMPLED_SHARDS = 8  # of a kind, whose first images are read; of Parquet, as many row groups
+SAMPLED_SHARDS = 8  # the first images of so many tars are read, and of so many Parquet row groups
 SAMPLED_FOOTERS = 16
-EXACT_TAR_BYTES = 64 << 20  # up to here a tar is counted to its end ...
-EXACT_TARS = 64  # ... while there are no more than this: the headers of a local tar are walked in milliseconds
-EXACT_TARS_REMOTE = 8  # these are read whole, as a request for each header would take longer
-HEAD_BYTES = CHUNK_BYTES  # of a sampled tar: what its first request brings anyway
+EXACT_TAR_BYTES = 64 << 20  # a tar up to this size is counted to its end ...
+EXACT_TARS = 64  # ... if there are no more tars than this: walking the headers of a local tar takes milliseconds
+EXACT_TARS_REMOTE = 8  # remote tars are read whole: one request per header would take longer
+HEAD_BYTES = CHUNK_BYTES  # so much of a sampled tar is read: its first request brings as much
 _SEED = 0
 _GONE = (ObjectMissing, ObjectDenied, HostUnreachable)
 _BEGINNING = Cursor()
 
 
 def with_secret(shard: SourceObject, listing: Listing) -> SourceObject:
-    """As it is fetched: with the query or password that its URI was given with."""
+    """The shard with the query or password of its given URI, which is needed to fetch it."""
     return replace(shard, secret=listing.secrets.get(shard.uri))
 
 
 class Seen:
-    """What passed by in a listing: counts, and a reservoir of single images (Vitter's algorithm R)."""
+    """What a listing brought: counts, and a random sample of the single images (Vitter's algorithm R)."""
 
     def __init__(self) -> None:
         self._random = random.Random(_SEED)  # noqa: S311 - a sample that repeats
@@ -54,7 +54,7 @@ class Seen:
         self.reservoir: list[SourceObject] = []
 
     def watch(self, entries: Iterable[SourceObject]) -> Iterator[SourceObject]:
-        """The same entries."""
+        """Pass the entries on, and count them."""
         for entry in entries:
             self.entries += 1
             if entry.kind == "image":
@@ -72,25 +72,25 @@ class Seen:
 
     @property
     def image_bytes(self) -> float | None:
-        """The mean of the single images whose size the listing says."""
+        """Mean bytes of the single images whose size the listing says; None if it says none."""
         return self._bytes / self._sized if self._sized else None
 
 
 class RemainingWork:
-    """What is left of the plan: images, bytes, parts and GETs, counted or estimated, and some of the images.
+    """What remains of the plan: images, bytes, parts and GETs, counted or estimated, and some of the images.
 
-    tasks: the images of each span, as they go to the workers. read_s: CPU seconds that reading takes, all workers together.
+    tasks: how many images each span or piece has that a worker gets. read_s: CPU seconds of reading, all workers together.
     """
 
     def __init__(self, config: SegmentConfig, listing: Listing) -> None:
         self._config, self._listing, self._read = config, listing, read_options(config)
         self._random = random.Random(_SEED)  # noqa: S311 - a sample that repeats
-        self._shards: dict[str, tuple[float, float]] = {}  # images and parts of each
+        self._shards: dict[str, tuple[float, float]] = {}  # images and parts by URI
         self._heads: dict[str, list[list[EncodedImage]]] = {"tar": [], "parquet": [], "image": []}
         self._by_kind: Counter[str] = Counter()
         self.images = self.bytes = self.parts = self.gets = self.read_s = 0.0
         self.tasks: list[float] = []
-        self._cpu_s: dict[str, float] = defaultdict(float)  # of reading the heads, by kind; and their bytes
+        self._cpu_s: dict[str, float] = defaultdict(float)  # CPU seconds of reading the heads, by kind; below: their bytes
         self._cpu_bytes = Counter[str]()
         self.exact = True
         self.notes: list[str] = []
@@ -114,7 +114,7 @@ class RemainingWork:
                 self._add_shard(span)
 
     def sample(self) -> list[EncodedImage]:
-        """64 images: of each kind as many as its share, of each of its sampled shards alike."""
+        """Up to 64 images: each kind has its share, and each sampled shard of a kind gives about as many."""
         chosen: list[EncodedImage] = []
         for kind, images in self._by_kind.items():
             in_turn = (image for turn in zip_longest(*self._heads[kind]) for image in turn if image is not None)
@@ -122,7 +122,7 @@ class RemainingWork:
         return chosen[:SAMPLE_IMAGES]
 
     def spare(self, sample: Sequence[EncodedImage]) -> list[EncodedImage]:
-        """What was read and is not in the sample, in no order."""
+        """The images that were read and are not in the sample, in random order."""
         taken = set(map(id, sample))
         found = [image for image in chain(*chain(*self._heads.values())) if id(image) not in taken]
         spare = [image for image in found if image.data is not None or image.error is not None]
@@ -133,7 +133,7 @@ class RemainingWork:
         assert span.stop is not None
         rows = span.stop - span.first
         images = rows - len(span.superseded)
-        gets = images + 3  # the rows of the plan file: HEAD, footer, row group
+        gets = images + 3  # reading the plan file takes 3: HEAD, footer, row group
         self._add("image", images, images * image_bytes, math.ceil(rows / self._config.part_images), gets)
         self.tasks.append(images)
 
@@ -146,7 +146,7 @@ class RemainingWork:
         wanted = 1 if span.piece_bytes is None else math.ceil(size / span.piece_bytes)
         pieces = max(1, min(wanted, math.ceil(parts)))
         gets = pieces * (max(1, math.ceil(size / pieces / CHUNK_BYTES)) + (2 if shard.kind == "parquet" else 0))
-        if span.piece_bytes is not None:  # where to cut it is looked for: in whole chunks, or at each header
+        if span.piece_bytes is not None:  # finding the cuts reads whole chunks, or each header
             looks = math.ceil(size / CHUNK_BYTES if size <= FAR_BYTES * images else images)
             gets += 2 if shard.kind == "parquet" else looks
         self._add(shard.kind, images, size, parts, gets)
@@ -162,13 +162,13 @@ class RemainingWork:
 
     @contextmanager
     def _reading(self, kind: str) -> Iterator[None]:
-        """Workers share their core with the thread that reads ahead: what it takes there is no network."""
+        """Count the CPU time of reading: in a worker, the thread that reads ahead takes this time from the network's core."""
         started = time.process_time()
         yield
         self._cpu_s[kind] += time.process_time() - started
 
     def _spread(self, found: Sequence[T], count: int) -> list[T]:
-        """`count` of them, one of each stretch of the listing."""
+        """`count` of the items found, one at random from each stretch of the listing."""
         edges = [len(found) * number // count for number in range(count + 1)]
         return [found[self._random.randrange(first, stop)] for first, stop in pairwise(edges) if first < stop]
 
@@ -176,7 +176,7 @@ class RemainingWork:
         return min(self._config.part_images, max(1, math.ceil(PART_BYTES / image_bytes)))
 
     def _tars(self, tars: Sequence[SourceObject]) -> None:
-        """Small tars to their end while they are few; the others by the bytes that the first images of some take."""
+        """Count the images of small tars if there are few tars. Estimate the others from the bytes of some first images."""
         sampled = self._spread(tars, SAMPLED_SHARDS)
         known: dict[str, int] = {}
         rows = size = 0
@@ -202,7 +202,7 @@ class RemainingWork:
             )
 
     def _head(self, tar: SourceObject, least: int) -> tuple[list[EncodedImage], int, bool]:
-        """The first rows of a tar, shuffled, the offset behind them, and whether that is all."""
+        """The first rows of a tar, shuffled; the offset after them; and whether the tar has no more rows."""
         found: list[EncodedImage] = []
         offset, whole = 0, True
         with closing(_rows(tar, self._read)) as images:
@@ -216,15 +216,15 @@ class RemainingWork:
         return [*found[:SAMPLE_IMAGES], *(replace(image, data=None) for image in found[SAMPLE_IMAGES:])], offset, whole
 
     def _count_tar(self, tar: SourceObject) -> int:
-        """Rows of a tar, that of a break too."""
+        """How many rows a tar has, with the failure row if the tar is truncated."""
         start = Cursor()
         if scheme_of(tar.uri) == "file":
             with suppress(*_GONE):
-                *_, start = part_starts(store_for(tar.fetch_uri), tar, self._read, 1, 1)  # where its last image begins
+                *_, start = part_starts(store_for(tar.fetch_uri), tar, self._read, 1, 1)  # the place of its last image
         return start.index + sum(1 for _ in _rows(tar, self._read, start))
 
     def _parquets(self, files: Sequence[SourceObject]) -> None:
-        """By their footers, or by those of some."""
+        """Count the rows of Parquet files by their footers, or estimate them from the footers of some."""
         sampled = self._spread(files, SAMPLED_FOOTERS)
         groups = {file.uri: _row_groups(file) for file in sampled}
         size, rows = sum(file.size or 0 for file in sampled), sum(map(sum, groups.values()))
@@ -243,7 +243,7 @@ class RemainingWork:
             for first, count in zip(accumulate(groups[file.uri], initial=0), groups[file.uri], strict=False)
             if count
         ]
-        few = math.ceil(SAMPLE_IMAGES * len(begins) / max(1, rows))  # groups that hold as many together
+        few = math.ceil(SAMPLE_IMAGES * len(begins) / max(1, rows))  # so many groups hold 64 images together
         for file, first, count in (chosen := self._spread(begins, max(SAMPLED_SHARDS, few))):
             with self._reading("parquet"), closing(_rows(file, self._read, Cursor(first))) as images:
                 self._heads["parquet"].append(list(islice(images, min(count, math.ceil(SAMPLE_IMAGES / len(chosen))))))
@@ -251,7 +251,7 @@ class RemainingWork:
 
 
 def _rows(shard: SourceObject, read: ReadOptions, start: Cursor = _BEGINNING) -> Generator[EncodedImage, None, None]:
-    """The rows of a shard as a worker sees them: one that is gone or closed is a failure."""
+    """The rows of a shard as a worker sees them. A shard that is gone or denied is one failure."""
     reader = read_tar if shard.kind == "tar" else read_parquet
     try:
         yield from reader(store_for(shard.fetch_uri), shard, start, read)
@@ -261,7 +261,7 @@ def _rows(shard: SourceObject, read: ReadOptions, start: Cursor = _BEGINNING) ->
 
 
 def _row_groups(file: SourceObject) -> list[int]:
-    """Rows of the row groups; a file that is gone, or has no footer, is one failure."""
+    """How many rows each row group has. A file that is gone, or has no footer, counts as one row: its failure."""
     try:
         file = seen(store_for(file.fetch_uri), file)
     except _GONE:
@@ -270,7 +270,7 @@ def _row_groups(file: SourceObject) -> list[int]:
     with RangeFile(store_for(file.fetch_uri), info, ahead=False) as opened:
         try:
             metadata = open_parquet(opened).metadata
-        except MemoryError:  # of Arrow, too: says nothing of the file
+        except MemoryError:  # also raised by Arrow; it says nothing about the file
             raise
         except (pa.ArrowException, OSError, StorageError) as error:
             failure = error if isinstance(error, StorageError) else opened.failure

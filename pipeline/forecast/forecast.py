@@ -1,4 +1,4 @@
-"""What a run would take, before it is paid for: `forecast(config)` lists, counts, labels 64 images, and writes nothing."""
+"""`forecast(config)`: what a run would take. It lists, counts, labels 64 images, and writes nothing into OUT."""
 
 import heapq
 import math
@@ -31,15 +31,15 @@ from pipeline.plan.options import label_options, network_request
 from pipeline.shards.base import EncodedImage
 from pipeline.storage import scheme_of, writable_store_for
 
-_BUSY = 1.2  # seconds / CPU seconds of labelling, above which this machine is busy with something else
+_BUSY = 1.2  # seconds / CPU seconds of labelling; above this, other programs keep the machine busy
 _DECODING_S = 2.0
-_PAGE = 1000  # objects a LIST request
-_SIMULATED = 100_000  # spans; of more, none is long against the whole
+_PAGE = 1000  # objects per LIST request
+_SIMULATED = 100_000  # with more spans than this, no span is long compared with the whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requests:
-    """Requests to object stores; HEAD counts as GET."""
+    """How many requests go to object stores. HEAD counts as GET."""
 
     get: int
     put: int
@@ -48,11 +48,11 @@ class Requests:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What this run is expected to do: all of it for what is left, and `skipped` are the images committed before.
+    """What this run is expected to do for the images that remain. skipped: images that were committed before.
 
-    tars, parquet_files, single_images: planned. exact: were the images counted, not estimated? bytes: to read.
-    labelled, failures, errors, classes, milliseconds (an image, by stage): of the sample. seconds_per_image: of one worker
-    while all are at work. seconds: of the job, from start to end: listing, `start_seconds` and `labelling_seconds`.
+    tars, parquet_files, single_images: as planned. exact: were the images counted, not estimated? bytes: to be read.
+    labelled, failures, errors, classes, milliseconds (per image, by stage): measured on the sample. seconds_per_image: of one
+    worker while all workers work. seconds: the whole job, with listing, `start_seconds` and `labelling_seconds`.
     core_hours: all workers for `seconds`.
     """
 
@@ -84,23 +84,23 @@ class Forecast:
 
     @property
     def images_per_s(self) -> float:
-        """Of all workers, while they label."""
+        """The speed of all workers together while they label."""
         return self.images / self.labelling_seconds if self.labelling_seconds else 0.0
 
     @property
     def images_per_s_a_core(self) -> float:
-        """Of one worker."""
+        """The speed of one worker."""
         return 1 / self.seconds_per_image if self.seconds_per_image else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The values for `--json`."""
         return asdict(self) | {"images_per_s": self.images_per_s, "images_per_s_a_core": self.images_per_s_a_core}
 
 
 def forecast(config: SegmentConfig) -> Forecast:
-    """What a run would take for what its OUT does not hold yet. Nothing is written there; a rehearsal writes elsewhere.
+    """Forecast a run for the images that OUT does not hold yet. Nothing is written into OUT; a rehearsal writes elsewhere.
 
-    Raises what the run would raise before it starts.
+    Raises the errors that the run would raise before it starts.
     """
     store, listing, seen = Noted(writable_store_for(config.output)), Listing(), Seen()
     waited_s, started = 0.0, time.perf_counter()
@@ -135,8 +135,8 @@ def forecast(config: SegmentConfig) -> Forecast:
     more, damaged = _decoded(left.spare(chosen), config)
     sound = 1 - (failures.total() + damaged) / max(1, len(sample.outcomes) + more)
     trial = rehearse(config, chosen, processes) if chosen else NOTHING
-    # What the run takes besides labelling, on this machine: Python and Ray start, workers load the network, meet the first
-    # shapes, Ray ends. The network is in the cache by now, so that its preparation is not in it.
+    # Besides labelling, a run takes time on this machine: Python and Ray start, workers load the network and meet the first
+    # image shapes, Ray ends. The network is in the cache by now, so this time does not hold its preparation.
     busy = sample.seconds_per_image > _BUSY * sample.cpu_s_per_image
     image_s = sample.cpu_s_per_image if busy else sample.seconds_per_image
     start_s = max(0.0, trial.seconds - trial.images * sample.seconds_per_image)
@@ -147,14 +147,14 @@ def forecast(config: SegmentConfig) -> Forecast:
     failing = round(parts * (1 - sound ** (images / max(1, parts))))  # parts with a failure
     new, refreshes = planned_files == 0, int(seconds / REFRESH_S)
     requests = Requests(
-        # The plan, and three looks for a file behind it; run.json at the start, twice at the end, and before it is replaced; the
-        # checkpoint and whether it is still that; of a new output the trial whether it creates exclusively, and the head of the
-        # first shard; footers; for each part, is it there?; the input.
+        # The plan, and three looks for a next plan file; run.json at the start, twice at the end, and before each replacement;
+        # the checkpoint, and a look if it is unchanged; for a new output a trial if the store creates exclusively, and the head
+        # of the first shard; footers; per part a look if the part is there; the input.
         get=planned_files + 3 + (3 + refreshes + (not new)) + 3 + 4 * new + unread + parts + round(left.gets * share),
-        # That trial, the plan, masks, failures of the parts that have some, class_stats, the checkpoint; run.json at both ends
-        # and in between.
+        # The trial of a new output, the plan, masks, failures of the parts that have some, class_stats, the checkpoint; run.json
+        # at the start, at the end and in between.
         put=4 * new + len(store.created) + parts + failing + 4 + refreshes,
-        # The input; plan/, that trial; masks/ before, behind the round and in the summing up; failures/.
+        # The input; plan/; the trial of a new output; masks/ before the round, after it and while summing up; failures/.
         list=len(config.input) + (seen.entries + listing.ignored) // _PAGE + 2 * new + 4 + 3 * ((done + parts) // _PAGE),
     )
     output_bytes = round(
@@ -189,7 +189,10 @@ def _notes(config: SegmentConfig, cores: int, left: RemainingWork, spans: Sequen
 
 
 def _decoded(images: Iterable[EncodedImage], config: SegmentConfig) -> tuple[int, int]:
-    """As many as two seconds allow -> how many, and how many cannot be: of rare damage 64 images say little."""
+    """Decode images for two seconds -> how many were tried, and how many cannot be decoded.
+
+    A sample of 64 images says little about rare damage.
+    """
     started, count, damaged = time.perf_counter(), 0, 0
     for image in images:
         if time.perf_counter() - started > _DECODING_S:
@@ -201,20 +204,20 @@ def _decoded(images: Iterable[EncodedImage], config: SegmentConfig) -> tuple[int
             decode(image.data, max_source_pixels=config.max_source_pixels, name=image.name)
         except BadImage:
             damaged += 1
-        except MemoryError:  # of this machine now: says nothing of the image
+        except MemoryError:  # this machine lacks memory now; it says nothing about the image
             count -= 1
     return count, damaged
 
 
 def _busiest(tasks: Sequence[float], workers: int) -> float:
-    """Images of the worker that ends last: the longest spans go first, and each worker has its next one waiting."""
+    """How many images the worker labels that ends last. The longest spans go first, and each worker has one more waiting."""
     if len(tasks) > _SIMULATED:
         return sum(tasks) / workers
     waiting = iter(sorted(tasks, reverse=True))
     mine: list[deque[float]] = [deque() for _ in range(workers)]
     for _, held in product(range(SPANS_AHEAD), mine):
         held.extend(islice(waiting, 1))
-    done = [(held[0], worker) for worker, held in enumerate(mine) if held]  # when each has done its span
+    done = [(held[0], worker) for worker, held in enumerate(mine) if held]  # when each worker has finished its span
     heapq.heapify(done)
     ended = 0.0
     while done:
@@ -227,22 +230,22 @@ def _busiest(tasks: Sequence[float], workers: int) -> float:
 
 
 def _read_s(left: RemainingWork, workers: int, cores: int) -> float:
-    """Seconds of a worker that reading costs: where every core has its worker, the thread that reads ahead takes of it."""
+    """How many seconds reading costs each worker. If each core has a worker, the thread that reads ahead takes its time."""
     return left.read_s / workers if workers >= cores else 0.0
 
 
 def _cores() -> int:
-    """Cores of this machine, or what its container may use of them, as Ray counts them."""
+    """How many cores this machine has, or how many its container may use, as Ray counts them."""
     count = os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return min(count, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no such file, or "max": no limit
+    except (OSError, ValueError):  # there is no such file, or it says "max": no limit
         return count
 
 
 def _classes(outcomes: Iterable[Outcome], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The classes seen in the sample, the largest first."""
+    """The classes in the sample, the one with most pixels first."""
     masks = [outcome for outcome in outcomes if not isinstance(outcome, str)]
     pixels = sum(masks, np.zeros(len(names), np.int64))
     rows = [

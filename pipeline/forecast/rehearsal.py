@@ -1,4 +1,4 @@
-"""A real run of a few images into a folder that is thrown away: what a run takes on this machine besides labelling."""
+"""A real run of a few images into a folder that is then removed. It shows what a run takes here besides labelling."""
 
 import io
 import json
@@ -23,7 +23,10 @@ _IMAGES_A_WORKER = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rehearsal:
-    """seconds: of the process, from start to exit. images: that its busiest worker labelled. *_bytes: what it left."""
+    """What a rehearsal showed.
+
+    seconds: of the process, from start to exit. images: labelled by its busiest worker. *_bytes: sizes of the files it left.
+    """
 
     seconds: float
     images: int
@@ -36,9 +39,9 @@ NOTHING = Rehearsal(seconds=0.0, images=0, run_json_bytes=0, class_stats_bytes=0
 
 
 def rehearse(config: SegmentConfig, images: Sequence[EncodedImage], workers: int) -> Rehearsal:
-    """Label some of these images, a tar of them a worker. Ray is started as the run would start it here.
+    """Label some of these images, one tar per worker. Ray is started as a run on this machine would start it.
 
-    Raises `Incomplete` where the run does not end well.
+    Raises `Incomplete` if the run fails.
     """
     with tempfile.TemporaryDirectory(prefix="maskfleet-") as scratch:
         source, out, trace = Path(scratch) / "in", Path(scratch) / "out", Path(scratch) / "trace"
@@ -50,7 +53,7 @@ def rehearse(config: SegmentConfig, images: Sequence[EncodedImage], workers: int
                 "input": (str(source),), "output": str(out), "workers": Workers(workers, workers), "limit": None, "redo": None,
                 "dry_run": False, "input_format": "auto", "image_ext": None, "image_column": None, "id_column": None,
                 "failure_budget": 1.0, "allow_broken_shards": workers, "relabel_changed": False,
-                "min_confidence": 0.0 if config.confidence_map else config.min_confidence,  # old outputs have both, new ones not
+                "min_confidence": 0.0 if config.confidence_map else config.min_confidence,  # only old outputs may have both
             }
         )  # fmt: skip
         command = [sys.executable, "-m", "pipeline.forecast.rehearsal"]
@@ -60,7 +63,7 @@ def rehearse(config: SegmentConfig, images: Sequence[EncodedImage], workers: int
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
         started = time.perf_counter()
-        child = subprocess.run(  # what it is to do goes in by stdin: arguments are there for all users of the machine to see
+        child = subprocess.run(  # the config goes in by stdin: all users of the machine can see arguments
             command, input=rehearsed.model_dump_json(), capture_output=True, text=True, env=environment, check=False
         )
         seconds = time.perf_counter() - started
@@ -79,7 +82,7 @@ def rehearse(config: SegmentConfig, images: Sequence[EncodedImage], workers: int
 
 
 def _tar(images: Sequence[EncodedImage]) -> bytes:
-    """What has no bytes is there too, as an image that cannot be decoded."""
+    """A tar of these images. An image without bytes becomes an empty member, which cannot be decoded."""
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as tar:
         for number, image in enumerate(images):
@@ -90,7 +93,7 @@ def _tar(images: Sequence[EncodedImage]) -> bytes:
 
 
 def _main(config: str) -> None:
-    """The run itself, in a process of its own as a run is."""
+    """The run itself, in a process of its own like every run."""
     from pipeline.driver.attempt import Attempt
     from pipeline.driver.progress import Progress
 

@@ -1,4 +1,4 @@
-"""Label a sample in as many processes as there will be workers: seconds, failures, classes, bytes of output."""
+"""Labels a sample in as many processes as there will be workers, and measures seconds, failures, classes, output bytes."""
 
 import math
 import multiprocessing
@@ -26,18 +26,18 @@ from pipeline.shards.base import Cursor, EncodedImage, SourceObject
 from pipeline.worker.prefetch import ReadAhead
 from pipeline.worker.reading import IMAGES_AHEAD
 
-_MIN_SHARE = 8  # images a process, so that on many cores none is timed by a single image
+_MIN_SHARE = 8  # images per process: on many cores no process is timed by a single image
 _BARRIER_S = 300.0
 
 
-Outcome = str | npt.NDArray[np.int64]  # of an image: the class of its error, or the pixels of each class
+Outcome = str | npt.NDArray[np.int64]  # for one image: the class of its error, or its pixels by class, int64 (C,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What labelling the sample showed. *_bytes: of the output, for each image, part and file of failures.
+    """What labelling the sample showed. *_bytes: output bytes per image, per part and per file of failures.
 
-    cpu_s_per_image: beside `seconds_per_image` it says what other programs took.
+    cpu_s_per_image: if this is much below `seconds_per_image`, other programs took the rest.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Half:
-    """One process, some of its share of the sample."""
+    """What one process measured on half of its share of the sample."""
 
     images: int
     outcomes: dict[int, Outcome]
@@ -64,7 +64,7 @@ class _Half:
 
 
 def measure(network: Prepared, options: LabelOptions, images: Sequence[EncodedImage], processes: int) -> Sample:
-    """Label in as many processes as there will be workers here, at the same time: they share caches, clock and hyperthreads."""
+    """Label in as many processes at once as there will be workers here: workers share caches, clock and hyperthreads."""
     if not images:
         return Sample()
     numbered = list(enumerate(images))
@@ -99,16 +99,16 @@ def measure(network: Prepared, options: LabelOptions, images: Sequence[EncodedIm
     )
 
 
-_barriers: list[Barrier] = []  # of this process; a barrier cannot be sent with a task
+_barriers: list[Barrier] = []  # the barrier of this process: a barrier cannot be sent with a task
 
 
 def _begin(barrier: Barrier) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _barriers.append(barrier)
 
 
 def _label_twice(network: Prepared, options: LabelOptions, share: Sequence[tuple[int, EncodedImage]]) -> tuple[_Half, _Half]:
-    """The first half warms up, the second is timed: it meets new shapes about as often as the run will."""
+    """Label both halves of a share: the first warms up, the second is timed, and meets new shapes as often as a run does."""
     labeller = Labeller(load_engine(network), options)
     half = len(share) // 2 if len(share) >= 2 * _MIN_SHARE else 0
     first = _label(labeller, share[:half] or share)
@@ -119,11 +119,11 @@ def _label_twice(network: Prepared, options: LabelOptions, share: Sequence[tuple
 
 
 def _label(labeller: Labeller, share: Sequence[tuple[int, EncodedImage]]) -> _Half:
-    """As a worker does it: images read ahead in a thread, rows made, a part packed."""
+    """Label as a worker does: images are read ahead in a thread, rows are made, a part is packed."""
     started, cpu = time.perf_counter(), time.process_time()
     outcomes: dict[int, Outcome] = {}
     options = PartOptions(
-        fingerprint="0" * 64, classes=labeller.options.classes, part_images=0,  # so that nothing is padded
+        fingerprint="0" * 64, classes=labeller.options.classes, part_images=0,  # 0: the part is not padded
         confidence_map=labeller.options.confidence_map, max_encoded_bytes=encoded_bytes_limit(labeller.options.max_source_pixels),
     )  # fmt: skip
     source = SourceObject(uri=share[0][1].shard, kind="tar", size=1, version="")
@@ -141,7 +141,7 @@ def _label(labeller: Labeller, share: Sequence[tuple[int, EncodedImage]]) -> _Ha
             draft.add(image, labelled)
     footer, data = draft.finish(exhausted=False)
     seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu
-    # A file has a fixed part and one per row: files of one row, and the file of all, say both.
+    # The size of a file has a fixed share and a share per row: files of one row, and the file of all rows, give both.
     rows = draft.rows
     single = [len(part_bytes([row], footer, confidence_map=options.confidence_map)) for row in rows]
     row_bytes = (len(data) - sum(single) / len(rows)) / (len(rows) - 1) if len(rows) > 1 else 0.0

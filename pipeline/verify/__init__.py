@@ -1,4 +1,4 @@
-"""Is an output whole, and true? `verify` proves it, `repair` removes what is not and makes derived files again.
+"""`verify` proves that an output is whole and true; `repair` removes damaged parts and makes derived files again.
 
-It reads what lies in OUT, and trusts no module that wrote it.
+This package reads what lies in OUT, and trusts no module that wrote it.
 """

@@ -1,4 +1,4 @@
-"""One file of a run against what its name, its footer and the plan promise: columns, keys, bytes, labels."""
+"""Checks one file of a run against its name, its footer and the plan: columns, keys, bytes, labels."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ _WRITER = re.compile(r"parquet-cpp-arrow version \d+\.\d+\.\d+(-[\w.]+)?")
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A part, and what the plan says of it. uris: the rows of the plan file that it covers; None for a shard."""
+    """A part, and what the plan says of it. uris: of the plan rows that the part covers; None for a shard."""
 
     name: PartName
     source: dict[str, Any]
@@ -35,7 +35,7 @@ class Planned:
     superseded: frozenset[int] = frozenset()
 
     def keys(self) -> list[tuple[str, int]]:
-        """(shard, index) of every row that it must have, as a mask or as a failure."""
+        """(shard, index) of every row that the part must have, as a mask or as a failure."""
         if self.uris is None:
             return [(self.source["uri"], index) for index in range(self.name.first, self.name.stop)]
         rows = enumerate(self.uris.to_pylist(), self.name.first)
@@ -44,7 +44,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """A Parquet file of a run: its table, its metadata, and whether the Arrow that runs here says to have written it."""
+    """A Parquet file of a run. mine: does the file name the Arrow version of this process as its writer?"""
 
     table: pa.Table
     metadata: dict[bytes, bytes]
@@ -52,18 +52,18 @@ class OpenFile:
 
 
 def open_file(data: bytes) -> OpenFile:
-    """A Parquet file of a run. Raises `Damaged` unless every byte is what maskfleet writes for that table.
+    """Read a Parquet file of a run. Raises `Damaged` unless every byte is what maskfleet writes for its table.
 
-    Checksums cover the pages only. What lies around them is found by writing the table again, if this is the same Arrow: an
-    equal length with other bytes is damage; another length only says that its zstd is another. Of another Arrow's files the
-    contents are judged.
+    Checksums cover only the pages. The bytes around the pages are checked by writing the table again. If this Arrow wrote the
+    file, equal length with other bytes is damage; another length only means another zstd. If another Arrow wrote the file,
+    only the contents are checked.
     """
     require(data[:4] == b"PAR1", "not a Parquet file, or a damaged one: it does not begin with PAR1")
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         metadata = dict(file.metadata.metadata or {})
         schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(metadata.pop(_ARROW_SCHEMA), validate=True)))
-        table = file.read(use_threads=False).combine_chunks().cast(schema)  # Parquet has its own name for list items
+        table = file.read(use_threads=False).combine_chunks().cast(schema)  # Parquet names list items in its own way
         table.validate(full=True)
         groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
         stored = {
@@ -84,7 +84,7 @@ def open_file(data: bytes) -> OpenFile:
 
 
 def _without_padding(data: bytes, metadata: pq.FileMetaData) -> bytes:
-    """Without the zeros between the last page and the footer, which make the size of a part say what it holds."""
+    """The file without its padding: zeros between the last page and the footer, so that the size says the number of rows."""
     columns = (
         metadata.row_group(group).column(number)
         for group in range(metadata.num_row_groups)
@@ -100,7 +100,7 @@ def _without_padding(data: bytes, metadata: pq.FileMetaData) -> bytes:
 
 
 def _is_like(schema: pa.Schema, wanted: pa.Schema) -> bool:
-    """The same names and types, those inside of lists too, which `equals` does not look at."""
+    """Are names and types equal? Names inside lists count too; `equals` does not compare these."""
     return bool(schema.equals(wanted)) and [str(kind) for kind in schema.types] == [str(kind) for kind in wanted.types]
 
 
@@ -111,7 +111,7 @@ def same_file(data: bytes, table: pa.Table) -> bool:
 
 
 def check_plan_file(data: bytes) -> str:
-    """Raises `Damaged`; -> the fingerprint of its settings."""
+    """Check a plan file -> the fingerprint of its settings. Raises `Damaged`."""
     table = open_file(data).table
     require(_is_like(table.schema, PLAN), "not the columns of a plan")
     kinds, uris = table.column("kind").unique().to_pylist(), table.column("uri")
@@ -127,7 +127,7 @@ def check_plan_file(data: bytes) -> str:
 
 
 def check_part(data: bytes, planned: Planned, rules: Rules, *, deep: bool) -> PartFooter:
-    """Is a part what its name, its footer and the plan say? Raises `Damaged` with the first thing that is not so."""
+    """Check a part against its name, its footer and the plan -> its footer. Raises `Damaged` with the first difference."""
     found = open_file(data)
     table = found.table
     footer = footer_of(found.metadata)
@@ -142,7 +142,7 @@ def check_part(data: bytes, planned: Planned, rules: Rules, *, deep: bool) -> Pa
     require(footer.source == planned.source, "its footer names another source than the plan")
     require(footer.fingerprint == rules.fingerprint, f"made with other settings than the plan's: {footer.fingerprint[:16]}…")
     for what, wanted in rules.made_with.items():
-        made_with = footer.versions.get(what, wanted)  # format 1 says nothing of the labels' version
+        made_with = footer.versions.get(what, wanted)  # footers of format 1 do not hold the labels' version
         require(made_with == wanted, f"made with {what} {made_with}, the plan says {wanted}: parts must not mix them")
     require(_is_like(table.schema, schema) and metadata == schema.metadata, "its columns are not those of this run")
     require(
@@ -165,7 +165,7 @@ def _extent(name: PartName) -> str:
 
 
 def _nulls(name: str, column: pa.Array) -> bool:
-    """Does a column hold a null, at any depth, where there must be none?"""
+    """Does a column hold a null that is not allowed, at any depth?"""
     if name in _NULLABLE:
         return False
     if column.null_count:
@@ -176,7 +176,7 @@ def _nulls(name: str, column: pa.Array) -> bool:
 
 
 def _check_keys(table: pa.Table, footer: PartFooter, planned: Planned) -> None:
-    """Each planned (shard, index) once, as a mask or as a failure."""
+    """Raise `Damaged` unless each planned (shard, index) is there once, as a mask or as a failure."""
     have = Counter(zip(table.column("shard").to_pylist(), table.column("index").to_pylist(), strict=True))
     have.update((failure.shard, failure.index) for failure in footer.failures)
     wanted = Counter(planned.keys())
@@ -188,7 +188,7 @@ def _check_keys(table: pa.Table, footer: PartFooter, planned: Planned) -> None:
 
 
 def _check_columns(table: pa.Table, footer: PartFooter, rules: Rules) -> None:
-    """The sums in the footer against the columns that they are sums of."""
+    """Raise `Damaged` unless the sums in the footer are those of the columns."""
     count = len(rules.classes)
     images, pixels = [0] * count, [0] * count
     area = sum(w * h for w, h in zip(table.column("width").to_pylist(), table.column("height").to_pylist(), strict=True))
@@ -209,6 +209,6 @@ def _check_columns(table: pa.Table, footer: PartFooter, rules: Rules) -> None:
 
 
 def short(value: object) -> str:
-    """A value for a message, at most 70 characters."""
+    """A value as text for a message, at most 70 characters."""
     text = str(value)
     return text if len(text) <= 70 else text[:69] + "…"

@@ -11,9 +11,10 @@ Kind = Literal["missing", "damaged", "derived"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong with one object: a file, relative to OUT, or (`missing`) the planned shard or plan file that lacks parts.
+    """What is wrong with one object.
 
-    version: of a part, as it was listed.
+    object: a file, relative to OUT; or, if `missing`, the planned shard or plan file that lacks parts. version: of a part, as
+    it was listed.
     """
 
     object: str
@@ -23,18 +24,18 @@ class Finding:
 
     @property
     def is_broken_part(self) -> bool:
-        """What `--repair` may remove: a file in `masks/` that bears the name of a part."""
+        """May `--repair` remove the object? Only a damaged file in `masks/` that has the name of a part."""
         return self.kind == "damaged" and self.object.startswith("masks/") and is_part_name(self.object.removeprefix("masks/"))
 
     def as_json(self) -> dict[str, str]:
-        """For `--json`."""
+        """The values for `--json`."""
         return {"object": self.object, "problem": self.problem, "kind": self.kind}
 
 
 def chain(source: str, parts: Sequence[PartName], rows: int | None, unknown: Collection[str]) -> Iterator[Finding]:
-    """Gaps and overlaps of the parts of one source, which has so many rows (None: its last part says how many).
+    """Gaps and overlaps of the parts of one source. rows: of the source; None: its last part says where it ends.
 
-    A damaged part covers what is up to the next one: that it has to go is said already.
+    unknown: names of damaged parts, which have findings already. Such a part counts as covering all indices up to the next part.
     """
     expected, previous = 0, None
     for part in parts:

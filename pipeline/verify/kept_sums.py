@@ -1,4 +1,4 @@
-"""`checkpoint.parquet` against the parts that it says it is of."""
+"""Checks `checkpoint.parquet` against its parts."""
 
 from pipeline.errors import Damaged
 from pipeline.output.footer import PartFooter
@@ -10,13 +10,14 @@ from pipeline.verify.rules import Rules
 
 
 class KeptSums:
-    """Its sums, and those of its parts as they are read. Nothing is wrong if there is none of this run and this format.
+    """The sums of the checkpoint, and the sums of its parts as they are read.
 
-    It is used as it is by runs that have not ended, too; but if any of its parts is gone or made anew, it is used by nobody.
+    It is no damage if there is no checkpoint of this run and this format. Runs that have not ended use the checkpoint too. But no
+    run uses it if one of its parts is gone or made anew.
     """
 
     def __init__(self, store: Store, out: str, rules: Rules, parts: int) -> None:
-        """parts: that there are. damage: why it cannot be read."""
+        """parts: how many parts are there. damage: why the checkpoint cannot be read, or ""."""
         self._said: Totals | None = None
         self._parts, self.damage = Totals(rules.classes), ""
         try:
@@ -25,12 +26,12 @@ class KeptSums:
             self.damage = str(damage)
 
     def add(self, name: PartName, footer: PartFooter) -> None:
-        """A part that is in order."""
+        """Add a part that is in order."""
         if self._said is not None and name.key in self._said.parts:
             self._parts.add(name, footer)
 
     @property
     def lies(self) -> bool:
-        """Does it say other sums than its parts, once all parts are added?"""
+        """Do its sums differ from those of its parts? To be asked when all parts are added."""
         said = self._said
         return said is not None and len(self._parts.parts) == len(said.parts) and not said.is_same(self._parts)

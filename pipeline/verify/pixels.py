@@ -1,4 +1,4 @@
-"""Every mask and confidence map of a part, decoded, and its pixels counted again."""
+"""Decodes every mask and confidence map of a part, and counts the pixels again."""
 
 import io
 from dataclasses import replace
@@ -22,7 +22,7 @@ _INDEX, _GRAY = 3, 0  # colour types of the PNG header
 
 
 def check_labels(table: pa.Table, footer: PartFooter, rules: Rules) -> None:
-    """Decode every mask and confidence map, one at a time, and count again."""
+    """Decode every mask and confidence map, one at a time, and count again. Raises `Damaged`."""
     digests: list[int] = []
     seen = np.zeros((LEVELS, LEVELS), np.int64)
     for number in range(table.num_rows):
@@ -34,7 +34,7 @@ def check_labels(table: pa.Table, footer: PartFooter, rules: Rules) -> None:
         digests.append(row_digest(row["shard"], row["index"], mask))
         seen += histogram
     require(add_digests(digests) == footer.digest, "its share of labels_digest is not that of its masks")
-    if rules.confidence_map:  # the classes of ignored pixels are not stored, their confidences are
+    if rules.confidence_map:  # for ignored pixels the class is not stored, but the confidence is
         kept, ignored = np.split(footer.histograms, [rules.min_level], axis=1)[::-1]
         same = np.array_equal(seen[: len(kept), rules.min_level :], kept) and np.array_equal(
             seen[IGNORE, : rules.min_level], ignored.sum(axis=0)
@@ -43,11 +43,11 @@ def check_labels(table: pa.Table, footer: PartFooter, rules: Rules) -> None:
 
 
 def _check_row(row: dict[str, Any], rules: Rules) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """-> the mask, uint8 (H, W), and its pixels by id and confidence, int64 (256, 256). Raises `Damaged`."""
+    """Check a row -> the mask, uint8 (H, W), and its pixels by id and confidence, int64 (256, 256). Raises `Damaged`."""
     size, count = (row["width"], row["height"]), len(rules.classes)
     mask = _decode(row["mask"]["bytes"], size, _INDEX)
     confidence = _decode(row["confidence"]["bytes"], size, _GRAY) if rules.confidence_map else np.zeros_like(mask)
-    seen = mask_statistics(mask, confidence, LEVELS, 0.0)  # every id has its row, 255 too
+    seen = mask_statistics(mask, confidence, LEVELS, 0.0)  # each id from 0 to 255 has a row
     require(not seen.pixels[count:IGNORE].any(), "the mask holds a class that the run does not have")
     known = replace(
         seen, mask=mask, histogram=seen.histogram[:count], pixels=seen.pixels[:count],
@@ -58,7 +58,7 @@ def _check_row(row: dict[str, Any], rules: Rules) -> tuple[npt.NDArray[np.uint8]
         below = seen.histogram[:count, : rules.min_level].any() or seen.histogram[IGNORE, rules.min_level :].any()
         require(not below, "the mask ignores other pixels than those of low confidence")
         require(np.float32(seen.mean_confidence) == np.float32(row["mean_confidence"]), "mean_confidence is not that of its map")
-    elif len(counted) == len(stored):  # there is nothing to count mean confidences from
+    elif len(counted) == len(stored):  # without confidence maps, mean confidences cannot be counted again
         counted = [mine | {"mean_confidence": theirs["mean_confidence"]} for mine, theirs in zip(counted, stored, strict=True)]
     as_stored = pa.array([counted], masks_schema().field("classes").type).to_pylist()[0]
     require(as_stored == stored, "classes are not those of the mask")
@@ -67,7 +67,7 @@ def _check_row(row: dict[str, Any], rules: Rules) -> tuple[npt.NDArray[np.uint8]
 
 
 def _decode(data: bytes, size: tuple[int, int], colour_type: int) -> npt.NDArray[np.uint8]:
-    """An 8-bit PNG of that size and colour type -> uint8 (H, W). Raises `Damaged`."""
+    """An 8-bit PNG of this size (width, height) and colour type -> uint8 (H, W). Raises `Damaged`."""
     what = "mask" if colour_type == _INDEX else "confidence map"
     header = data[16:24]
     is_size = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")

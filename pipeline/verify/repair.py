@@ -1,4 +1,4 @@
-"""`verify --repair`: remove the broken parts, so that the next run fills them, and make the derived files again."""
+"""`verify --repair`: removes broken parts, which the next run makes again, and makes the derived files again."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,7 +28,11 @@ from pipeline.verify.verify import Verification, verify
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """removed: parts, and why. made: derived files that were written again or were too many. now: what `verify` says then."""
+    """What a repair did.
+
+    removed: parts, and why. made: derived files that were written again, or removed because no part has them. now: what
+    `verify` found after the repair.
+    """
 
     removed: tuple[Finding, ...]
     made: tuple[str, ...]
@@ -38,9 +42,9 @@ class Repair:
 def repair(out: str, *, deep: bool = False) -> Repair:
     """Verify the run at `out`, remove exactly the parts that are broken, and make the derived files again.
 
-    Nothing is removed before all is read, and nothing where the plan is damaged. Files in `masks/` that no maskfleet named
-    are left, and stay damage. Parts that are missing are for the next `segment`.
-    Raises as `verify`, and `UsageError` where `out` cannot be written by design.
+    Nothing is removed before all files are read, and nothing if the plan is damaged. Files in `masks/` whose names are not those
+    of parts are left, and stay damage. The next `segment` makes missing parts.
+    Raises like `verify`, and `UsageError` if maskfleet does not write to stores like that of `out`.
     """
     out = normalise(out).rstrip("/") or "/"
     store = writable_store_for(out)
@@ -58,17 +62,17 @@ def repair(out: str, *, deep: bool = False) -> Repair:
 
 
 def _is_there(store: WritableStore, out: str, finding: Finding) -> bool:
-    """Is it what was verified, hours ago perhaps? Another run may have made it anew since."""
+    """Is the object still the one that was verified, perhaps hours ago? Another run may have made it anew since."""
     with suppress(ObjectMissing):
         return store.stat(join(out, finding.object)).version == finding.version
     return False
 
 
 def _make_derived(store: WritableStore, out: str, run: RunView) -> Iterator[str]:
-    """`failures/` as the parts that are there have them; the sums too, once no part is missing."""
+    """Make `failures/` hold what the parts say, and if no part is missing `class_stats.parquet` too -> names of changed files."""
     plan, failing = run.plan, dict[str, bytes]()
     rules = Rules.of(plan.settings)
-    there = set(store.names(join(out, "failures") + "/"))  # before the parts are listed, each of which is there before its file
+    there = set(store.names(join(out, "failures") + "/"))  # listed before the parts: a part is written before its failures
     committed = run.listed()
     totals = Totals(rules.classes)
 
@@ -76,7 +80,7 @@ def _make_derived(store: WritableStore, out: str, run: RunView) -> Iterator[str]
         if footer.failures:
             failing[str(name)] = failures_bytes(footer)
 
-    with suppress(Damaged):  # of a part that has been damaged since: no sum is whole
+    with suppress(Damaged):  # a part was damaged after `verify` read it: no sum is whole
         read_totals(store, out, committed, totals, rules.fingerprint, keep)
     if not totals.is_exactly(committed.part_keys):
         return
@@ -98,7 +102,10 @@ def _make_derived(store: WritableStore, out: str, run: RunView) -> Iterator[str]
 
 
 def _replaces_checkpoint(store: WritableStore, out: str, rules: Rules, totals: Totals) -> bool:
-    """If there is one of this run that is damaged, or not of these parts, as none is left of which a part has been removed."""
+    """Replace a checkpoint of this run that is damaged, or whose sums are not these -> whether it was replaced.
+
+    No checkpoint stays that holds a part which was removed.
+    """
     checkpoint = Checkpoint(store, out, rules.fingerprint, rules.classes)
     with suppress(Damaged):
         kept = checkpoint.read(2 * len(totals.parts) + 1000)
@@ -127,7 +134,7 @@ def _holds(store: WritableStore, uri: str, table: pa.Table) -> bool:
 
 
 def _run_json(said: dict[str, Any], plan: Plan, totals: Totals, state: str) -> dict[str, Any]:
-    """What it said, with all that the plan and the parts say put right; of attempts they know nothing."""
+    """The content of `run.json`, with all values corrected that the plan and the parts know. They do not know the attempts."""
     counts = said.get("counts")
     mine = {name: getattr(totals, name) for name in ("images", "masks", "failures", "broken_shards")}
     kept = {name: counts.get(name, 0) if isinstance(counts, dict) else 0 for name in ("inferred", "skipped")}

@@ -1,4 +1,4 @@
-"""What the plan fixes for every part, and what is said if something is not so."""
+"""What the plan fixes for every part, and the error if a part differs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Rules:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Rules":
-        """From the settings of plan file 0."""
+        """The rules in the settings of plan file 0."""
         labels = settings["labels"]
         min_level = min_confidence_level(labels["min_confidence"])
         shape = settings["shape"]
@@ -35,6 +35,6 @@ class Rules:
 
 
 def require(holds: object, problem: str) -> None:
-    """Raise `Damaged` unless it holds."""
+    """Raise `Damaged` with `problem` unless the condition `holds`."""
     if not holds:
         raise Damaged(problem)

@@ -1,7 +1,8 @@
 """`verify`: prove that a run is whole: planned images = masks + failures, none twice, every byte as it was written.
 
-Three questions, in this order. Do the parts cover the plan? Their names say it. Is each part what its name, its footer
-and the plan promise? Its bytes say it. Are the derived files the sums of the parts? Asked only of a run that has ended.
+Three questions are asked, in this order. Do the parts cover the plan? Their names say this. Is each part what its name, its
+footer and the plan promise? Its bytes say this. Are the derived files the sums of the parts? This is asked only if no part is
+missing.
 """
 
 from collections import defaultdict
@@ -33,7 +34,7 @@ READERS = 8  # parts in memory at a time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What was found. The counts are of parts that are in order."""
+    """What `verify` found. Only parts that are in order are counted."""
 
     images: int
     masks: int
@@ -43,24 +44,24 @@ class Verification:
 
     @property
     def state(self) -> Literal["whole", "incomplete", "damaged"]:
-        """Damage wins over parts that are missing."""
+        """The state of the run: `damaged` if anything is damaged, else `incomplete` if a part is missing, else `whole`."""
         if any(finding.kind != "missing" for finding in self.findings):
             return "damaged"
         return "incomplete" if self.findings else "whole"
 
     @property
     def exit_code(self) -> int:
-        """Of the job: 0, 5 or 7."""
+        """The exit code of the job: 0, 5 or 7."""
         return {"whole": 0, "incomplete": 5, "damaged": 7}[self.state]
 
     @property
     def plan_is_damaged(self) -> bool:
-        """Then nothing can be said of the parts."""
+        """Is the plan damaged? Then nothing can be said about the parts."""
         return any(finding.object.startswith("plan/") and finding.kind == "damaged" for finding in self.findings)
 
     @property
     def advice(self) -> str | None:
-        """What to do about it, on one line."""
+        """What to do next, on one line; None if the run is whole."""
         if self.state == "whole":
             return None
         if self.plan_is_damaged:
@@ -73,14 +74,14 @@ class Verification:
         return "masks/ holds what this maskfleet did not write, named above: move it away, or use the version that wrote it"
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The values for `--json`."""
         return asdict(self) | {"findings": [finding.as_json() for finding in self.findings], "state": self.state}
 
 
 def verify(out: str, *, deep: bool = False) -> Verification:
-    """Read every file of the run at `out`, and, if `deep`, decode every mask and count its pixels again.
+    """Read every file of the run at `out`; if `deep`, also decode every mask and count its pixels again.
 
-    Raises `NotReachable` where there is no run, or where something cannot be read for reasons of its store.
+    Raises `NotReachable` if there is no run, or if the store does not let something be read.
     """
     out = normalise(out).rstrip("/") or "/"
     try:
@@ -113,7 +114,7 @@ class _Verifier:
         totals = Totals(self._rules.classes)
         kept = KeptSums(self._store, self._out, self._rules, sum(map(len, parts.values())))
         with_failures: set[str] = set()
-        unknown: set[str] = set()  # parts of which nobody can say what they cover
+        unknown: set[str] = set()  # damaged parts: nobody can say which indices they cover
         derived: list[Finding] = []
         for name, (footer, findings) in in_order(self._planned(parts), self._check, READERS):
             for finding in findings:
@@ -130,10 +131,10 @@ class _Verifier:
             self._add(CHECKPOINT, "not the sums of its parts", "derived")
         if not self._found("missing") and run is not None and run.get("state") != "complete":
             self._add("run.json", f"the run has not come to its end (state {run.get('state')!r})", "missing")
-        if self._found("missing"):  # derived files are of a run that has ended
+        if self._found("missing"):  # derived files are only checked if the run has ended
             return
         self._findings += derived
-        self._findings += [Finding(CHECKPOINT, kept.damage, "derived")] if kept.damage else []  # used by nobody until then
+        self._findings += [Finding(CHECKPOINT, kept.damage, "derived")] if kept.damage else []  # not before: a run ignores such a checkpoint
         for file_name in self._names("failures"):
             if file_name not in with_failures | unknown:
                 self._add(f"failures/{file_name}", "no part has these failures", "derived")
@@ -150,7 +151,7 @@ class _Verifier:
         return [name for name, _, _ in self._files(folder)]
 
     def _files(self, folder: str) -> Iterator[tuple[str, int, str]]:
-        """Name, size and version of each."""
+        """Name, size and version of each file in a folder of OUT."""
         prefix = join(self._out, folder) + "/"
         return ((info.uri.removeprefix(prefix), info.size or 0, info.version or "") for info in self._store.walk(prefix))
 
@@ -158,7 +159,7 @@ class _Verifier:
         return self._store.read(join(self._out, name))
 
     def _plan(self) -> Plan | None:
-        """The plan, or None where it is damaged: then nothing can be said of the parts."""
+        """The plan; None if it is damaged: then nothing can be said about the parts."""
         names = self._names("plan")
         if not names and not self._names("masks"):
             raise NotReachable(f"{self._out}: no run there (no plan/00000.parquet)")
@@ -177,7 +178,7 @@ class _Verifier:
         return None if self._findings else self._view.plan
 
     def _list_parts(self, plan: Plan) -> dict[str, list[PartName]]:
-        """The parts of each planned source, in order; what is wrong with their names is noted."""
+        """The parts of each planned source, in order. Files with wrong names become findings."""
         sources = planned_sources(plan)
         parts: dict[str, list[PartName]] = defaultdict(list)
         for file_name, size, version in self._files("masks"):
@@ -192,12 +193,12 @@ class _Verifier:
         return parts
 
     def _check_chains(self, parts: Mapping[str, Sequence[PartName]], unknown: Collection[str]) -> None:
-        """Do the parts of each source follow each other to its end?"""
+        """Add a finding for each gap or overlap in the parts of a source."""
         for source in self._view.sources():
             self._findings += chain(source.uri, parts.get(source.digest, ()), source.rows, unknown)
 
     def _planned(self, parts: Mapping[str, Sequence[PartName]]) -> Iterator[Planned]:
-        """Every part of a planned source; the URIs of one plan file at a time are in memory."""
+        """Every part of a planned source. Memory holds the URIs of one plan file at a time."""
         for source in self._view.sources():
             names = parts.get(source.digest, ())
             if source.rows is None or not names:
@@ -208,7 +209,7 @@ class _Verifier:
                 yield Planned(name, source.identity, uris.slice(name.first, name.rows), source.superseded)
 
     def _check(self, planned: Planned) -> tuple[PartName, tuple[PartFooter | None, list[Finding]]]:
-        """In a thread: one part and its file of failures."""
+        """Check one part and its file of failures. Runs in a thread."""
         name = f"masks/{planned.name}"
         assert self._rules is not None
         try:
@@ -233,7 +234,7 @@ class _Verifier:
             return [Finding(name, str(damage), "derived")]
 
     def _check_sums(self, plan: Plan, totals: Totals, run: Mapping[str, Any] | None) -> None:
-        """`class_stats.parquet` and `run.json` against the sums over all parts."""
+        """Check `class_stats.parquet` and `run.json` against the sums over all parts."""
         assert self._rules is not None
         try:
             if not same_file(self._read("class_stats.parquet"), totals.class_stats(self._rules.min_level)):
