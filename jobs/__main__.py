@@ -13,7 +13,7 @@ JOBS = {
 
 
 class _Jobs(click.Group):
-    """Imports a job when it is asked for, so that `--help` is quick."""
+    """Imports a job only when it is called, so that `--help` is quick."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
         return list(JOBS)

@@ -74,7 +74,7 @@ def pipeline_command(
 
 
 def _pipeline(images: int, precision: str, usd: float | None, photos: Sequence[str], short_side: int) -> int:
-    os.environ["RAY_ADDRESS"] = "local"  # this machine is what is measured
+    os.environ["RAY_ADDRESS"] = "local"  # only this machine is measured
     data, cores = [encoded for _, encoded in photographs(photos)], len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="maskfleet-") as scratch:
         write_tars(Path(scratch) / "in", data, images, _IMAGES_PER_TAR)
@@ -102,7 +102,7 @@ def _machine() -> str:
 
 
 def photographs(folders: Sequence[str] = ()) -> list[tuple[str, bytes]]:
-    """(name, encoded JPEG) of each photograph in these folders, else of the bundled ones. Raises `UsageError`."""
+    """(name, encoded JPEG) of each photograph in these folders; without folders, the bundled ones. Raises `UsageError`."""
     if not folders:
         infos = [store_for(str(path)).stat(str(path)) for path in sorted(SAMPLE.absolute().glob("*.tar"))]
         shards = [SourceObject(uri=info.uri, kind="tar", size=info.size, version=info.version) for info in infos]
@@ -122,7 +122,7 @@ def write_tars(folder: Path, data: Sequence[bytes], images: int, images_per_tar:
 
 
 def tar_of(data: Sequence[bytes], first: int, stop: int) -> bytes:
-    """A tar of the images `first` to `stop` of the endless repetition of `data`."""
+    """A tar with images number `first` to `stop` (not included) of `data`, repeated without end."""
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as tar:
         for number in range(first, stop):
@@ -133,7 +133,7 @@ def tar_of(data: Sequence[bytes], first: int, stop: int) -> bytes:
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """GitHub's table; columns are padded, so that it reads well in a terminal too."""
+    """A table in GitHub's Markdown, with padded columns, so that people can read it in a terminal too."""
     widths = [max(len(row[at]) for row in (columns, *rows)) for at in range(len(columns))]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (columns, *rows)]
     lines.insert(1, ["-" * width for width in widths])

@@ -1,4 +1,4 @@
-"""The networks of the zoo on one core: weights that need no download, speed, and labels against torch's."""
+"""Measures the networks of the zoo on one core: speed, and how many labels equal torch's. No weights are downloaded."""
 
 import tempfile
 import time
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 
 Tensors = dict[str, "Tensor"]
 
-CLASSES = 21  # PASCAL VOC's, as torchvision's weights have
+CLASSES = 21  # those of PASCAL VOC, as in torchvision's weights
 COLUMNS = (
     "network", "M parameters", "torch fp32", "OpenVINO fp32", "OpenVINO bf16", "labels equal to torch's",
     "published CPU s per image", "published mIoU, pixel accuracy",
 )  # fmt: skip
 _SEED = 7
 _CALIBRATION_SIDE = 96  # pixels
-_LOGIT_STD = 4.0  # about what a trained network shows
-_STRETCH_S = 1.0  # that one measurement takes at least
-_HEAVY_S = 1.0  # per image of a network for which one photograph has to do
+_LOGIT_STD = 4.0  # about that of a trained network
+_STRETCH_S = 1.0  # one measurement takes at least so long
+_HEAVY_S = 1.0  # seconds per image; above this, labels are compared on one photograph only
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """From torchvision's pull requests and documentation: CPU seconds per image; mIoU and pixel accuracy, % of COCO val2017."""
+    """CPU seconds per image, mIoU and pixel accuracy (%, on COCO val2017), from torchvision's pull requests and documentation."""
 
     cpu_seconds: float
     miou: float
@@ -61,7 +61,7 @@ PUBLISHED = {
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A network. seconds: per image by engine and precision, a figure for each round. equal: labels of openvino fp32, 0 to 1."""
+    """One network. seconds: per image, by engine and precision, one figure per round. equal: as `agreement`, OpenVINO fp32."""
 
     name: str
     parameters: int
@@ -96,7 +96,7 @@ def measure(name: str, images: Sequence[Image.Image], short_side: int, rounds: i
 
 
 def seconds_per_call(call: Callable[[], object], stretch_s: float) -> float:
-    """Mean over as many calls as fill a stretch, after one that is not counted."""
+    """Mean seconds per call, over as many calls as fill `stretch_s`. A first call is not counted."""
     call()
     calls, started = 0, time.perf_counter()
     while True:
@@ -107,19 +107,19 @@ def seconds_per_call(call: Callable[[], object], stretch_s: float) -> float:
 
 
 def label_map(engine: Engine, image: Image.Image, short_side: int) -> npt.NDArray[np.uint8]:
-    """Labels uint8 (H, W) of an upright RGB image of H x W, as a run stores them."""
+    """The label map of an upright RGB image, uint8 (H, W) with the size of the image, as a run stores it."""
     logits = engine.logits(resize(image, short_side, max_pixels=1 << 30))
     return labels_of(engine, logits, image.height, image.width).mask
 
 
 def agreement(engine: Engine, reference: Engine, images: Sequence[Image.Image], short_side: int) -> float:
-    """The share, 0 to 1, of the pixels that both engines label alike."""
+    """The fraction of pixels, 0 to 1, that both engines label alike."""
     equal = sum(int((label_map(engine, each, short_side) == label_map(reference, each, short_side)).sum()) for each in images)
     return equal / sum(image.width * image.height for image in images)
 
 
 def parameters(name: str) -> int:
-    """Parameters at inference: without an auxiliary head."""
+    """How many parameters a network has at inference, without an auxiliary head."""
     import torch
 
     with torch.device("meta"):
@@ -127,16 +127,16 @@ def parameters(name: str) -> int:
 
 
 def weights_of(name: str) -> Tensors:
-    """The bundled weights of the default model, seeded random weights of the others."""
+    """The bundled weights for the default model, seeded random weights for the others."""
     return state_dict(load_weights(BUNDLED, name), name) if name == DEFAULT_MODEL else _seeded_weights(name)
 
 
 def _seeded_weights(name: str) -> Tensors:
-    """Random weights, always the same, whose labels vary over a photograph as those of a trained network do.
+    """Random weights, equal in each call, whose labels vary over a photograph like those of a trained network.
 
-    Untrained, activations die out or blow up over the layers and one class wins everywhere, so that any engine would
-    agree with any other. Here each batch norm holds the statistics of the bundled photographs, as after training, and
-    the classifier is centred and scaled to logits of mean 0 per class and standard deviation 4.
+    In an untrained network, activations die out or blow up over the layers, and one class wins everywhere: any two engines
+    would agree. Here each batch norm holds the statistics of the bundled photographs, as after training. The classifier is
+    centred and scaled to logits with mean 0 per class and standard deviation 4.
     """
     import torch
     from torchvision.transforms.functional import normalize
@@ -146,7 +146,7 @@ def _seeded_weights(name: str) -> Tensors:
         model = architecture(name, CLASSES)
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 1.0  # the statistics of this one batch
+                module.momentum = 1.0  # keeps the statistics of this batch only
             elif isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         side = (_CALIBRATION_SIDE, _CALIBRATION_SIDE)
@@ -158,7 +158,7 @@ def _seeded_weights(name: str) -> Tensors:
         centre, scale = logits.mean((0, 2, 3)), _LOGIT_STD / logits.std()
         tensors: Tensors = {key: value.clone() for key, value in model.state_dict().items()}
     last = [ZOO[name].classifier_key.removesuffix(".weight")]
-    if "low_classifier" in last[0]:  # LR-ASPP adds up two
+    if "low_classifier" in last[0]:  # LR-ASPP adds the logits of two classifiers
         last.append(last[0].replace("low_", "high_"))
     for layer in last:
         tensors[f"{layer}.weight"] *= scale
@@ -167,7 +167,7 @@ def _seeded_weights(name: str) -> Tensors:
 
 
 def prepared(name: str, engine: str, tensors: Tensors) -> Prepared:
-    """What `load_engine` takes, in fp32, made here and not kept: the cache is for what users run."""
+    """The network as `load_engine` takes it, in fp32. It is not put into the cache, which is for users' runs."""
     with tempfile.TemporaryDirectory() as folder:
         write_network(name, engine, tensors, Path(folder))
         graph, binary = Path(folder) / "network.xml", Path(folder) / "network.bin"

@@ -22,14 +22,14 @@ _STOPPED = f"stopped; {_GOES_ON}"
 
 
 class Flag(click.Option):
-    """An option of a config class; `group` is the title that it stands below in the help text."""
+    """An option for a field of a config class. group: the title above the option in the help text."""
 
     def __init__(self, declarations: list[str], *, group: str, **settings: Any) -> None:
         super().__init__(declarations, **settings)
         self.group = group
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """A switch takes one short word: `--[no-]fast-decode`."""
+        """The name and text for the help. A switch is shown in one short word: `--[no-]fast-decode`."""
         record = super().get_help_record(ctx)
         if record is None or not self.secondary_opts:
             return record
@@ -37,10 +37,10 @@ class Flag(click.Option):
 
 
 class _Formatter(click.HelpFormatter):
-    """Keeps `[default: 30]` and `--image-timeout-s` on one line: in help texts they hold no-break spaces and hyphens."""
+    """Keeps `[default: 30]` and `--image-timeout-s` on one line: help texts hold no-break spaces and hyphens in them."""
 
     def write(self, string: str) -> None:
-        """Write it as it is printed."""
+        """Write text, with plain spaces and hyphens instead of the no-break ones."""
         super().write(string.translate({0xA0: " ", 0x2011: "-"}))
 
 
@@ -54,9 +54,9 @@ class _Context(click.Context):
 
 
 class Job(click.Command):
-    """A job with `--json FILE`, which tells of wrong flags too: click finds them before the job begins.
+    """A job with `--json FILE`. The file also reports wrong flags, which click finds before the job begins.
 
-    examples: pairs of what a command line does, and its arguments.
+    examples: pairs of a text that says what a command line does, and its arguments.
     """
 
     context_class = _Context
@@ -81,7 +81,7 @@ class Job(click.Command):
                 formatter.write_dl([(names.ljust(width), _unbroken(text)) for names, text in records], col_max=width)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples, as this process was called."""
+        """Write the examples, each with the command as it was called."""
         if self.examples:
             with formatter.section("Examples"):
                 for what, arguments in self.examples:
@@ -91,13 +91,13 @@ class Job(click.Command):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Parse the command line."""
+        """Parse the command line. A wrong flag is also written to the file of `--json`."""
         given = list(args)
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
             report = Report(_json_file(given))
-            with suppress(UsageError):  # which would be the second thing that is wrong
+            with suppress(UsageError):  # one error is reported; this would be a second one
                 report.begin()
             _tell_end(report, UsageError.exit_code, UsageError(error.format_message()))
             raise
@@ -112,19 +112,19 @@ def _json_file(arguments: list[str]) -> str | None:
             file = following
         elif argument.startswith("--json="):
             file = argument.removeprefix("--json=")
-    return file  # the last one, as click takes it
+    return file  # if given twice, the last one, as for click
 
 
 def _or_none(kind: Any) -> Callable[[Any], Any]:
-    """A value of this kind, or `none` for the default, whatever the config file says."""
+    """A converter to this kind. It turns `none` into the default, whatever the config file says."""
     convert = click.types.convert_type(kind).convert
     return lambda given: DEFAULT if given == "none" else convert(given, None, None)
 
 
 def flags_of(config: type[Group]) -> list[click.Option]:
-    """One `--kebab-case` option a field. Nothing is filled in here: what is not given stays None.
+    """One `--kebab-case` option per field. No default is filled in here: an option that is not given stays None.
 
-    What a config file may set, a flag can set back: a switch has `--no-…`, what has no value by default takes `none`.
+    A flag can undo what a config file sets: a switch has `--no-…`, and an option without a default value takes `none`.
     """
     return [_option(title, name, field) for title, fields in groups_of(config).items() for name, field in fields.items()]
 
@@ -135,7 +135,7 @@ METAVARS = {
     "workers": "N|MIN:MAX", "redo": "ERROR", "failure_budget": "FRACTION", "min_confidence": "FRACTION",
     "image_timeout_s": "SECONDS", "idle_minutes": "MINUTES", "usd_per_core_hour": "USD",
 }  # fmt: skip
-_METAVAR_CHARS = 16  # of choices; longer ones stand in the text
+_METAVAR_CHARS = 16  # if the choices are longer than this, they stand in the text
 
 
 def _option(group: str, name: str, field: FieldInfo) -> Flag:
@@ -173,9 +173,9 @@ def _one_or_none(_context: click.Context, _option: click.Parameter, values: tupl
 
 
 def run_job(job: Callable[[], int], *, debug: bool = False, report: Report | None = None) -> NoReturn:
-    """Run a job and exit with its code; errors for users are one line, a traceback is for bugs and `--debug`.
+    """Run a job and exit with its code. An error for users is one line; tracebacks are for bugs and for `--debug`.
 
-    report: what `--json` asks for; it is written however the job ends.
+    report: for `--json`; it is written whichever way the job ends.
     """
     report = report or Report(None)
     error: BaseException | None = None
@@ -183,7 +183,7 @@ def run_job(job: Callable[[], int], *, debug: bool = False, report: Report | Non
         report.begin()
         code = job()
     except MaskfleetError as failed:
-        text = str(failed) if isinstance(failed, Bug) else str(failed).replace("\n", " ")  # a traceback has lines
+        text = str(failed) if isinstance(failed, Bug) else str(failed).replace("\n", " ")  # a bug's text is a traceback
         click.echo("".join(traceback.format_exception(failed)).rstrip() if debug else f"maskfleet: {printable(text)}", err=True)
         code, error = failed.exit_code, failed
     except (Stopped, KeyboardInterrupt) as stopped:
@@ -196,7 +196,7 @@ def run_job(job: Callable[[], int], *, debug: bool = False, report: Report | Non
 
 
 def _tell_end(report: Report, code: int, error: BaseException | None) -> int:
-    """Write `--json`; -> the exit code: that of the job, unless all was well but for this."""
+    """Write the file of `--json` -> the exit code. If only this write fails, it is the code of the failure."""
     message = _STOPPED if isinstance(error, Stopped | KeyboardInterrupt) else str(error)
     try:
         report.end(code, None if error is None else (type(error).__name__, message))

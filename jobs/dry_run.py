@@ -1,4 +1,4 @@
-"""`segment --dry-run`: what the run would take, as a table; nothing is committed."""
+"""`segment --dry-run`: what the run would take, as a table. Nothing is committed."""
 
 import sys
 from contextlib import nullcontext
@@ -17,7 +17,7 @@ _SHOWN_CLASSES = 8
 
 
 def dry_run(config: SegmentConfig, report: Report, *, debug: bool) -> int:
-    """Forecast, print, report; `debug` adds where the time of an image goes. Returns exit code 0."""
+    """Forecast, print, report. debug: also print milliseconds per image by stage. Returns exit code 0."""
     stop_on_signals()
     doing = "listing, counting, labelling 64 images, rehearsing"
     with Console(stderr=True).status(doing) if moves(sys.stderr) else nullcontext():
@@ -65,7 +65,7 @@ def _table(found: Forecast, *, stages: bool) -> Table:
 
 
 def size(count: float) -> str:
-    """`512 bytes`, `3.4 MB`, `1.2 TB`."""
+    """Bytes in words, such as `512 bytes`, `3.4 MB`, `1.2 TB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"

@@ -58,12 +58,12 @@ def _look(out: str, images: int, where: str, seed: int, to: str | None, report: 
     except OSError as error:
         raise UsageError(f"--to {to}: {error.strerror}") from error
     for line in [*lines_of(found), f"look: {found.summary}", f"open this  {to}"]:
-        click.echo(printable(line.replace("\n", " ")))  # names of images are their owners' choice
+        click.echo(printable(line.replace("\n", " ")))  # image names may hold any characters
     return 0
 
 
 def lines_of(found: Look) -> list[str]:
-    """One line per tile: number, confidence, name, classes; and what is wrong with its photograph."""
+    """One line per tile: number, confidence, name, classes. A second line if its photograph cannot be shown."""
     lines = []
     for number, tile in enumerate(found.tiles, 1):
         shares = ", ".join(f"{one.name} {100 * one.share:.0f} %" for one in tile.classes) or "background only"

@@ -1,4 +1,4 @@
-"""What `make quickstart` runs: label the bundled photographs, and draw the picture to open."""
+"""`make quickstart` runs this: it labels the bundled photographs, and draws the picture to open."""
 
 import os
 
@@ -16,7 +16,7 @@ from pipeline.look.sheet import encoded, picture_format
 
 CONFIG = "jobs/configs/quickstart.toml"
 PICTURE = "out/quickstart.png"
-SHOWN = ("chelsea", "grace_hopper", "astronaut", "flower")  # what the bundled weights get right
+SHOWN = ("chelsea", "grace_hopper", "astronaut", "flower")  # the bundled weights label these right
 NOTES = (
     "The bundled weights are small. They know 20 classes, and no buildings, rockets or cups: in the other three photographs "
     "they take a pagoda and launch towers for boats, and find next to nothing on the cup.",
@@ -34,7 +34,7 @@ def _quickstart(to: str) -> int:
     config, kind = load_config({}, CONFIG), picture_format(to)
     try:
         outcome = label(config, debug=False)
-    except (RunMismatch, ShardChanged) as error:  # the weights or the photographs of an older version
+    except (RunMismatch, ShardChanged) as error:  # an older version had other weights or photographs
         raise UsageError(f"{config.output} is of another version: remove it, and start again ({error})") from error
     print_outcome(outcome.run, outcome.classes)
     if outcome.error is not None:

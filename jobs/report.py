@@ -12,9 +12,9 @@ from pipeline.errors import UsageError
 
 
 class Report:
-    """What the job prints, as it becomes known (`values`), and at its end the exit code and the error, if any.
+    """Writes what a job prints (`values`, as they become known), the exit code, and the error if there is one.
 
-    A file of an earlier run never stays behind: it is removed before anything begins. Nothing is done without a `path`.
+    The file of an earlier run is removed before the job begins. Without a `path` nothing is written.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -22,7 +22,7 @@ class Report:
         self._path, self._in_place = path, False
 
     def begin(self) -> None:
-        """Remove what is there. Raises `UsageError` where it could not be written later: then it never will be."""
+        """Remove the file that is there. Raises `UsageError` if the file could not be written later; then it never is."""
         path, self._path = self._path, None
         if path is None:
             return
@@ -36,7 +36,7 @@ class Report:
         self._path = path
 
     def end(self, code: int, error: tuple[str, str] | None) -> None:
-        """Write it; error: class and message. Raises `UsageError` where that fails now."""
+        """Write the file. error: class and message. Raises `UsageError` if the file cannot be written now."""
         path, self._path = self._path, None
         if path is None:
             return
@@ -55,11 +55,11 @@ class Report:
 
 
 def _real(path: str) -> str:
-    return os.path.realpath(path)  # a link stays one
+    return os.path.realpath(path)  # the target of a link is replaced, the link stays
 
 
 def _remove(path: str) -> bool:
-    """Remove a file; False for what can be written but not removed: a pipe or device, or a file that is a mount by itself."""
+    """Remove a file; False if it can be written but not removed: a pipe or device, or a file that is a mount point."""
     real = _real(path)
     try:
         mode = os.stat(real).st_mode
@@ -72,13 +72,13 @@ def _remove(path: str) -> bool:
     try:
         os.unlink(real)
     except OSError:
-        with open(real, "wb"):  # empty, then
+        with open(real, "wb"):  # if it cannot be removed, it is emptied
             return False
     return True
 
 
 def replace_file(path: str, data: bytes) -> None:
-    """Whole or not at all, so that nobody reads half of it."""
+    """Write a file whole or not at all, so that no reader sees half of it."""
     real = _real(path)
     scratch = f"{real}.{uuid.uuid4().hex[:12]}"
     try:

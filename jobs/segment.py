@@ -59,7 +59,7 @@ def _segment(config_file: str | None, report: Report, debug: bool, flags: dict[s
     outcome = label(config, debug=debug, report=report)
     report.values = {**outcome.run, "classes": outcome.classes}
     print_outcome(outcome.run, outcome.classes)
-    if outcome.error is None or isinstance(outcome.error, BudgetExceeded):  # all is labelled
+    if outcome.error is None or isinstance(outcome.error, BudgetExceeded):  # every image is labelled or a failure
         print_next(outcome.run, click.get_current_context().command_path)
     if outcome.error is not None:
         raise outcome.error
@@ -67,7 +67,7 @@ def _segment(config_file: str | None, report: Report, debug: bool, flags: dict[s
 
 
 def _warn_of_secrets(flags: dict[str, Any]) -> None:
-    """An argument is in the list of processes of this machine, and of the jobs of a Ray cluster."""
+    """Warn of secrets in arguments: lists of processes on this machine, and of jobs on a Ray cluster, show them."""
     for name in ("input", "weights"):
         given = flags[name] if isinstance(flags[name], tuple) else (flags[name],)
         if any(isinstance(text, str) and text != without_secrets(text) for text in given):
@@ -77,7 +77,7 @@ def _warn_of_secrets(flags: dict[str, Any]) -> None:
 
 
 def label(config: SegmentConfig, *, debug: bool, report: Report | None = None) -> Outcome:
-    """One attempt, shown on stderr; where it ends early it writes down how far it came, in `report` too."""
+    """Run one attempt, shown on stderr. If it ends early, it writes down how far it came, in `report` too."""
     progress = Progress()
     attempt = Attempt(config, progress, debug=debug)
     try:

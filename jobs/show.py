@@ -1,4 +1,4 @@
-"""What people see of a run: a live bar on a terminal, one plain line every 30 s elsewhere, and a table at the end."""
+"""Shows people a run: a live bar on a terminal, else one plain line every 30 s, and a table at the end."""
 
 import logging
 import os
@@ -26,12 +26,12 @@ from pipeline.errors import printable
 
 PLAIN_EVERY_S = 30.0
 _LIVE_PER_S = 4
-_ECHO_COLUMNS = 4  # left free behind the last line, for the ^C of the terminal: in the next line it would never be erased
+_ECHO_COLUMNS = 4  # free columns after the last line, for the terminal's ^C: on the next line nothing would erase it
 _HALF_DAY_S, _SIX_DAYS_S, _YEAR_S = 12 * 3600, 6 * 86400, 365 * 86400
 
 
 class LogLines(logging.StreamHandler[TextIO]):
-    """Log lines on stderr as it is when they come, so that they stand above the live bar."""
+    """Writes log lines to the `sys.stderr` of the moment, so that they stand above the live bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""
@@ -40,7 +40,7 @@ class LogLines(logging.StreamHandler[TextIO]):
 
 
 def describe(progress: Progress) -> str:
-    """One line: images, speed, parts, failures, time left."""
+    """One line: images, speed, parts, failures, remaining time."""
     if progress.labelling_since is None:
         return progress.phase
     text = f"{progress.phase}: {_images(progress)}, {_details(progress)}"
@@ -49,7 +49,7 @@ def describe(progress: Progress) -> str:
 
 
 def _images(progress: Progress) -> str:
-    """What is done of what is expected."""
+    """How many images are done, and how many are expected."""
     expected, about = progress.expected_images, "about " if progress.planned_bytes else ""
     return f"{progress.done:,}" + (f" of {about}{expected:,}" if expected else "") + " images"
 
@@ -57,7 +57,7 @@ def _images(progress: Progress) -> str:
 def _details(progress: Progress) -> str:
     parts, failures = progress.parts + progress.skipped_parts, progress.failures
     text = f"{progress.images_per_s:.1f} images/s, {_count(parts, 'part')}, {_count(failures, 'failure')}"
-    by_error = Counter(dict(progress.errors)).most_common()  # a copy: reports come in meanwhile
+    by_error = Counter(dict(progress.errors)).most_common()  # a copy, as another thread counts meanwhile
     return text + (f" ({', '.join(f'{number:,} {error}' for error, number in by_error)})" if by_error else "")
 
 
@@ -66,13 +66,13 @@ def _count(number: int, noun: str) -> str:
 
 
 def kept(progress: Progress) -> str:
-    """What an attempt leaves that ends now."""
+    """How many images and parts are kept if the attempt ends now."""
     images, parts = _count(progress.done, "image"), _count(progress.parts + progress.skipped_parts, "part")
     return f"{images} in {parts} {'is' if progress.done == 1 else 'are'} kept"
 
 
 def _seconds_left(progress: Progress) -> float | None:
-    """Until the end, as the last part let expect; None while nobody can say."""
+    """Seconds until the end, as forecast at the last part; None if nobody can say."""
     if progress.seconds_remaining is None or progress.phase != "labelling":
         return None
     left = progress.seconds_remaining - (time.monotonic() - progress.last_part)
@@ -80,7 +80,7 @@ def _seconds_left(progress: Progress) -> float | None:
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `3 min 5 s`, `2 h 10 min`."""
+    """A time in words, such as `42 s`, `3 min 5 s`, `2 h 10 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -90,7 +90,7 @@ def duration(seconds: float) -> str:
 
 
 def ends(seconds: float, now: datetime) -> str:
-    """`ends about 05:40`; later than half a day `Sun 05:40`, later than six days `6 Dec 05:40`."""
+    """Clock time of the end, such as `ends about 05:40`; with the day `Sun 05:40` after 12 hours, `6 Dec 05:40` after 6 days."""
     if seconds > _YEAR_S:
         return "ends in a year or later"
     then = now + timedelta(seconds=seconds)
@@ -99,14 +99,14 @@ def ends(seconds: float, now: datetime) -> str:
 
 
 def moves(stream: TextIO) -> bool:
-    """Is it a terminal on which lines can be drawn anew? FORCE_COLOR makes no terminal of a file."""
+    """Is the stream a terminal on which lines can be drawn again? FORCE_COLOR does not make a file a terminal."""
     console = Console(file=stream)
     return stream.isatty() and console.is_terminal and not console.is_dumb_terminal
 
 
 @contextmanager
 def shown(progress: Progress, *, live: bool = True) -> Iterator[None]:
-    """Show `progress` on stderr while the body runs; live: with a bar, if stderr is a terminal that can have one."""
+    """Show `progress` on stderr while the body runs. live: show a bar, if stderr is a terminal that can redraw lines."""
     if live and moves(sys.stderr):
         console, spinner = Console(file=_terminal()), Spinner("dots")
         with Live(
@@ -126,9 +126,9 @@ def shown(progress: Progress, *, live: bool = True) -> Iterator[None]:
 
 
 def _terminal() -> TextIO:
-    """The terminal, also while Ray starts: what C++ writes to stderr is held back then, by its descriptor.
+    """A stream to the terminal. It also works while Ray starts, when output to the descriptor of stderr is held back.
 
-    It stays open: loggers that are made meanwhile keep what stands for stderr while the bar is there.
+    The stream stays open: loggers that are made while the bar is shown keep it as their stderr.
     """
     return open(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding, errors=sys.stderr.errors)
 
@@ -140,9 +140,9 @@ def _plain(progress: Progress, stop: threading.Event) -> None:
 
 
 def _screen(progress: Progress, spinner: Spinner, width: int) -> RenderableType:
-    """Two lines: a bar with what is done and when it ends; speed, parts and failures. Before there are parts: the phase.
+    """Two lines: a bar with images done and the time of the end; speed, parts and failures. Before the first part: the phase.
 
-    width: of the last line.
+    width: of the last line, in columns.
     """
     line = Table.grid(padding=(0, 1))
     if progress.labelling_since is None:
@@ -160,7 +160,7 @@ def _screen(progress: Progress, spinner: Spinner, width: int) -> RenderableType:
 
 
 def print_outcome(run: dict[str, Any], classes: list[dict[str, Any]]) -> None:
-    """The table at the end: counts, speed, classes found."""
+    """Print the table at the end: counts, speed, classes found."""
     console = Console(width=None if sys.stdout.isatty() else 100, markup=False)
     counts, attempt = run["counts"], run["attempts"][-1]
     table = Table(show_header=False, box=None, padding=(0, 2))
@@ -177,12 +177,12 @@ def print_outcome(run: dict[str, Any], classes: list[dict[str, Any]]) -> None:
 
 
 def _print_whole(label: str, text: str) -> None:
-    """A row below the table whose text is copied: the terminal may wrap it, nothing else does."""
+    """Print a row below the table whose text people copy: only the terminal may wrap it."""
     click.echo(f"  {label:<8}    {text}")
 
 
 def print_next(run: dict[str, Any], command_path: str) -> None:
-    """Name the commands that come next; command_path: what the shell called `segment` by."""
+    """Print the commands that come next. command_path: the command by which the shell called `segment`."""
     called, out = command_path.removesuffix("segment"), shlex.quote(run["output"])
     if run["counts"]["masks"]:
         _print_whole("next", f"{called}look {out}")

@@ -11,7 +11,7 @@ from pipeline.stopped import stop_on_signals
 from pipeline.verify.repair import repair
 from pipeline.verify.verify import Verification, verify
 
-MAX_LINES = 20  # of findings, on the terminal; --json has them all
+MAX_LINES = 20  # most findings on the terminal; --json has all of them
 
 
 @click.command(
@@ -53,7 +53,7 @@ def _verify(out: str, report: Report, *, deep: bool, repairs: bool) -> int:
         found = verify(out, deep=deep)
     report.values = found.as_json() | values
     for line in [*lines, *_lines(found)]:
-        click.echo(printable(line.replace("\n", " ")))  # names of shards are their owners' choice
+        click.echo(printable(line.replace("\n", " ")))  # shard names may hold any characters
     return found.exit_code
 
 

@@ -1,4 +1,4 @@
-"""For notebooks, and for other people's pipelines: `Segmenter`, `SegmentBatch`, `open_run`.
+"""`Segmenter`, `SegmentBatch` and `open_run`, for notebooks and for other people's pipelines.
 
-No other room imports it but `look`.
+Only the room `look` imports this package.
 """

@@ -22,7 +22,7 @@ from pipeline.sums.derived import read_run_json
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished, running or broken run; only whole parts of planned sources are seen.
+    """A run that may be complete, running or stopped. Only committed parts of planned sources are seen.
 
     Attributes:
         uri: where it lies.
@@ -52,19 +52,20 @@ class Run:
         return pq.read_table(pa.BufferReader(store_for(self.uri).read(join(self.uri, "class_stats.parquet"))))
 
     def image(self, row: Mapping[str, Any]) -> Image.Image:
-        """The photograph of a row of `masks`, upright RGB: by one range read, or by its Parquet row group.
+        """The photograph of a row of `masks`, upright RGB: by one range read, or from its Parquet row group.
 
-        A row group is unpacked once for rows in the order of `masks`, and from its beginning for each that lies before the last.
-        It is read only if it lies in the run's inputs and has the size and ETag or mtime that were planned (see `open_run`).
-        Raises `OutsideInputs`, `ObjectChanged`, `ObjectMissing` if it is gone, and `BadImage` if its bytes are none of an image.
+        If rows come in the order of `masks`, each row group is unpacked once. For a row before the last one, its row group is
+        unpacked again from the beginning. A photograph is read only if it lies in the run's inputs and has the planned size and
+        ETag or mtime (see `open_run`). Raises `OutsideInputs`, `ObjectChanged`, `ObjectMissing` if the photograph is gone, and
+        `BadImage` if its bytes are not an image.
         """
         return decode(self.photographs.read(row), max_source_pixels=self.info["shape"]["max_source_pixels"]).image
 
     def pairs(self, *, min_confidence: float | None = None) -> Iterator[tuple[Image.Image, Image.Image]]:
         """(photograph, mask) of every row: upright RGB, and an index image of the same size in the colours of VOC.
 
-        min_confidence: 0 to 1; pixels of which the stored confidence (uint8) is below ceil(255 * min_confidence) become 255.
-        Raises `UsageError` if the run stored none, or if its masks have lost what this threshold keeps.
+        min_confidence: 0 to 1; pixels whose stored confidence (uint8) is below ceil(255 * min_confidence) become 255.
+        Raises `UsageError` if the run stored no confidence, or if its masks have lost pixels that this threshold keeps.
         """
         min_level = None if min_confidence is None else self._min_level(min_confidence)
         return self._pairs(min_level)

@@ -1,4 +1,4 @@
-"""The photographs of a run: which of them may be read, and whether they are still what was planned."""
+"""Reads the photographs of a run, if they may be read and are still those that were planned."""
 
 import os
 import re
@@ -18,14 +18,15 @@ from pipeline.storage.base import same_version
 
 _MAGIC = re.compile(r"[*?\[{]")
 _UPWARDS = re.compile(r"^(?:~[^/]*/?|(?:\.\./?)+)")
-_CHUNK = 1_024  # rows of a plan file that are kept: those of a run's masks lie in the same order
+_CHUNK = 1_024  # so many rows of a plan file are kept: the rows of `masks` have the same order
 
 
 class Photographs:
     """Reads the encoded photographs that rows of a run name.
 
-    Rows are what somebody wrote into a file. So one is followed only if the plan has its shard and an input of `run.json` may
-    have named it, or if it lies below one of `allow_root`; local files only if they are images or shards by their names, too.
+    Anybody may have written a row into a file. So a row is followed only if the plan has its shard and an input of `run.json` may
+    have named the shard, or if the shard lies below one of `allow_root`. Without `allow_root`, a local file must also have the
+    name of an image or shard.
     """
 
     def __init__(
@@ -40,14 +41,14 @@ class Photographs:
         self._inputs: list[str] = info.get("input", [])
         self._chunk: dict[int, SourceObject] = {}
         self._chunk_of = ""
-        self._open: list[ParquetRows] = []  # of the Parquet shard that was read last
+        self._open: list[ParquetRows] = []  # the Parquet shard that was read last, if any
 
     def __getstate__(self) -> dict[str, Any]:
-        """Open files stay in their process."""
+        """State for pickle, without open files: these stay in their process."""
         return self.__dict__ | {"_open": []}
 
     def read(self, row: Mapping[str, Any]) -> bytes:
-        """The encoded image of a row of `masks`. Raises as `Run.image` does."""
+        """The encoded image of a row of `masks`. Raises like `Run.image`."""
         uri, offset, length = row["shard"], row["offset"], row["length"]
         planned = self._allowed(uri)
         expected = (
@@ -62,26 +63,26 @@ class Photographs:
             raise ObjectChanged(f"no photograph lies there, at {offset} with {length} bytes: {uri}")
         if planned is not None and planned.kind == "image":
             return self._whole(store, expected, length)
-        unchecked = expected.size is None and scheme_of(uri) != "file"  # where a short answer is an error
+        unchecked = expected.size is None and scheme_of(uri) != "file"  # remote stores raise for a short answer
         seen = expected if unchecked else self._seen(store, expected)
         if seen.size is not None and offset + length > seen.size:
             raise ObjectChanged(f"shorter than it was when it was labelled: {uri}")
         return store.read(uri, offset, length, seen.version)
 
     def _of_parquet(self, store: Store, info: ObjectInfo, index: int) -> bytes:
-        """One row. Where the last one was read goes on: each would be unpacked from the beginning of its row group."""
+        """The encoded image of one row. The last open file is used again: else its row group is unpacked from the beginning."""
         try:
-            rows = self._open.pop()  # out of the sight of other threads, and gone if it fails
+            rows = self._open.pop()  # no other thread can use it now, and it is gone if reading fails
         except IndexError:
             rows = None
-        if rows is None or rows.info != info or info.version is None:  # without a version, it may be another object by now
+        if rows is None or rows.info != info or info.version is None:  # without a version, the object may be another by now
             rows = ParquetRows(store, info, self._column)
         data = rows.read(index)
         self._open[:] = [rows]
         return data
 
     def _whole(self, store: Store, image: SourceObject, length: int) -> bytes:
-        """A single image."""
+        """The bytes of a single image. Raises `ObjectChanged` if their number is not `length`."""
         if scheme_of(image.uri) not in ("file", "s3") and image.version is not None:
             self._seen(store, image)
         try:
@@ -93,7 +94,7 @@ class Photographs:
         return data
 
     def _seen(self, store: Store, expected: SourceObject) -> ObjectInfo:
-        """What is there now, which must be what was planned. S3 says so with the bytes, others are asked for the size, too."""
+        """The object as it is now. Raises `ObjectChanged` if it is not the planned one; S3 checks this when bytes are read."""
         uri = expected.uri
         if scheme_of(uri) == "s3" and expected.size is not None:
             return ObjectInfo(uri, expected.size, expected.version)
@@ -105,7 +106,7 @@ class Photographs:
         return found
 
     def _allowed(self, uri: str) -> SourceObject | None:
-        """The planned shard or image of this URI; None: it is allowed without a plan. Raises `OutsideInputs`."""
+        """The planned shard or image of this URI; None if `allow_root` allows it without a plan. Raises `OutsideInputs`."""
         if uri != _normalised(uri):
             raise OutsideInputs(f"not read, as it is no URI that a run writes: {uri!a:.200}")
         planned = self._planned(uri)
@@ -136,14 +137,15 @@ class Photographs:
         return image if image.uri == uri else None
 
     def _may_name(self, text: str, uri: str) -> bool:
-        """May this input, as `run.json` has it, have named this URI?
+        """May this input have named this URI? text: the input as `run.json` has it.
 
-        A list may have named what any list may, and local files only if it is local: which of them it did name says the plan.
-        Runs of before have relative paths as they were given: where from is not known any more, so they must lie on the way.
+        A list may have named any URI that lists may name; local files only if the list is local. The plan says which of them it
+        named. Runs of older versions have relative paths as they were given. Their folder is not known any more, so such a path
+        must be a part of the URI's path.
         """
         if (given := _normalised(text)) is None:
             return False
-        given = without_query(given)  # outputs of before have none
+        given = without_query(given)  # plans of older versions hold no queries
         kind = file_kind(given)
         if (kind == "list" and self._format in ("auto", "list")) or (kind == "other" and self._format == "list"):
             return scheme_of(uri) in allowed_schemes(given)
@@ -156,7 +158,7 @@ class Photographs:
 
 
 def _normalised(uri: str) -> str | None:
-    """None for what names no one place."""
+    """The normalised URI; None if it cannot be normalised."""
     try:
         return normalise(uri)
     except UsageError:
@@ -164,6 +166,6 @@ def _normalised(uri: str) -> str | None:
 
 
 def _root(text: str) -> str:
-    """Below which all lies that an input may name."""
+    """The folder or URI below which all objects lie that an input may name."""
     magic = _MAGIC.search(text)
     return text if magic is None else "".join(text[: magic.start()].rpartition("/")[:2])

@@ -22,7 +22,7 @@ from pipeline.model.prepare import NetworkRequest
 from pipeline.model.zoo import DEFAULT_MODEL
 from pipeline.schema import masks_schema
 
-_KEYS = ("image_id", "shard", "index", "member", "offset", "length")  # of a run; a batch has columns of its own
+_KEYS = ("image_id", "shard", "index", "member", "offset", "length")  # only in runs; a batch has key columns of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Labels:
         confidence: uint8 (H, W): `round(255 * max softmax)`.
         classes: the classes in the label map by id, each with class_id, name, pixels, fraction,
             mean_confidence (0 to 1) and bbox (x, y, width, height in pixels).
-        photograph: the upright RGB image; with `fast_decode` a large JPEG is smaller than its label map.
+        photograph: the upright RGB image; with `fast_decode` it is smaller than the label map for a large JPEG.
     """
 
     label_map: npt.NDArray[np.uint8]
@@ -61,16 +61,16 @@ class Segmenter:
         weights: `bundled`, a torchvision weights enum member, or the URI of a .pth or .safetensors file.
         model: torchvision's name of the network.
         engine: `openvino`, or `torch`, the reference.
-        precision: `fp32`, or `bf16` where the CPU has it.
+        precision: `fp32`, or `bf16` if the CPU has it.
         classes: file with the class names, for weights with other classes.
-        short_side: pixels; what the weights say by default.
-        min_confidence: 0 to 1; pixels below become 255.
+        short_side: pixels; by default what the weights say.
+        min_confidence: 0 to 1; pixels with a lower confidence become 255.
         max_pixels: most pixels of a resized input.
         max_source_pixels: most pixels of a photograph.
-        fast_decode: decode large JPEGs at 1/2, 1/4 or 1/8 of their size: sooner, a few label pixels differ.
+        fast_decode: decode large JPEGs at 1/2, 1/4 or 1/8 of their size: faster, but a few label pixels differ.
 
     Raises:
-        UsageError, NotReachable: weights that do not fit or cannot be had; a precision that this CPU has not.
+        UsageError, NotReachable: the weights do not fit or cannot be fetched, or this CPU does not have the precision.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Segmenter:
         return self._labeller.options.classes
 
     def __call__(self, images: Iterable[Image.Image | bytes]) -> list[Labels]:
-        """Labels of each image, PIL or encoded bytes, in order. Raises `BadImage` for the first that cannot be labelled."""
+        """Labels of each image, PIL or encoded bytes, in order. Raises `BadImage` at the first image that cannot be labelled."""
         return [self._one(image) for image in images]
 
     def _one(self, image: Image.Image | bytes) -> Labels:
@@ -117,7 +117,7 @@ class Segmenter:
 
 @contextmanager
 def _within_memory() -> Iterator[None]:
-    """Of an image; a run tries it again by itself, here there is nobody else to try it."""
+    """Raise `ImageTooLarge` if the memory does not hold an image. A run would try again in an isolated child; here none does."""
     try:
         yield
     except MemoryError as error:
@@ -127,8 +127,8 @@ def _within_memory() -> Iterator[None]:
 class SegmentBatch:
     """For `ray.data.Dataset.map_batches`: a column of encoded images in, the columns of `masks/` out.
 
-    Other columns stay; the image column goes unless `keep_image`. An image that cannot be labelled
-    has nulls, and its reason in the column `error`.
+    Other columns stay; the image column is dropped unless `keep_image`. For an image that cannot be labelled, the
+    columns are null, and the column `error` holds the reason.
 
     >>> import io; from PIL import Image
     >>> file = io.BytesIO(); Image.new("RGB", (80, 60)).save(file, "PNG")
@@ -137,9 +137,9 @@ class SegmentBatch:
     ([80, None], [None, "CorruptImage: not an image (begins with b'?')"])
 
     Args:
-        weights: as `Segmenter`, which takes the other arguments too.
-        image_column: of binary, or of the struct `{bytes, path}`.
-        keep_image: keep that column.
+        weights: as for `Segmenter`; other arguments of `Segmenter` are taken too.
+        image_column: name of the image column: binary, or the struct `{bytes, path}`.
+        keep_image: keep the image column.
     """
 
     def __init__(

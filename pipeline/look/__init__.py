@@ -1,4 +1,4 @@
-"""A sheet of photographs, labels and confidence from any run: which rows, how they are drawn, and what cannot be shown.
+"""A sheet of photographs, labels and confidence from any run: which rows are chosen, and how they are drawn.
 
-It reads runs through `api` and writes nothing into them; only jobs call it.
+This package reads runs through `api` and writes nothing into them. Only jobs call it.
 """

@@ -1,4 +1,4 @@
-"""Which rows of a run to look at: at random, the least confident, those with a class, or by name."""
+"""Chooses rows of a run to look at: at random, the least confident, those with a class, or by name."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +17,10 @@ from pipeline.look.part_rows import PartRows, Place
 from pipeline.output.parts import PartName, PartTable
 from pipeline.parallel import in_order
 
-READERS = 16  # parts that are read at a time
-TRIES = 100  # draws for each wanted row, before a run counts as one of failures only
+READERS = 16  # so many parts are read at a time
+TRIES = 100  # after so many draws per wanted row a run counts as failures only
 
-Scores = npt.NDArray[np.float64]  # (rows of a part,): the smallest are chosen; NaN never is
+Scores = npt.NDArray[np.float64]  # (rows of a part,): the smallest scores are chosen, NaN never
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,10 @@ class Where:
 def choose(
     parts: PartTable, reader: PartRows, where: Where, classes: Sequence[str], images: int, seed: int
 ) -> list[Place]:  # fmt: skip
-    """At most so many rows, the first to look at first.
+    """Choose at most `images` rows, the best first.
 
-    A random choice opens about one part per image. The others read one column of all rows, part by part, and hold no more than
-    the rows that are the best so far. Raises `UsageError` for a class that the run does not have.
+    A random choice opens about one part per image. Any other choice reads one column of all rows, part by part, and holds only
+    the best rows so far. Raises `UsageError` for a class that the run does not have.
     """
     if where.kind == "random":
         return list(_drawn(parts, reader, images, seed))
@@ -68,7 +68,7 @@ def choose(
 
 
 def _drawn(parts: PartTable, reader: PartRows, images: int, seed: int) -> Iterator[Place]:
-    """Rows at random, each as likely as any other: positions of images are drawn, and those of failures are passed over."""
+    """Rows at random, all equally likely: positions of images are drawn, and draws that hit failures are skipped."""
     stops = np.cumsum(np.fromiter((part.rows for part in parts.parts()), np.int64, parts.part_count))
     draws = random.Random(seed).sample(range(parts.row_count), min(parts.row_count, TRIES * images))  # noqa: S311 - it repeats
     numbers = np.searchsorted(stops, draws, side="right")
@@ -80,7 +80,7 @@ def _drawn(parts: PartTable, reader: PartRows, images: int, seed: int) -> Iterat
         part = drawn[number]
         if part not in counts:
             counts[part] = reader.count(part)
-        if (row := draw - int(stops[number]) + part.rows) < counts[part]:  # each mask has one position, failures the others
+        if (row := draw - int(stops[number]) + part.rows) < counts[part]:  # a part's first positions are masks, then failures
             yield Place(part, row)
             images -= 1
         if not images:
@@ -104,7 +104,7 @@ def _confidences(column: pa.Array) -> Scores:
 
 
 def _shares(column: pa.Array, *, class_id: int) -> Scores:
-    """Minus the fraction of the image that has this class."""
+    """Minus the fraction of each image that has this class; NaN without the class."""
     scores = np.full(len(column), np.nan)
     entries, rows = pc.list_flatten(column), np.asarray(pc.list_parent_indices(column))
     found = np.asarray(pc.equal(pc.struct_field(entries, "class_id"), class_id).fill_null(False))

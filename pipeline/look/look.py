@@ -1,4 +1,4 @@
-"""`look`: some rows of a run as one picture. It reads the rows that it shows, and one column of the others at most."""
+"""`look`: some rows of a run as one picture. Of rows that are not shown, at most one column is read."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from pipeline.storage import base_name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What was chosen, ready to be drawn.
+    """The chosen rows, ready to be drawn.
 
-    images: how many images the run has so far, masks and failures. seed: of a choice at random.
+    images: how many images the run has so far, masks and failures. seed: of a random choice.
     """
 
     uri: str
@@ -32,12 +32,12 @@ class Look:
 
     @property
     def summary(self) -> str:
-        """`12 of 1,000 images, least confident first`."""
+        """One line, such as `12 of 1,000 images, least confident first`."""
         text = f"{len(self.tiles):,} of {self.images:,} images, {self.where.describe(self.seed)}"
         return text if self.state == "complete" else f"{text}; the run is {self.state}"
 
     def sheet(self, notes: Sequence[str] = ()) -> Image.Image:
-        """One picture of all tiles, RGB. Its title is the last name of the run's URI, so that it shows no path."""
+        """One picture of all tiles, RGB. Its title is the last name of the run's URI, so the picture shows no path."""
         return draw_sheet(self.tiles, base_name(self.uri), self.summary, notes)
 
     def as_json(self) -> dict[str, Any]:
@@ -61,9 +61,9 @@ def _tile_as_json(tile: Tile) -> dict[str, Any]:
 
 
 def look(out: str, where: Where, *, images: int = 12, seed: int = 0) -> Look:
-    """Choose at most so many rows of the run at `out`, and read their photographs.
+    """Choose at most `images` rows of the run at `out`, and read their photographs.
 
-    A photograph that cannot be read leaves a tile that says why. Raises `NotReachable` if there is no run, or no row to show,
+    If a photograph cannot be read, its tile says why. Raises `NotReachable` if there is no run, or no row to show,
     `UsageError` for a class that the run does not have, and `Damaged` for a part that cannot be read.
     """
     run = open_run(out)
@@ -92,7 +92,7 @@ def _look(run: Run, where: Where, images: int, seed: int) -> Look:
 
 
 def _in_order(tiles: Iterator[Tile], where: Where) -> Iterator[Tile]:
-    """Those at random in the order of the input; the others as they were chosen."""
+    """Random tiles in the order of the input; other tiles as they were chosen."""
     if where.kind == "random":
         return iter(sorted(tiles, key=lambda tile: (tile.shard, tile.index)))
     return tiles

@@ -1,4 +1,4 @@
-"""Rows of parts by column: a part is opened by its footer, and only the pages of the wanted columns are read."""
+"""Reads rows of parts by column: only the footer of a part and the pages of the wanted columns are read."""
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,14 +18,14 @@ from pipeline.shards.parquet import open_parquet
 from pipeline.shards.range_file import RangeFile
 from pipeline.storage import ObjectInfo, Store, join
 
-_FOOTER_CHUNK = 64 << 10  # bytes a request: footers and columns of numbers are small
-_MASKS_CHUNK = 1 << 20
-_BATCH_ROWS = 16  # of masks that are in memory at a time
+_FOOTER_CHUNK = 64 << 10  # bytes per request: footers and columns of numbers are small
+_MASKS_CHUNK = 1 << 20  # bytes per request
+_BATCH_ROWS = 16  # memory holds so many masks at a time
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """Where a row lies: its part, and its position in the file from 0."""
+    """The place of a row: its part, and its position in the file from 0."""
 
     part: PartName
     row: int
@@ -33,7 +33,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class PartRows:
-    """Reads the parts of one run. Raises `Damaged` for what is no part of it, `StorageError` for what its store says."""
+    """Reads the parts of one run. Raises `Damaged` for a file that is no part of this run, `StorageError` for store errors."""
 
     store: Store
     out: str
@@ -45,12 +45,12 @@ class PartRows:
             return int(parquet.metadata.num_rows)
 
     def columns(self, part: PartName, names: Sequence[str]) -> pa.Table:
-        """These columns of all rows."""
+        """These columns, of all rows of a part."""
         with self._opened(part, _FOOTER_CHUNK) as parquet:
             return self._checked(parquet.read(columns=list(names)), names)
 
     def rows(self, places: Iterable[Place]) -> dict[Place, dict[str, Any]]:
-        """Whole rows. Each part is opened once, and read no further than to its last wanted row."""
+        """Whole rows by place. Each part is opened once, and read no further than its last wanted row."""
         found: dict[Place, dict[str, Any]] = {}
         for part, wanted in groupby(sorted(places), attrgetter("part")):
             found |= dict(self._rows_of(part, {place.row for place in wanted}))
@@ -69,7 +69,7 @@ class PartRows:
                     return
 
     def _checked(self, table: pa.Table, names: Sequence[str]) -> pa.Table:
-        """With the types that this version writes."""
+        """The table with the column types that this version writes."""
         schema = masks_schema(confidence_map=self.confidence_map)
         if missing := ", ".join(name for name in names if name not in table.column_names):
             raise pa.ArrowInvalid(f"no column {missing}")

@@ -16,8 +16,8 @@ from pipeline.look.tiles import CELL, Tile, heat_colours, palette
 _MARGIN, _GAP, _TEXT_WIDTH = 24, 12, 232
 _TITLE, _HEAD, _ROW, _LINE = 62, 30, CELL[1] + 16, 23  # heights in pixels
 _INK, _PALE_INK, _WARNING, _GROUND, _LINE_COLOUR = "#1f2328", "#636c76", "#9a3412", "#f3f4f6", "#d8dee4"
-_NAMES = 4  # of classes on a picture
-_LISTED = 5  # lines of classes beside a picture
+_NAMES = 4  # most class names on a picture
+_LISTED = 5  # most lines of classes beside a picture
 _SCALE_WIDTH = 96
 _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 _QUALITY = 88
@@ -26,12 +26,12 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def draw_sheet(tiles: Sequence[Tile], title: str, subtitle: str, notes: Sequence[str] = ()) -> Image.Image:
-    """RGB. The confidence column is there if any tile has one. notes: lines below everything."""
+    """Draw the sheet, RGB. It has a confidence column if any tile has a confidence map. notes: lines below everything."""
     return _Sheet(tiles, title, subtitle, notes).draw()
 
 
 def legible(text: str) -> str:
-    """`text` in the letters that Pillow's own font has: accents go, letters of other scripts become question marks."""
+    """`text` in the letters of Pillow's own font: accents are dropped, letters of other scripts become question marks."""
     return "".join(letter if _has(letter) else _plain(letter) for letter in text)
 
 
@@ -45,7 +45,7 @@ def _plain(letter: str) -> str:
 
 
 def picture_format(file: str) -> str:
-    """Pillow's name of the format that the suffix of a file means. Raises `UsageError` for others, and for what is no file."""
+    """Pillow's name of the format for the suffix of a file. Raises `UsageError` for other suffixes, and for URIs."""
     found = _FORMATS.get(PurePath(file).suffix.lower())
     if found is None or "://" in file:
         raise UsageError(f"--to {file}: not a file on this machine that ends in {', '.join(_FORMATS)}")
@@ -53,7 +53,7 @@ def picture_format(file: str) -> str:
 
 
 def encoded(picture: Image.Image, kind: str) -> bytes:
-    """The picture in this format."""
+    """The picture as bytes of this format."""
     buffer = io.BytesIO()
     picture.save(buffer, kind, quality=_QUALITY, optimize=True)
     return buffer.getvalue()
@@ -114,7 +114,7 @@ class _Sheet:
             self._pen.text((left + CELL[0] / 2, y), line, _WARNING, _font(16), anchor="ma")
 
     def _named(self, tile: Tile) -> Image.Image:
-        """The labels with the names of the largest classes on them, as far as there is room."""
+        """The labels with the names of the largest classes on them, if there is room."""
         picture = tile.labels.copy()
         pen = ImageDraw.Draw(picture, "RGBA")
         taken: list[tuple[float, float, float, float]] = []
@@ -164,7 +164,7 @@ class _Sheet:
         self._pen.text((left + _TEXT_WIDTH, top), percent, _INK, _font(16), anchor="ra")
 
     def _confidence_scale(self, right: int, top: int) -> None:
-        """`0 [colours] 1`, ending at `right`."""
+        """Draw `0 [colours] 1`, which ends at `right`."""
         self._pen.text((right, top), "1", _PALE_INK, _font(16), anchor="ra")
         end = right - 16
         levels = np.linspace(0, 255, _SCALE_WIDTH).round().astype(np.uint8)
@@ -173,7 +173,7 @@ class _Sheet:
         self._pen.text((end - _SCALE_WIDTH - 7, top), "0", _PALE_INK, _font(16), anchor="ra")
 
     def _legend_lines(self) -> list[list[tuple[int, str]]]:
-        """All classes of the sheet by id, as many on a line as fit."""
+        """All classes of the sheet by id, as many per line as fit."""
         entries = {found.class_id: _shortened(found.name, 16, 300) for tile in self._tiles for found in tile.classes}
         if any(tile.ignored for tile in self._tiles):
             entries[IGNORE] = "ignored (below the threshold)"
@@ -204,7 +204,7 @@ class _Sheet:
 
 @cache
 def _font(size: int) -> Font:
-    return ImageFont.load_default(size)  # Aileron, which comes with Pillow: the same on every machine
+    return ImageFont.load_default(size)  # Aileron, which comes with Pillow, so all machines draw alike
 
 
 def _legend_width(name: str) -> float:
@@ -212,7 +212,7 @@ def _legend_width(name: str) -> float:
 
 
 def _shortened(text: str, size: int, width: float) -> str:
-    """As much of the end as fits: what tells names apart is there."""
+    """The end of the text, as much as fits: names differ at their end."""
     text = legible(text)
     if _font(size).getlength(text) <= width:
         return text

@@ -1,4 +1,4 @@
-"""A row of a run -> a tile: photograph, labels and confidence, each at the size of a cell, or a line that says why not."""
+"""A row of a run -> a tile: photograph, labels and confidence, each as large as a cell, or a line that says what is missing."""
 
 import io
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ from pipeline.image.decode import decode
 from pipeline.labels.png import voc_palette
 from pipeline.labels.statistics import IGNORE
 
-CELL = (288, 192)  # width and height in pixels of a photograph on the sheet
-OPACITY = 0.65  # of a class's colour over the gray photograph
-SCALE = 3  # label maps are painted so many times as large, then made smaller: borders become smooth
+CELL = (288, 192)  # most width and height of a photograph on the sheet, in pixels
+OPACITY = 0.65  # of the colour of a class over the gray photograph
+SCALE = 3  # label maps are painted 3 times as large, then made smaller: borders become smooth
 GRAY_LOW, GRAY_SHARE = 105, 0.5  # the photograph behind the labels is pale, so that dark colours of the palette show
-_STRIPE = 4 * SCALE  # pixels of the painted map
-_LEAST_SHARE = 0.03  # of the image: a class that has less gets no name on the picture
-NO_PHOTOGRAPH = 225  # gray behind the labels if there is no photograph
+_STRIPE = 4 * SCALE  # width of a stripe in pixels of the painted map
+_LEAST_SHARE = 0.03  # a class with a smaller fraction of the image gets no name on the picture
+NO_PHOTOGRAPH = 225  # the gray behind the labels if there is no photograph
 # Ten points of matplotlib's viridis (CC0), from no confidence to full confidence.
 _VIRIDIS = (
     (68, 1, 84), (72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142), (31, 158, 137), (53, 183, 121), (109, 205, 89),
@@ -53,7 +53,7 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Class:
-    """A class of a tile. share: fraction of the image. place: where on the labels its name can stand; None if it is too small."""
+    """A class of a tile. share: fraction of the image. place: (x, y) for its name on the labels; None: the class is too small."""
 
     class_id: int
     name: str
@@ -66,8 +66,8 @@ class Class:
 class Tile:
     """What the sheet shows of one row.
 
-    size: (width, height) of the photograph. photograph, labels, confidence: RGB, all of one size that fits into `CELL`.
-    classes: without background, the largest first. note: why there is no photograph; detail: the error itself.
+    size: (width, height) of the original photograph. photograph, labels, confidence: RGB, all of one size that fits into `CELL`.
+    classes: without background, the largest first. note: why there is no photograph. detail: the error itself.
     """
 
     image_id: str
@@ -85,14 +85,14 @@ class Tile:
 
 
 class Reader:
-    """Reads photographs, and asks no store again that did not answer: its retries would take minutes for each."""
+    """Reads photographs. A store that did not answer is not asked again: its retries would take minutes per photograph."""
 
     def __init__(self, photographs: Photographs) -> None:
         self._photographs = photographs
         self._silent: dict[str, StorageError] = {}
 
     def read(self, row: Mapping[str, Any]) -> bytes:
-        """The encoded photograph of a row. Raises as `Photographs.read` does."""
+        """The encoded photograph of a row. Raises like `Photographs.read`."""
         scheme, _, rest = str(row["shard"]).rpartition("://")
         host = f"{scheme}://{rest.partition('/')[0]}"
         if host in self._silent:
@@ -102,7 +102,7 @@ class Reader:
         except (ObjectMissing, ObjectDenied, ObjectChanged, ObjectTooLarge):
             raise
         except StorageError as error:
-            if scheme:  # on a local disk, each file fails by itself
+            if scheme:  # on a local disk, one file may fail and the next not
                 self._silent[host] = error
             raise
 
@@ -136,16 +136,16 @@ def tile_of(row: Mapping[str, Any], reader: Reader, *, background: int | None, m
 
 
 def fit(size: tuple[int, int]) -> tuple[int, int]:
-    """The largest size of this shape that fits into a cell; at least a pixel wide and high."""
+    """The largest size with these proportions that fits into a cell, (width, height), at least 1 x 1."""
     scale = min(limit / side for limit, side in zip(CELL, size, strict=True))
     width, height = (max(1, min(limit, round(side * scale))) for limit, side in zip(CELL, size, strict=True))
     return width, height
 
 
 def paint(label_map_HW: npt.NDArray[np.uint8], photograph: Image.Image | None, background: int | None) -> Image.Image:
-    """Labels in the colours of PASCAL VOC over a pale gray photograph, with white borders; RGB, `SCALE` times smaller.
+    """Labels in the colours of PASCAL VOC over a pale gray photograph, with white borders: RGB.
 
-    Pixels of the ignore index (255) get stripes.
+    label_map_HW: `SCALE` times as large as the result. Pixels of the ignore index (255) get stripes.
     """
     height, width = label_map_HW.shape
     gray_HW = np.full((height, width), NO_PHOTOGRAPH, np.float32)
@@ -161,25 +161,25 @@ def paint(label_map_HW: npt.NDArray[np.uint8], photograph: Image.Image | None, b
 
 
 def heat(confidence: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A confidence map (uint8) in the colours of `heat_colours`, on one scale for all images: RGB of this size."""
+    """A confidence map (uint8) in the colours of `heat_colours`, one scale for all images: RGB of this size (width, height)."""
     small = np.asarray(confidence.resize(size, Image.Resampling.BOX, reducing_gap=2.0))
     return Image.fromarray(heat_colours()[small])
 
 
 def heat_colours() -> npt.NDArray[np.uint8]:
-    """uint8 (256, 3): from violet (0) over green to yellow (255)."""
+    """The colour of each confidence, uint8 (256, 3): from violet (0) over green to yellow (255)."""
     points = np.array(_VIRIDIS, np.float64)
     levels, knots = np.arange(256), np.linspace(0, 255, len(points))
     return np.stack([np.interp(levels, knots, channel) for channel in points.T], axis=1).round().astype(np.uint8)
 
 
 def palette() -> npt.NDArray[np.uint8]:
-    """uint8 (256, 3): the colours of PASCAL VOC by class id."""
+    """The colours of PASCAL VOC by class id, uint8 (256, 3)."""
     return np.frombuffer(voc_palette(), np.uint8).reshape(256, 3)
 
 
 def _borders(label_map_HW: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Pixels whose right or lower neighbour has another label, and that neighbour."""
+    """Pixels next to another label, to the left, right, above or below: bool (H, W)."""
     is_border = np.zeros(label_map_HW.shape, np.bool_)
     across, down = label_map_HW[:, 1:] != label_map_HW[:, :-1], label_map_HW[1:] != label_map_HW[:-1]
     is_border[:, 1:] |= across
@@ -190,20 +190,20 @@ def _borders(label_map_HW: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 
 
 def _index_image(data: bytes, size: tuple[int, int], row: Mapping[str, Any], max_source_pixels: int) -> Image.Image:
-    """A mask or confidence map as 8-bit numbers. Its size is compared before its pixels are unpacked."""
+    """A mask or confidence map as an 8-bit image. Its size is checked before its pixels are unpacked. Raises `Damaged`."""
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG",))
         if image.size != size or size[0] * size[1] > max_source_pixels or image.mode not in ("P", "L"):
             raise Damaged(f"a mask or confidence map of {row['image_id']} has not the size of its photograph")
         return Image.fromarray(np.asarray(image))
-    except (OSError, SyntaxError, ValueError, TypeError) as error:  # whatever Pillow raises for a damaged PNG
+    except (OSError, SyntaxError, ValueError, TypeError) as error:  # Pillow raises these for a damaged PNG
         raise Damaged(f"a mask or confidence map of {row['image_id']} cannot be decoded ({error})") from error
 
 
 def _photograph(
     row: Mapping[str, Any], reader: Reader, cell: tuple[int, int], max_source_pixels: int
 ) -> tuple[Image.Image | None, str, str]:
-    """The photograph at the size of its cell, or None, a reason, and the reason in full."""
+    """The photograph at the size `cell`, or None; then the reason in short and in full, "" if there is none."""
     try:
         # A large JPEG is decoded at an eighth of its size or more, and never smaller than the cell.
         found = decode(reader.read(row), max_source_pixels=max_source_pixels, min_side=2 * max(CELL))
@@ -216,7 +216,7 @@ def _photograph(
 
 
 def _classes(entries: Any, label_map_HW: npt.NDArray[np.uint8], background: int | None) -> tuple[Class, ...]:
-    """Raises `TypeError` for rows that this maskfleet did not write."""
+    """The classes of a tile, the largest first. Raises `TypeError` for a null, which no maskfleet writes."""
     shown = [entry for entry in entries if entry["class_id"] not in (background, IGNORE)]
     return tuple(
         Class(
@@ -228,12 +228,12 @@ def _classes(entries: Any, label_map_HW: npt.NDArray[np.uint8], background: int 
 
 
 def _inside(is_class_HW: npt.NDArray[np.bool_]) -> tuple[int, int] | None:
-    """The point (x, y) of the tile that lies deepest in a class."""
+    """The point (x, y) of the tile that lies deepest in a class; None if the class is too small for a name."""
     if is_class_HW.mean() < _LEAST_SHARE:
         return None
     small = Image.fromarray(is_class_HW[::SCALE, ::SCALE].astype(np.uint8) * 255)
     radius = min(CELL) // 5
-    padded = ImageOps.expand(small, 3 * radius)  # nothing lies beyond the picture: else a class at its edge were deepest there
+    padded = ImageOps.expand(small, 3 * radius)  # 0 outside the picture: else a class at the edge would be deepest there
     blurred = padded.filter(ImageFilter.GaussianBlur(radius)).crop((3 * radius, 3 * radius, *np.add(small.size, 3 * radius)))
     depth_HW = np.asarray(blurred) * (np.asarray(small) > 0)
     y, x = np.unravel_index(int(depth_HW.argmax()), depth_HW.shape)

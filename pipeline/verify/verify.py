@@ -134,7 +134,7 @@ class _Verifier:
         if self._found("missing"):  # derived files are only checked if the run has ended
             return
         self._findings += derived
-        self._findings += [Finding(CHECKPOINT, kept.damage, "derived")] if kept.damage else []  # not before: a run ignores such a checkpoint
+        self._findings += [Finding(CHECKPOINT, kept.damage, "derived")] if kept.damage else []  # until then no run uses it
         for file_name in self._names("failures"):
             if file_name not in with_failures | unknown:
                 self._add(f"failures/{file_name}", "no part has these failures", "derived")
