@@ -1,4 +1,4 @@
-"""What a store is asked, while it answers."""
+"""Notes the calls of a store while it answers them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from pipeline.storage.local import LocalStore
 
 @contextmanager
 def asked(patch: pytest.MonkeyPatch, out: object) -> Iterator[list[str]]:
-    """`method folder-or-file` of every call that this process makes of its local stores below `out`."""
+    """A list that gets `method folder-or-file` for every call of a local store below `out` in this process."""
     found: list[str] = []
     with patch.context() as here:
         for method in ("walk", "names", "read", "stat", "create", "replace", "delete"):

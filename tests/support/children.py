@@ -1,4 +1,4 @@
-"""Processes that a test's own process starts, and what may happen to them."""
+"""Kills processes that a test's own process starts."""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import psutil
 
 @contextmanager
 def killed_while_they_load(module: str) -> Iterator[set[int]]:
-    """Kill each process that runs this module as soon as it is there, as the kernel does where memory is short; -> their pids."""
+    """Kill each process that runs this module as soon as it is there, as the kernel does if memory is short -> their pids."""
     killed, over = set[int](), threading.Event()
 
     def kill() -> None:

@@ -1,4 +1,4 @@
-"""Every nasty input of the tests under one name: images, tars and Parquet files as bytes."""
+"""All nasty inputs of the tests in one module: images, tars and Parquet files as bytes."""
 
 from __future__ import annotations
 

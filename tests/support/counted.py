@@ -1,4 +1,4 @@
-"""Rows that count how often they are compared: what a time would say, on a machine with other things to do."""
+"""Rows that count how often they are compared: on a busy machine a count is reliable, a time is not."""
 
 from collections import Counter
 

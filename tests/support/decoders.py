@@ -1,4 +1,4 @@
-"""One small sound image for each way in which Pillow decodes the formats that we take."""
+"""One small sound image for each decoder of Pillow for the formats that maskfleet takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _palette() -> Image.Image:
 
 
 def bmp_by_runs() -> bytes:
-    """An 8-bit BMP in runs (RLE8), which Pillow reads and does not write."""
+    """An 8-bit BMP with run-length encoding (RLE8), which Pillow reads but does not write."""
     rows = b"".join(b"".join(bytes((1, value)) for value in row) + b"\0\0" for row in np.asarray(_palette())[::-1].tolist())
     head = bytearray(encode(_palette(), "BMP"))
     start = int.from_bytes(head[10:14], "little")
@@ -26,7 +26,7 @@ def bmp_by_runs() -> bytes:
 
 @cache
 def decoders() -> dict[str, bytes]:
-    """By a name for people."""
+    """The images by a name for people."""
     cases = images()
     return {
         "png": cases["rgb_png.png"].data,

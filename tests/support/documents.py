@@ -1,4 +1,4 @@
-"""The documents of this checkout, and what in them is prose, shell or Python."""
+"""The documents of this checkout, and their prose, shell and Python."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ _HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 
 
 def git(*arguments: str, given: str = "") -> str | None:
-    """What git says of this checkout; None if it is none, or there is no git."""
+    """The output of git in this checkout; None if there is no git, or this is no checkout."""
     try:
         return subprocess.run(["git", *arguments], cwd=ROOT, input=given, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
@@ -23,7 +23,7 @@ def git(*arguments: str, given: str = "") -> str | None:
 
 
 def _files() -> list[str]:
-    """What is tracked and what is to be added; without git all that lies in folders of the project."""
+    """Tracked files and files that git does not ignore; without git all files in folders of the project."""
     listed = git("ls-files", "--cached", "--others", "--exclude-standard")
     if listed is not None:
         return [name for name in listed.splitlines() if (ROOT / name).exists()]
@@ -33,14 +33,14 @@ def _files() -> list[str]:
 
 FILES: Final = _files()
 DOCUMENTS: Final = [name for name in FILES if name.endswith(".md")]
-# These say what was so on the day of a version or of a measurement: their links are followed, their commands are not run.
+# These describe the day of a version or of a measurement: their links are followed, their commands are not run.
 RECORDS: Final = ("CHANGELOG.md", "tests/benchmarks/results/")
 LIVING: Final = [name for name in DOCUMENTS if not name.startswith(RECORDS)]
 
 
 @cache
 def text_of(name: str) -> str:
-    """A file of this checkout."""
+    """The text of a file of this checkout."""
     return (ROOT / name).read_text()
 
 
@@ -50,7 +50,7 @@ def prose(text: str) -> str:
 
 
 def spans(text: str) -> Iterator[str]:
-    """The code within sentences, each on one line; without commands that an older commit had (`… at commit`)."""
+    """The code within sentences, each on one line, without commands of older commits (`… at commit`)."""
     return (" ".join(code.split()) for code, at_commit in SPAN.findall(prose(text)) if not at_commit)
 
 
@@ -60,7 +60,7 @@ def blocks(text: str, *languages: str) -> Iterator[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of its headings, as GitHub makes them."""
+    """The anchors of the headings in a document, as GitHub makes them."""
     found: set[str] = set()
     for heading in _HEADING.findall(prose(text)):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").lower()

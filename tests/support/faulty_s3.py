@@ -1,6 +1,6 @@
-"""A proxy on loopback that does to requests what networks and S3 do to them, in front of a real S3 server.
+"""A proxy on loopback in front of a real S3 server. It makes the faults that networks and S3 make.
 
-Requests are passed on as they are, `Host` too, so that signatures hold.
+Requests are passed on unchanged, with their `Host`, so that signatures stay valid.
 """
 
 import socket
@@ -30,27 +30,27 @@ _ANSWERS = {  # fault: status, code
 _ONLY_CONDITIONAL = {"conflict", "exists", "not_implemented"}
 _HOP = {"connection", "content-length", "transfer-encoding", "keep-alive", "date", "server"}  # headers of one hop
 _ONLY_READS = {"reset", "truncated", "short", "stall"}
-FAULTS = ("slow_down", "internal", "conflict", "reset", "truncated", "short", "lost")  # after which asking again helps
+FAULTS = ("slow_down", "internal", "conflict", "reset", "truncated", "short", "lost")  # a retry helps after these
 STALL_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the proxy was asked."""
+    """A request to the proxy."""
 
     method: str
     path: str
-    is_conditional_put: bool  # as parts and plan files are written
-    is_conditional_replace: bool = False  # as run.json is
+    is_conditional_put: bool  # parts and plan files are written in this way
+    is_conditional_replace: bool = False  # run.json is written in this way
 
 
 class FaultyS3:
-    """`fault(request)` names what is done to each request, or None; `done` counts the faults that were really done.
+    """The proxy. `fault(request)` names the fault for a request, or None; `done` counts the faults that were really made.
 
-    slow_down, internal, conflict, exists, full, skew, expired, not_implemented, denied: answered so, without asking the server.
-    reset, truncated: half of the body, then the connection breaks (the first) or ends (the second) though its length was told.
-    short: half of the body, told as if it were all. stall: half of the body, then nothing; who waits 30 s for it is counted, too.
-    lost: done by the server, and the answer is lost.
+    slow_down, internal, conflict, exists, full, skew, expired, not_implemented, denied: this answer, without asking the server.
+    reset, truncated: the full length and half of the body are sent, then the connection breaks (reset) or ends (truncated).
+    short: half of the body, as if it were all. stall: half of the body, then nothing; clients that wait 30 s are counted, too.
+    lost: the server carries the request out, but its answer is lost.
     """
 
     def __init__(self, upstream: str, fault: Callable[[Request], str | None]) -> None:
@@ -67,12 +67,12 @@ class FaultyS3:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     def __enter__(self) -> Self:
-        """Serve."""
+        """Start serving."""
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Stop."""
+        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -82,7 +82,7 @@ class FaultyS3:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def decide(self, request: Request) -> str | None:
-        """The fault of this request, if it can be done to it."""
+        """The fault for this request, or None. A fault that does not fit the request is not made."""
         method = request.method
         with self._lock:
             fault = self.fault(request)
@@ -93,12 +93,12 @@ class FaultyS3:
         return fault
 
     def count(self, fault: str) -> None:
-        """It was done."""
+        """Count a fault that was made."""
         with self._lock:
             self.done[fault] += 1
 
     def connect(self) -> HTTPConnection:
-        """To the server."""
+        """A connection to the server."""
         assert self._upstream.hostname is not None
         return HTTPConnection(self._upstream.hostname, self._upstream.port, timeout=60)
 
@@ -156,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fault == "stall":
                 self.connection.settimeout(STALL_S)
                 try:
-                    self.connection.recv(1)  # until the client has had enough
+                    self.connection.recv(1)  # returns when the client gives up
                 except TimeoutError:
                     self.owner.count("waited for it to end")
             self._break_off(hard=fault == "reset")
@@ -165,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _break_off(self, *, hard: bool = True) -> None:
         self.close_connection = True
-        if hard:  # a reset, not an end
+        if hard:  # the client sees a reset, not an end
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.wfile.close()
             self.rfile.close()
@@ -181,8 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(text)
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
     def handle(self) -> None:
-        with suppress(OSError, ValueError):  # a client that has gone, or a connection that was broken off above
+        with suppress(OSError, ValueError):  # the client has gone, or the code above broke the connection off
             super().handle()

@@ -15,12 +15,12 @@ BEGIN: Final = "<!-- flags: written by `python -m tests.support.flags_document`,
 END: Final = "<!-- end of flags -->"
 CONFIGS: Final[dict[tuple[str, ...], type[Group]]] = {("segment",): SegmentConfig}  # the commands whose flags have groups
 _DEFAULT = re.compile(r"\s*\[default: ([^\];]+)[^\]]*\]\.?")
-_RANGE = re.compile(r"\s*\[[\d.<=]*x[\d.<>=]+\]")  # click's own; wrong values are told of in one line
+_RANGE = re.compile(r"\s*\[[\d.<=]*x[\d.<>=]+\]")  # click adds ranges; a wrong value gives an error line anyway
 _REQUIRED = " [required]"
 
 
 def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Every command below a group, with the words that name it."""
+    """Every command below a group, with the words of its name."""
     if not isinstance(group, click.Group):
         yield path, group
         return
@@ -65,12 +65,12 @@ def _row(option: click.Option, context: click.Context) -> str:
 
 
 def _cell(text: str) -> str:
-    """On one line, and safe in a table."""
+    """The text on one line, escaped for a table cell."""
     return re.sub(r"\s+", " ", text).strip().replace("|", r"\|").replace("<", r"\<")
 
 
 def with_flags(document: str) -> str:
-    """A document whose section between the markers is that of today's commands. Raises `ValueError` without markers."""
+    """The document with the flags of today's commands between the markers. Raises `ValueError` without markers."""
     before, begin, rest = document.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

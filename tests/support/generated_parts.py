@@ -1,4 +1,4 @@
-"""Parts that are made up as they are asked for: names, sizes and ETags of a listing, true footers, and the sums over them."""
+"""Parts that are generated on request: names, sizes and ETags of a listing, valid footers, and the sums over them."""
 
 import hashlib
 import json
@@ -15,17 +15,17 @@ from pipeline.output.parts import PartName, source_digest
 from pipeline.shards.base import Cursor
 from pipeline.sums.totals import PartSet, Totals
 
-PARTS_A_SHARD = 40  # of 256 images: what img2dataset puts into a tar
+PARTS_A_SHARD = 40  # of 256 images each: about as many images as img2dataset puts into a tar
 PART_IMAGES = 256
 SHARD_BYTES = 100_000_000
-_FAILS_EVERY = 20  # parts
+_FAILS_EVERY = 20  # one of so many parts has a failure
 _UNIT = 2 * (PART_IMAGES + 1)
-_BYTES = 1_600 * _UNIT  # with masks of 3,200 bytes
-_MODULUS = 0x9E3779B97F4A7C15F39CC0605CEDC835  # odd: every number has another ETag
+_BYTES = 1_600 * _UNIT  # bytes of a part with masks of 3,200 bytes
+_MODULUS = 0x9E3779B97F4A7C15F39CC0605CEDC835  # odd, so that every number has another ETag
 
 
 def shard_etag(number: int) -> str:
-    """32 hex digits."""
+    """The ETag of a generated shard: 32 hex digits."""
     return f"{number * _MODULUS % (1 << 128):032x}"
 
 
@@ -33,7 +33,7 @@ def shard_etag(number: int) -> str:
 class GeneratedParts:
     """All parts of `count / PARTS_A_SHARD` shards, in the order of a listing by name.
 
-    Each has the same histograms, another share of the digest, and every twentieth a failure.
+    All parts have equal histograms, each has another share of the digest, and every twentieth has a failure.
     """
 
     count: int
@@ -44,30 +44,30 @@ class GeneratedParts:
 
     @property
     def shards(self) -> int:
-        """The last may have fewer parts than the others."""
+        """The number of shards. The last shard may have fewer parts than the others."""
         return -(-self.count // PARTS_A_SHARD)
 
     @cached_property
     def _sources(self) -> list[tuple[str, int]]:
-        """The digest of each shard, and its number, by digest."""
+        """The digest and number of each shard, sorted by digest."""
         return sorted((source_digest(*self._identity(number)), number) for number in range(self.shards))
 
     def _identity(self, shard: int) -> tuple[str, int, str]:
-        """URI, size and version."""
+        """URI, size and version of a shard."""
         return f"s3://{self.bucket}/{self.prefix}{shard:07d}.tar", SHARD_BYTES + shard, f"etag:{shard_etag(shard)}"
 
     def _at(self, source: str) -> int:
-        """Where a source comes among all, or would come."""
+        """The place of a source in `_sources`, or the place at which it would stand."""
         return bisect_left(self._sources, (source, -1))
 
     @cached_property
     def _first_of(self) -> npt.NDArray[np.int64]:
-        """How many parts come before each source in the listing, (S + 1,)."""
+        """How many parts come before each source in the listing, int64 (S + 1,)."""
         sizes = [min(PARTS_A_SHARD, self.count - number * PARTS_A_SHARD) for _, number in self._sources]
         return np.cumsum([0, *sizes], dtype=np.int64)
 
     def part(self, place: int) -> PartName:
-        """What a listing says of its entry `place`."""
+        """The part at `place` in the listing."""
         at = int(np.searchsorted(self._first_of, place, side="right")) - 1
         source, _ = self._sources[at]
         number, last = place - int(self._first_of[at]), place + 1 == int(self._first_of[at + 1])
@@ -75,12 +75,12 @@ class GeneratedParts:
         return PartName(source, PART_IMAGES * number, PART_IMAGES, last, PART_IMAGES, _BYTES + 2 * PART_IMAGES + last, etag)
 
     def range_of(self, beginning: str) -> range:
-        """Places of the parts whose names begin so; at most a source's digest is looked at."""
+        """Places of the parts whose names begin so. Of `beginning` at most the 24 digits of a source's digest are used."""
         first, stop = self._at(beginning[:24]), self._at(beginning[:24] + "g")
         return range(int(self._first_of[first]), int(self._first_of[stop]))
 
     def place_of(self, file_name: str) -> int | None:
-        """The other way round; None for names that no part has."""
+        """The place of the part with this name; None if no part has this name."""
         name = PartName.parse(file_name, 0)
         if name is None:
             return None
@@ -88,7 +88,7 @@ class GeneratedParts:
         return place if place < self.count and str(self.part(place)) == file_name else None
 
     def footer(self, place: int) -> PartFooter:
-        """True in all that a reader of footers looks at."""
+        """The footer of a part. All values that readers of footers use are valid."""
         name, histograms = self.part(place), _histograms(len(self.classes))
         uri, size, version = self._identity(self._sources[self._at(name.source)][1])
         failed = Failure("0", uri, name.first, "decode", "CorruptImage", "made up", 7)
@@ -102,12 +102,12 @@ class GeneratedParts:
         )  # fmt: skip
 
     def end_of(self, place: int) -> bytes:
-        """The footer and what lies before it, of a Parquet file; what comes before that is zeros."""
+        """The end of a part's Parquet file, from its footer on. All bytes before count as zeros."""
         data = part_bytes([], self.footer(place), confidence_map=False)
         return data[len(data) - footer_length(data) :]
 
     def totals(self, stop: int) -> Totals:
-        """The sums of the first parts of the listing, without their footers."""
+        """The sums of the first `stop` parts of the listing, computed without their footers."""
         histograms, failing = _histograms(len(self.classes)), -(-stop // _FAILS_EVERY)
         keys = np.fromiter((self.part(place).key for place in range(stop)), np.uint64, stop)
         counts = np.zeros((stop, 2), np.uint32)
@@ -124,19 +124,19 @@ class GeneratedParts:
         return totals
 
     def to_json(self) -> str:
-        """For the server's process."""
+        """The parameters as JSON, for the server's process."""
         return json.dumps([self.count, self.bucket, self.prefix, self.fingerprint, self.classes])
 
     @classmethod
     def from_json(cls, text: str) -> "GeneratedParts":
-        """The other end of the way."""
+        """Read what `to_json` wrote."""
         count, bucket, prefix, fingerprint, classes = json.loads(text)
         return cls(count, bucket, prefix, fingerprint, tuple(classes))
 
 
 @lru_cache
 def _histograms(classes: int) -> npt.NDArray[np.int64]:
-    """As of 256 photographs: half of the levels of each class, counts that vary as counts do."""
+    """Histograms like those of 256 photographs, int64 (C, 256): about half of the levels in use, with realistic counts."""
     random = np.random.default_rng(int.from_bytes(hashlib.sha256(b"histograms").digest()[:4], "big"))
     height = random.lognormal(6, 2, (classes, 1)) * np.exp(-np.abs(np.arange(LEVELS) - 200) / 40)
     return random.poisson(height).astype(np.int64)

@@ -1,8 +1,8 @@
 """An S3 server with one bucket of shards that exist only in its listing: `python -m tests.support.generated_s3 SHARDS FILE`.
 
-Real requests, real XML, a thousand keys per page; a shard is gone once it is asked for. The server writes its URL into FILE, and
-tells what it was asked, and when. With a third argument, of `GeneratedParts`, it has an output too, below `out/`: the parts exist
-only in the listing and in their footers, and all that is put there is kept.
+Requests and XML are real, with a thousand keys per page; a request for a shard is answered with 404. The server writes its URL
+into FILE, and reports which requests came, and when. A third argument (`GeneratedParts` as JSON) adds an output below `out/`:
+its parts exist only in the listing and in their footers, and every object that is put there is kept.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from tests.support.generated_parts import SHARD_BYTES, GeneratedParts, shard_eta
 BUCKET = "generated"
 PREFIX = "photographs/2026/train/"
 OUT = "out/"
-_ASKED = "/asked"  # what the server was asked since it was last asked this, as JSON; of no bucket
+_ASKED = "/asked"  # answers with the requests since the last call of this path, as JSON
 _MAX_TIMES = 100
 
 _HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
@@ -39,7 +39,7 @@ Entry = tuple[str, str, int]  # key, ETag, bytes
 
 
 def page(entries: list[Entry], following: int | None) -> str:
-    """The answer to ListObjectsV2 with these entries; `following`: where the next one begins."""
+    """The answer to ListObjectsV2 with these entries. following: number of the first entry of the next page, or None."""
     found = "".join(_ENTRY.format(key=key, etag=etag, size=size) for key, etag, size in entries)
     more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{following}</NextContinuationToken>"
     about = f"<Name>{BUCKET}</Name><KeyCount>{len(entries)}</KeyCount><MaxKeys>{PAGE}</MaxKeys>"
@@ -48,7 +48,7 @@ def page(entries: list[Entry], following: int | None) -> str:
 
 @dataclass(slots=True)
 class Asked:
-    """Requests of one kind. times: when the first of them came; last: when the last of them came (Unix seconds)."""
+    """Requests of one kind. times: when the first 100 of them came. last: when the last one came (Unix seconds)."""
 
     count: int
     times: list[float]
@@ -56,7 +56,7 @@ class Asked:
 
 
 class Bucket:
-    """What is in it: shards in the listing, parts in listing and footers, and what was put."""
+    """A bucket with shards in its listing, parts in its listing and their footers, and objects that were put."""
 
     def __init__(self, shards: int, parts: GeneratedParts | None = None) -> None:
         self._shards, self._parts = shards, parts
@@ -65,7 +65,7 @@ class Bucket:
         self._asked: dict[str, list[float | int]] = {}  # count, last time, first times
 
     def count(self, kind: str) -> None:
-        """One request more."""
+        """Count a request."""
         with self._lock:
             found = self._asked.setdefault(kind, [0, 0.0])
             found[0], found[1] = int(found[0]) + 1, time.time()
@@ -73,13 +73,13 @@ class Bucket:
                 found.append(found[1])
 
     def asked(self) -> dict[str, list[float | int]]:
-        """What it was asked since this was asked last, by kind: count, last time, first times."""
+        """Requests since the last call, by kind: count, last time, first times."""
         with self._lock:
             found, self._asked = self._asked, {}
         return found
 
     def list(self, prefix: str, first: int) -> str:
-        """A page from the entry `first` on."""
+        """A page of the listing from the entry `first` on."""
         masks = f"{OUT}masks/"
         if self._parts is not None and prefix.startswith(masks):
             places = self._parts.range_of(prefix.removeprefix(masks))
@@ -100,7 +100,7 @@ class Bucket:
         return page(found, first + PAGE if first + PAGE < count else None)
 
     def get(self, key: str, start: int, stop: int | None) -> tuple[bytes, str, int] | None:
-        """Bytes from `start`, the ETag and the size of the whole; None if there is no such object."""
+        """Bytes from `start` to `stop`, the ETag, and the size of the whole object; None if there is no such object."""
         if self._parts is not None and (place := self._parts.place_of(key.removeprefix(f"{OUT}masks/"))) is not None:
             name, end = self._parts.part(place), self._parts.end_of(place)
             stop = name.size if stop is None else min(stop, name.size)
@@ -111,7 +111,7 @@ class Bucket:
         return None if data is None else (data[start:stop], _etag(data), len(data))
 
     def put(self, key: str, data: bytes, if_match: str | None, *, only_new: bool) -> str | None:
-        """-> the ETag, or None if the condition does not hold."""
+        """Keep an object -> its ETag, or None if the condition does not hold."""
         with self._lock:
             there = self._kept.get(key)
             if (only_new and there is not None) or (if_match is not None and (there is None or _etag(there) != if_match)):
@@ -120,7 +120,7 @@ class Bucket:
             return _etag(data)
 
     def delete(self, key: str) -> None:
-        """No error if there is none."""
+        """Remove an object. A missing object is no error."""
         self._kept.pop(key, None)
 
 
@@ -197,30 +197,30 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Not a word: it would be a million lines."""
+        """Log nothing: it would be a million lines."""
 
 
 class _Server(ThreadingHTTPServer):
-    request_queue_size = 128  # footers are asked for by 64 at once
+    request_queue_size = 128  # 64 requests for footers come at once
     daemon_threads = True
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A server that runs. environment: what a process needs to ask it."""
+    """A running server. environment: variables for a process that uses the server."""
 
     url: str
 
     @property
     def environment(self) -> dict[str, str]:
-        """AWS variables."""
+        """The AWS variables of the server."""
         return {
             "AWS_ENDPOINT_URL_S3": self.url, "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ACCESS_KEY_ID": "generated", "AWS_SECRET_ACCESS_KEY": "generated",
         }  # fmt: skip
 
     def asked(self) -> dict[str, Asked]:
-        """What the server was asked since this was called last, by kind."""
+        """The requests since the last call, by kind."""
         with urllib.request.urlopen(self.url + _ASKED, timeout=60) as answer:
             found = json.loads(answer.read())
         return {kind: Asked(count, times, last) for kind, (count, last, *times) in found.items()}
@@ -231,14 +231,14 @@ class Generated:
         urllib.request.urlopen(request, timeout=60).close()
 
     def get(self, name: str) -> bytes:
-        """An object of the output."""
+        """The bytes of an object of the output."""
         with urllib.request.urlopen(f"{self.url}/{BUCKET}/{OUT}{name}", timeout=60) as answer:
             return bytes(answer.read())
 
 
 @contextmanager
 def generated_s3(shards: int, scratch: Path, parts: GeneratedParts | None = None) -> Iterator[Generated]:
-    """A server in a process of its own as long as the body runs."""
+    """A server in a process of its own, while the body runs."""
     told = scratch / "generated-s3.txt"
     more = [] if parts is None else [parts.to_json()]
     server = subprocess.Popen([sys.executable, "-m", "tests.support.generated_s3", str(shards), str(told), *more])

@@ -1,4 +1,4 @@
-"""Nasty images as bytes, the same on every run, each with what should become of it."""
+"""Nasty images as bytes, equal in every run, each with its expected outcome."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JUST_TOO_LARGE_SIDE: Final = 13_400
 
 _FTYP_HEIC: Final = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"
 _HTML: Final = b"<!DOCTYPE html>\n<html><head><title>403</title></head><body>Forbidden</body></html>\n"
-# What has to be done to an upright image so that a viewer who obeys the orientation sees it upright.
+# How an upright image must be stored so that a viewer that obeys the EXIF orientation shows it upright.
 _TO_STORED: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,18 +37,18 @@ _TO_STORED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One image file and its fate: a mask of the upright (width, height), or a failure of that error."""
+    """One image file and its expected outcome: a mask with the upright size (width, height), or a failure with this error."""
 
     name: str
     data: bytes
     outcome: Literal["mask", "failure"]
     size: tuple[int, int] | None
     error: str | None
-    orientation: int = 1  # EXIF, 1 where none is stated
+    orientation: int = 1  # EXIF; 1 if there is none
 
 
 def images() -> dict[str, Case]:
-    """Every case by its name; no two names share what stands before their first dot."""
+    """Every case by its name. No two names are equal before their first dot."""
     return {case.name: case for case in _all_cases()}
 
 
@@ -65,14 +65,14 @@ def scene(seed: int = SEED) -> Image.Image:
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    """Encode by Pillow's name of the format."""
+    """Encode an image. kind: Pillow's name of the format."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def refused_by_pillow(data: bytes) -> str | None:
-    """Why plain Pillow cannot load this image in full; None where it can. The oracle for what may have a mask."""
+    """Why plain Pillow cannot load this whole image; None if it can. This decides whether an image may have a mask."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -94,14 +94,14 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def raw_png(width: int, height: int, depth: int, color: int, idat: bytes) -> bytes:
-    """Assemble a PNG from a header and compressed scanlines, without looking whether they agree."""
+    """Assemble a PNG from a header and compressed scanlines, without a check that they agree."""
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     chunks = [png_chunk(b"IHDR", header), png_chunk(b"IDAT", idat), png_chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def bomb_png(side: int) -> bytes:
-    """Make a valid one-bit PNG of side x side, a thousandth of that in bytes."""
+    """Make a valid one-bit PNG of side x side pixels, with less than a thousandth as many bytes."""
     stride = 1 + (side + 7) // 8
     deflate = zlib.compressobj(9)
     rows = bytes(stride * 500)
@@ -124,7 +124,7 @@ def oriented(orientation: int, kind: str) -> bytes:
 
 
 def rgb16_png() -> bytes:
-    """Make a PNG of 16 bits a channel, which Pillow cannot write; 257 times the scene."""
+    """Make a PNG with 16 bits per channel, which Pillow cannot write: 257 times the scene."""
     wide = (np.asarray(scene()).astype(np.uint32) * 257).astype(">u2")
     rows = b"".join(b"\x00" + row.tobytes() for row in wide)
     return raw_png(*SIZE, 16, 2, zlib.compress(rows))
@@ -193,7 +193,7 @@ def _modes() -> list[Case]:
         _mask("palette_transparent.png", encode(palette, "PNG", transparency=bytes(range(0, 256, 16)))),
         _mask("cmyk.jpg", encode(rgb.convert("CMYK"), "JPEG", quality=95)),
         _mask("cmyk_tiff.tiff", encode(rgb.convert("CMYK"), "TIFF")),
-        # Without the profile that Pillow makes on the way: it holds the time.
+        # Without the profile that Pillow would add: the profile holds the time.
         _mask("lab.tiff", encode(rgb.convert("LAB"), "TIFF", icc_profile=None)),
     ]
 
@@ -206,7 +206,7 @@ def _several_frames() -> list[Case]:
         _mask("animated_webp.webp", encode(first, "WEBP", lossless=True, duration=50, **frames)),
         _mask("animated_png.png", encode(first, "PNG", duration=50, **frames)),
         _mask("pages.tiff", encode(first, "TIFF", save_all=True, append_images=pages)),
-        # What many phones write: a JPEG with a second JPEG behind it.
+        # Many phones write a JPEG with a second JPEG after it.
         _mask("phone_mpo.jpg", encode(first, "MPO", quality=95, **frames)),
     ]
 
@@ -225,7 +225,7 @@ def _metadata() -> list[Case]:
         _mask("exif_noise.jpg", with_exif(noise[:500])),
         _mask("exif_cut.jpg", with_exif(count_beyond_end)),
         _mask("exif_empty.jpg", with_exif(b"")),
-        _mask("exif_noise.png", encode(scene(), "PNG", exif=b"Exif\0\0" + noise[:100])),  # where Pillow raises, and not in a JPEG
+        _mask("exif_noise.png", encode(scene(), "PNG", exif=b"Exif\0\0" + noise[:100])),  # Pillow raises here, not in a JPEG
         _mask("exif_cut.webp", encode(scene(), "WEBP", lossless=True, exif=b"Exif\0\0II*\0")),
         _mask("icc_noise.jpg", encode(scene(), "JPEG", quality=95, icc_profile=noise)),
     ]

@@ -1,4 +1,4 @@
-"""What users and their scripts rely on, as text: Python names, flags, columns, exit codes, values of `failures.error`.
+"""The interface that users and scripts rely on, as text: Python names, flags, columns, exit codes, `failures.error`.
 
 `python -m tests.support.interface > tests/unit/interface.txt` writes it down anew.
 """
@@ -29,12 +29,12 @@ _RUN_JSON = {
     "versions.": "ray openvino torch torchvision pyarrow pillow numba numpy",
     "attempts.": "id started seconds state inferred skipped images_per_s pid milliseconds retries",
 }
-# A run writes exactly these (`tests/flow/test_segment.py` looks); below `errors` are the names of errors.
+# A run writes exactly these keys (`tests/flow/test_segment.py` checks it). The keys below `errors` are names of errors.
 RUN_JSON = sorted(above + name for above, names in _RUN_JSON.items() for name in names.split())
 
 
 def run_json_keys(run: Mapping[str, Any]) -> list[str]:
-    """The keys of a `run.json`, as `RUN_JSON` names them: two levels, and of `attempts` the last one's."""
+    """The keys of a `run.json`, as `RUN_JSON` names them: two levels; for `attempts` the keys of the last attempt."""
     names: list[str] = []
     for key, value in run.items():
         inner = value[-1] if key == "attempts" else value
@@ -44,7 +44,7 @@ def run_json_keys(run: Mapping[str, Any]) -> list[str]:
 
 
 def describe_interface() -> str:
-    """One line for each thing that somebody may rely on, in sections."""
+    """The interface in sections, with one line for each thing that somebody may rely on."""
     sections = {
         "Python: from pipeline import …": _python(),
         "Commands and flags": _commands(),
@@ -59,7 +59,7 @@ def describe_interface() -> str:
 def _python() -> Iterator[str]:
     for name in sorted(pipeline.__all__):
         thing = getattr(pipeline, name)
-        if not inspect.isclass(thing) or "__call__" in vars(thing):  # what users make; a `Run` and `Labels` they are given
+        if not inspect.isclass(thing) or "__call__" in vars(thing):  # users call these; they only get a `Run` or `Labels`
             yield f"{name}{_parameters(thing)}"
         if not inspect.isclass(thing):
             continue
@@ -70,7 +70,7 @@ def _python() -> Iterator[str]:
 
 
 def _parameters(function: object) -> str:
-    """Names and defaults; types are mypy's to compare."""
+    """Names and defaults of parameters. Types are left out: mypy compares them."""
     assert callable(function)
     signature = inspect.signature(function)
     plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
@@ -141,7 +141,7 @@ def _errors_of_images() -> Iterator[str]:
 
 def _below(kind: type[T]) -> Iterator[type[T]]:
     for each in kind.__subclasses__():
-        if each.__module__ == errors.__name__:  # those of tests are nobody's to rely on
+        if each.__module__ == errors.__name__:  # nobody relies on error classes of tests
             yield each
             yield from _below(each)
 

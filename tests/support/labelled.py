@@ -1,4 +1,4 @@
-"""A run made without Ray, to be damaged, and its parts opened."""
+"""Makes a run without Ray, for tests that damage it, and opens its parts."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 def label(inputs: list[Path], out: Path, *, relabel_changed: bool = False, **flags: Any) -> None:
-    """What an attempt does, in this process and without Ray."""
+    """Do what an attempt does, in this process and without Ray."""
     given: Row = {"weights": "bundled", "short_side": 64, "part_images": 2} | flags
     config = SegmentConfig(input=tuple(map(str, inputs)), output=str(out), **given)
     store, network = writable_store_for(config.output), prepare(network_request(config))
@@ -72,14 +72,14 @@ class Part:
         return f"masks/{self.file.name}"
 
     def write(self, rows: list[Row] | None = None, **footer: Any) -> None:
-        """The same part with other rows or another footer; checksums and all else in order."""
+        """Write the part again with other rows or another footer. Checksums and all else are in order."""
         said = replace(self.footer, **footer)
         rows = self.rows if rows is None else rows
         self.file.write_bytes(part_bytes(rows, said, confidence_map=bool(rows) and "confidence" in rows[0]))
 
 
 def overlapping(part: Part) -> Path:
-    """Commit a part of the last row of this part alone, in order by itself; -> its file."""
+    """Commit a part that holds only the last row of this part, and is in order by itself -> its file."""
     row, classes = part.rows[-1], len(part.footer.pixels_by_class)
     pixels = [0] * classes
     for found in row["classes"]:
@@ -98,7 +98,7 @@ def overlapping(part: Part) -> Path:
 
 
 def parts_of(out: Path, shard: str) -> list[Part]:
-    """The parts of one source in order; `plan` for single images."""
+    """The parts of one source in order. shard: a piece of the source's URI; `plan` for single images."""
     found = []
     for file in sorted((out / "masks").glob("*.parquet")):
         table = pq.read_table(file)

@@ -1,4 +1,4 @@
-"""Listings of parts that lie nowhere."""
+"""Listings of parts that do not exist."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,7 +8,7 @@ from pipeline.storage.local import LocalStore
 
 
 class Listing(LocalStore):
-    """A store that lists what it is told to."""
+    """A store that lists the given objects."""
 
     def __init__(self, infos: list[ObjectInfo]) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class Listing(LocalStore):
 
 
 def table_of(parts: Iterable[PartName]) -> PartTable:
-    """What a listing of these is."""
+    """The table of a listing of these parts."""
     return list_parts(
         Listing([ObjectInfo(f"out/masks/{name}", name.padding if name.max_rows else 0, "etag:1") for name in parts]), "out"
     )

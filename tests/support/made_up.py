@@ -1,4 +1,4 @@
-"""Parts that nobody labelled: true footers, no rows. For what reads footers and listings alone."""
+"""Parts with valid footers and no rows, for code that reads only footers and listings."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ SIZE = 8008  # modulo 10: four rows, not the last
 
 
 def made_up_footer(number: int, *, error: str | None = None, shard: str | None = None, images: int = PART_IMAGES) -> PartFooter:
-    """Of the part `number` of a tar that goes on; with `error`, its last image failed. Every number has other sums."""
+    """The footer of part `number` of a tar, which is not the last. error: of its last image. Every number has other sums."""
     shard, first = shard or "/in/a.tar", PART_IMAGES * number
     failures = () if error is None else (Failure(f"{first + images - 1}", shard, first + images - 1, "decode", error, "so", 7),)
     masks = images - len(failures)
@@ -31,7 +31,7 @@ def made_up_footer(number: int, *, error: str | None = None, shard: str | None =
 
 
 def commit(store: WritableStore, out: str, footer: PartFooter) -> PartName:
-    """As a worker does, but that all parts have the same size; -> the part as a listing names it."""
+    """Commit a part as a worker does, but with the same size for all parts -> the part as a listing names it."""
     data = part_bytes([], footer, confidence_map=False)
     at = len(data) - footer_length(data)
     data = data[:at] + bytes(SIZE - len(data)) + data[at:]
@@ -43,7 +43,7 @@ def commit(store: WritableStore, out: str, footer: PartFooter) -> PartName:
 
 
 def make_anew(store: WritableStore, out: str, footer: PartFooter) -> PartName:
-    """What another attempt's `--redo` does: another part of the same name and, here, the same size."""
+    """Do what `--redo` in another attempt does: put another part of the same name, here also of the same size."""
     for folder in ("failures", "masks"):
         store.delete(join(out, folder, str(footer.name)))
     return commit(store, out, footer)

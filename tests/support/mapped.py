@@ -1,4 +1,4 @@
-"""Functions that tests map over parts, in workers."""
+"""A function that tests map over parts, in workers."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from pipeline.storage.local import LocalStore
 
 @dataclass(frozen=True, slots=True)
 class Masks:
-    """How many masks a part has. trouble: what happens at the first part that meets it, once if there is a `marker`."""
+    """Tells how many masks a part has. trouble: what happens at the part with first index 0, only once if there is a `marker`."""
 
     out: str
     trouble: str = ""

@@ -1,4 +1,4 @@
-"""A store of one object in memory that remembers what it was asked for and fails where it is told to."""
+"""A store of one object in memory. It notes each read, and fails at chosen bytes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ class Request:
 
 
 def short_of_memory(*_: object, **__: object) -> NoReturn:
-    """In the place of a function of Arrow."""
+    """Raise Arrow's memory error; stands in for a function of Arrow."""
     raise pa.ArrowMemoryError("malloc of size 64 failed")
 
 
 def data_bytes() -> int:
-    """Of this process, as RLIMIT_DATA counts them."""
+    """The data bytes of this process, as RLIMIT_DATA counts them."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmData:"))
     return int(line.split()[1]) << 10
 
 
 class MemoryStore:
-    """Whatever the URI: `data`. A read that touches a byte of `broken` raises `StorageError`."""
+    """Every URI names the one object `data`. A read that touches a byte of `broken` raises `StorageError`."""
 
     def __init__(self, data: bytes, broken: range = range(0)) -> None:
         self.data, self.broken = data, broken
@@ -47,7 +47,7 @@ class MemoryStore:
         version: str | None = None,
         max_bytes: int | None = None,
     ) -> bytes:
-        """Never beyond the end: nobody may ask for that."""
+        """Read a range. Fails if the range goes beyond the end: no reader may ask for such a range."""
         self.requests.append(Request(uri, start, length, version))
         stop = len(self.data) if length is None else start + length
         assert stop <= len(self.data)
@@ -57,9 +57,9 @@ class MemoryStore:
         return self.data[start:stop]
 
     def stat(self, uri: str) -> ObjectInfo:
-        """Its size; it has no version."""
+        """The size of the object; no version."""
         return ObjectInfo(uri, len(self.data), None)
 
     def walk(self, prefix: str) -> Iterator[ObjectInfo]:
-        """The one object."""
+        """List the one object."""
         yield self.stat(prefix)

@@ -1,4 +1,4 @@
-"""A real S3 server for one benchmark, that counts the requests it gets: SeaweedFS and its own metrics."""
+"""A real S3 server for a benchmark. It counts its requests: SeaweedFS with its own metrics."""
 
 import re
 import socket
@@ -15,13 +15,13 @@ _COUNTED = re.compile(r'^SeaweedFS_s3_request_total\{[^}]*type="(\w+)"[^}]*\} (\
 
 
 class Metered:
-    """Where the server is reached, and what it was asked so far."""
+    """A running server: variables for its clients, and the requests so far."""
 
     def __init__(self, environment: dict[str, str], metrics: str) -> None:
         self.environment, self._metrics = environment, metrics
 
     def requests(self) -> Counter[str]:
-        """By kind, since the server started."""
+        """The number of requests by kind since the server started."""
         with urllib.request.urlopen(self._metrics, timeout=10) as answer:
             counted = Counter[str]()
             for kind, count in _COUNTED.findall(answer.read().decode()):
@@ -31,7 +31,7 @@ class Metered:
 
 @contextmanager
 def metered_s3(folder: Path, bucket: str) -> Iterator[Metered]:
-    """A server on loopback with one bucket. Raises `UsageError` where it is not installed."""
+    """A server on loopback with one bucket. Raises `UsageError` if the server is not installed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

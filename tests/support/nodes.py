@@ -1,4 +1,4 @@
-"""A Ray cluster of several raylets on this machine, each with an environment of its own, as nodes with other images have."""
+"""A Ray cluster of several raylets on this machine, each with its own environment, like nodes with different images."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ _QUIET = {"RAY_enable_metrics_collection": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 class Nodes:
-    """`address` is for `RAY_ADDRESS`. The head has no CPU. Workers of a node write what they infer into a file of its own."""
+    """The nodes of the cluster. `address` is for `RAY_ADDRESS`. The head has no CPU. Each node has its own trace file."""
 
     def __init__(self, folder: Path) -> None:
         from ray.cluster_utils import Cluster
@@ -29,13 +29,13 @@ class Nodes:
         self.address: str = self._cluster.address
 
     def add(self, name: str, *, cpus: int = 1, env: Mapping[str, str] | None = None) -> str:
-        """One more raylet; -> its node id."""
+        """Start one more raylet -> its node id."""
         with environment(_QUIET | {TRACE: str(self._folder / name)} | dict(env or {})):
             self._nodes[name] = self._cluster.add_node(num_cpus=cpus, object_store_memory=_STORE_BYTES)
         return str(self._nodes[name].node_id)
 
     def parts(self, name: str) -> int:
-        """That workers of this node have labelled so far."""
+        """How many parts the workers of this node have labelled so far."""
         trace = self._folder / name
         return trace.read_bytes().count(b"\n") if trace.exists() else 0
 
@@ -45,13 +45,13 @@ class Nodes:
         return [child for child in raylet.children(recursive=True) if is_worker(child)]
 
     def close(self) -> None:
-        """End every process of it."""
+        """End every process of the cluster."""
         self._cluster.shutdown()
 
 
 @contextmanager
 def nodes(folder: Path) -> Iterator[Nodes]:
-    """A cluster as long as the body runs."""
+    """A cluster while the body runs."""
     cluster = Nodes(folder)
     try:
         yield cluster
@@ -61,7 +61,7 @@ def nodes(folder: Path) -> Iterator[Nodes]:
 
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """These variables while the body runs; processes that it starts inherit them."""
+    """Set these variables while the body runs. Processes that the body starts inherit them."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -1,4 +1,4 @@
-"""A local store in which another attempt acts at one moment of ours, so that races are no matter of luck."""
+"""A local store in which another attempt acts at a chosen moment, so that a test of a race always meets the race."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,10 @@ from pipeline.storage.local import LocalStore
 
 
 class Overtaken(LocalStore):
-    """`moments`: what happens once, right before a call for a path that ends so: `{("create", "plan/00000.parquet"): act}`."""
+    """moments: `{("create", "plan/00000.parquet"): act}`: `act` is called once, before the first such call for such a path.
+
+    The second name is the end of a path.
+    """
 
     def __init__(self, moments: dict[tuple[str, str], Callable[[], object]]) -> None:
         super().__init__()
@@ -37,5 +40,5 @@ class Overtaken(LocalStore):
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    """Path -> bytes of every file."""
+    """Every file of a folder: relative path -> bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,4 +1,4 @@
-"""Parquet shards as bytes, whole and broken, the same on every run."""
+"""Parquet shards as bytes, whole and broken, equal in every run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAGIC_AND_LENGTH: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class ParquetCase:
-    """One Parquet file: how many rows its footer names, and which of them hold no image or cannot be read."""
+    """One Parquet file: the number of rows in its footer, and which rows hold no image or cannot be read."""
 
     name: str
     data: bytes
@@ -61,7 +61,7 @@ def parquet_bytes(
 
 
 def large_row_parquet(size: int) -> bytes:
-    """Two images, a row of so many zeros in some kilobytes, and a row group of two more images behind it."""
+    """A row group of two images and a row of `size` zeros, which take a few kilobytes; then a row group of two images."""
     images = [pa.array([jpeg(SEED + number)], pa.binary()) for number in range(4)]
     zeros = pa.array([bytes(size)], pa.binary())
     buffer, schema = io.BytesIO(), pa.schema({"image": pa.binary()})
@@ -73,13 +73,13 @@ def large_row_parquet(size: int) -> bytes:
 
 
 def without_footer(data: bytes) -> bytes:
-    """Cut the footer off, as an upload that broke does."""
+    """Cut the footer off, like an upload that broke off."""
     length = int.from_bytes(data[-_MAGIC_AND_LENGTH:-4], "little")
     return data[: -(_MAGIC_AND_LENGTH + length)]
 
 
 def damaged_pages(data: bytes, row_group: int, column: str = "image") -> bytes:
-    """Flip bytes of image data in one row group: only the checksum of the page tells."""
+    """Flip bytes of image data in one row group: only the checksum of the page shows it."""
     start, length = _chunk(data, row_group, column)
     return _flipped(data, start + length // 2, 16)
 
@@ -91,7 +91,7 @@ def damaged_page_header(data: bytes, row_group: int, column: str = "image") -> b
 
 
 def parquets() -> dict[str, ParquetCase]:
-    """Every case by its name; row groups are of four rows."""
+    """Every case by its name. Row groups have four rows."""
     ten = [jpeg(SEED + number) for number in range(10)]
     names = [f"photo-{number}" for number in range(10)]
     holes = [None if number in {1, 4, 5, 6, 7} else image for number, image in enumerate(ten)]
@@ -120,7 +120,7 @@ def _column(images: Sequence[bytes | None], layout: Layout) -> pa.Array[Any]:
         return pa.array(images, pa.binary())
     if layout == "large_binary":
         return pa.array(images, pa.large_binary())
-    # Nulls in turn as a null struct and as a struct of null bytes: both occur.
+    # Missing images are null structs and structs with null bytes, in turn: real files have both.
     rows = [
         None if image is None and number % 2 else {"bytes": image, "path": f"{number:04}.jpg"}
         for number, image in enumerate(images)
@@ -129,7 +129,7 @@ def _column(images: Sequence[bytes | None], layout: Layout) -> pa.Array[Any]:
 
 
 def _chunk(data: bytes, row_group: int, column: str) -> tuple[int, int]:
-    """Where the pages of an image column lie in one row group: offset, length."""
+    """Offset and length of the pages of a column in one row group."""
     group = pq.read_metadata(io.BytesIO(data)).row_group(row_group)
     for number in range(group.num_columns):
         chunk = group.column(number)

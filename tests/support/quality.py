@@ -25,19 +25,19 @@ class Quality:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Percent of the pixels that have the right label."""
+        """How many percent of the pixels have the right label."""
         return float(100 * np.trace(self.pixels) / self.pixels.sum())
 
     @property
     def iou(self) -> dict[str, float]:
-        """Percent, by name, of the classes that the masks hold."""
+        """Intersection over union in percent, by class name, for the classes that the masks hold."""
         hit, truth, found = np.diag(self.pixels), self.pixels.sum(1), self.pixels.sum(0)
         present = np.flatnonzero(truth)
         return {self.classes[number]: float(100 * hit[number] / (truth + found - hit)[number]) for number in present.tolist()}
 
     @property
     def miou(self) -> float:
-        """Percent: the mean of `iou`."""
+        """The mean of `iou`, in percent."""
         return float(np.mean(list(self.iou.values())))
 
 

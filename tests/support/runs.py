@@ -1,4 +1,4 @@
-"""Runs of the real job inside the test's process, on the session's Ray, and what they leave."""
+"""Runs the real job inside the test's process, on the session's Ray, and reads its output."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,14 @@ SHORT_SIDE = 64
 
 
 def segment(source: object, out: object, **flags: Any) -> Outcome:
-    """One attempt with the bundled weights at a small size, and one worker: another one takes 3 s of CPU to start."""
+    """One attempt with the bundled weights at a small size, and one worker: each worker takes 3 s of CPU to start."""
     inputs = tuple(map(str, source)) if isinstance(source, list | tuple) else (str(source),)
     values: dict[str, Any] = {"weights": "bundled", "short_side": SHORT_SIDE, "part_images": 4, "workers": 1} | flags
     return Attempt(SegmentConfig(input=inputs, output=str(out), **values), Progress()).run()
 
 
 def write_tars(folder: Path, shards: int, images: int, *, first: int = 0) -> Path:
-    """Shards of different small photographs: `shard-NNN.tar`."""
+    """Write shards of different small photographs: `shard-NNN.tar` -> the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(first, first + shards):
         (folder / f"shard-{number:03d}.tar").write_bytes(tar_bytes(photos(images, first=1 + number * images)))
@@ -50,17 +50,17 @@ class Rows:
 
 
 def read_rows(out: Path) -> Rows:
-    """What lies in `masks/` and `failures/` of a local run."""
+    """All rows in `masks/` and `failures/` of a local run."""
     masks = [row for file in sorted((out / "masks").glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
     failures = [row for file in sorted((out / "failures").glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
     return Rows(masks, failures)
 
 
 def part_files(out: Path) -> dict[str, bytes]:
-    """Name -> bytes of every part."""
+    """Every part: file name -> bytes."""
     return {file.name: file.read_bytes() for file in sorted((out / "masks").glob("*.parquet"))}
 
 
 def parts_in(out: Path) -> list[PartName]:
-    """What the names and sizes of the parts say, in order of source and index."""
+    """The parts as their names and sizes say, in order of source and index."""
     return sorted(name for names in list_parts(LocalStore(), str(out)).values() for name in names)

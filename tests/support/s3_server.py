@@ -36,12 +36,12 @@ READY_TIMEOUT_S: Final = 40.0
 STOP_TIMEOUT_S: Final = 15.0
 # The server shares a small machine with the workers under test.
 GO_LIMITS: Final = {"GOMEMLIMIT": "400MiB", "GOGC": "50"}
-# `weed mini` makes an admin of AWS_* and a bucket of these: neither may leak in from outside.
+# `weed mini` makes an admin from AWS_* variables and buckets from these: none of them may come in from outside.
 FOREIGN_ENV: Final = ("S3_BUCKET", "S3_TABLE_BUCKET")
 
 
 class S3ServerMissing(RuntimeError):
-    """The `weed` binary is not installed: a fixture skips with this reason."""
+    """The `weed` binary is not installed. A fixture skips with this reason."""
 
 
 class S3ServerError(RuntimeError):
@@ -49,10 +49,10 @@ class S3ServerError(RuntimeError):
 
 
 class S3Server:
-    """One SeaweedFS server in one directory; data, keys and ports stay there for the next start."""
+    """One SeaweedFS server in one directory. Data, keys and ports stay there for the next start."""
 
     def __init__(self, directory: Path, *, readonly_buckets: tuple[str, ...] = ("readonly",)) -> None:
-        """Choose where data lies, and which buckets the second identity may read and list."""
+        """directory: for the data. readonly_buckets: which the identity `readonly` may read and list."""
         self.directory: Final = directory.absolute()
         self.readonly_buckets: Final = readonly_buckets
         self.log_path: Final = self.directory / "log"
@@ -63,27 +63,27 @@ class S3Server:
         self._owner_pid: Final = os.getpid()
 
     def __enter__(self) -> Self:
-        """Start it."""
+        """Start the server."""
         self.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Stop it."""
+        """Stop the server."""
         self.stop()
 
     @property
     def running(self) -> bool:
-        """Whether the process that this object started is alive."""
+        """Is the process that this object started alive?"""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
+        """The process id while the server runs, else None."""
         return self._process.pid if self._process is not None and self.running else None
 
     @property
     def endpoint(self) -> str:
-        """URL of the S3 API, the same after a restart."""
+        """URL of the S3 API. It stays the same after a restart."""
         return f"http://{HOST}:{self._ports()[0]}"
 
     @property
@@ -112,7 +112,7 @@ class S3Server:
         return self._env("denied")
 
     def start(self) -> None:
-        """Start and wait until a signed PUT of an object succeeds; nothing to do if it runs."""
+        """Start the server unless it runs, and wait until a signed PUT of an object succeeds."""
         if self.running:
             return
         weed = _find_weed()
@@ -126,18 +126,18 @@ class S3Server:
                 self.kill()
                 if not (died and retries_left):
                     raise
-                # Perhaps someone took a port between our look and its bind; ports given out never move.
+                # Another process may have taken a port before the server did. Ports that users of the server know never change.
                 self._ports_path.unlink()
                 retries_left -= 1
             else:
                 return
 
     def stop(self) -> None:
-        """End it with SIGTERM, after a while with SIGKILL; data stays."""
+        """End the server with SIGTERM, after a while with SIGKILL. Data stays."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it with SIGKILL, as a crash does; data stays."""
+        """End the server with SIGKILL, like a crash. Data stays."""
         self._end(signal.SIGKILL)
 
     def filesystem(self, identity: Identity = "admin") -> s3fs.S3FileSystem:
@@ -153,7 +153,7 @@ class S3Server:
         )
 
     def make_bucket(self, name: str) -> None:
-        """Create a bucket unless it is there."""
+        """Create a bucket unless it exists."""
         try:
             with closing(self._client()) as client:
                 client.create_bucket(Bucket=name)
@@ -172,7 +172,7 @@ class S3Server:
         }
 
     def _load_keys(self) -> dict[Identity, tuple[str, str]]:
-        """Keys of this directory, random so that no other test's server answers to them."""
+        """The keys of this directory. They are random, so that no other test's server accepts them."""
         path = self.directory / "keys.json"
         if not path.exists():
             names: tuple[Identity, ...] = ("admin", "readonly", "denied")
@@ -182,13 +182,13 @@ class S3Server:
         return {name: (key, secret) for name, (key, secret) in stored.items()}
 
     def _ports(self) -> list[int]:
-        """Ports of S3, master, volume, filer and admin: picked once, kept for restarts."""
+        """Ports of S3, master, volume, filer and admin. They are picked once and kept for restarts."""
         if not self._ports_path.exists():
             self._ports_path.write_text(" ".join(map(str, _pick_ports(5))))
         return [int(port) for port in self._ports_path.read_text().split()]
 
     def _write_config(self) -> Path:
-        """Write who may do what."""
+        """Write the permissions of all identities -> the file."""
         readonly = [f"{action}:{bucket}" for bucket in self.readonly_buckets for action in ("Read", "List")]
         actions: Mapping[Identity, list[str]] = {
             "admin": ["Admin", "Read", "List", "Tagging", "Write"],
@@ -222,7 +222,7 @@ class S3Server:
             *(f"-filer.port={filer}", f"-admin.port={admin}"),
         ]
         kept = {k: v for k, v in os.environ.items() if not k.startswith("AWS_") and k not in FOREIGN_ENV}
-        # Emptied prefixes would else be swept while a test looks.
+        # Else the server would remove emptied prefixes while a test looks.
         quiet = {"WEED_FILER_OPTIONS_S3_EMPTY_FOLDER_CLEANUP_DELAY": "24h"}
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -237,7 +237,7 @@ class S3Server:
         atexit.register(self.kill)
 
     def _wait_until_ready(self) -> None:
-        """Wait for an object to be stored: the port opens before the volume server is in."""
+        """Wait until an object can be stored: the port opens before the volume server is ready."""
         last: Exception | None = None
         deadline = time.monotonic() + READY_TIMEOUT_S
         while time.monotonic() < deadline and self.running:
@@ -255,7 +255,7 @@ class S3Server:
         raise S3ServerError("\n".join([why, *tail]))
 
     def _client(self) -> BaseClient:
-        """Make a client of one try a call: the caller waits, not the client."""
+        """A client with one try per call: the caller waits and retries, not the client."""
         return botocore.session.Session().create_client(
             "s3",
             region_name=REGION,
@@ -266,9 +266,9 @@ class S3Server:
         )
 
     def _end(self, how: signal.Signals) -> None:
-        """Signal the one process that this object started, and reap it."""
+        """Signal the process that this object started, and reap it."""
         process = self._process
-        if process is None or os.getpid() != self._owner_pid:  # a fork inherits the exit hook, not the server
+        if process is None or os.getpid() != self._owner_pid:  # a forked process inherits the exit hook
             return
         process.send_signal(how)
         with suppress(subprocess.TimeoutExpired):
@@ -280,7 +280,7 @@ class S3Server:
 
 
 def _find_weed() -> Path:
-    """Find the binary beside this interpreter, else on PATH."""
+    """The binary beside this interpreter, else on PATH. Raises `S3ServerMissing`."""
     beside = Path(sys.executable).parent / "weed"
     if os.access(beside, os.X_OK):
         return beside
@@ -290,7 +290,7 @@ def _find_weed() -> Path:
 
 
 def _pick_ports(count: int) -> list[int]:
-    """Pick free p whose p + 10000 (its gRPC twin) is free too, below the ephemeral range."""
+    """Pick free ports p below the ephemeral range, with p + 10000 (for gRPC) free too."""
     picked: list[int] = []
     while len(picked) < count:
         port = 20001 + secrets.randbelow(2699)
@@ -300,7 +300,7 @@ def _pick_ports(count: int) -> list[int]:
 
 
 def _is_free(port: int) -> bool:
-    """Whether the port can be bound on loopback."""
+    """Can the port be bound on loopback?"""
     with socket.socket() as probe:
         try:
             probe.bind((HOST, port))

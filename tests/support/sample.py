@@ -1,4 +1,4 @@
-"""The bundled photographs, which real labels are made of; the made-up ones of other tests are background all over."""
+"""The bundled photographs, which give real labels. The generated images of other tests are all background."""
 
 import tarfile
 
@@ -6,7 +6,7 @@ from tests.conftest import ROOT
 
 
 def sample() -> list[tuple[str, bytes]]:
-    """Name and bytes of each, in the order of the shards."""
+    """Name and bytes of each photograph, in the order of the shards."""
     found = []
     for shard in sorted((ROOT / "jobs" / "sample").glob("*.tar")):
         with tarfile.open(shard) as tar:

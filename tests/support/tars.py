@@ -1,4 +1,4 @@
-"""Tars as bytes, whole and broken, the same on every run."""
+"""Tars as bytes, whole and broken, equal in every run."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where a member lies in its tar."""
+    """The place of a member in its tar."""
 
     name: str
-    header: int  # of its own header; a long name stands before it
+    header: int  # offset of its own header; a long name stands before this header
     offset: int
     length: int
 
 
 @dataclass(frozen=True, slots=True)
 class TarCase:
-    """One tar; `images` are its image members that can be read whole, in order, all of them sound."""
+    """One tar. images: its image members that can be read whole, in order; all of them are sound."""
 
     name: str
     data: bytes
     images: tuple[str, ...]
     broken: bool = False  # one failure row of stage read follows at index len(images)
     ambiguous: bool = False  # two image extensions under one key
-    links: tuple[str, ...] = ()  # members named as images that hold no bytes: failure rows `LinkMember`, beside `images`
+    links: tuple[str, ...] = ()  # members with image names and no bytes; failure rows `LinkMember`, not in `images`
 
 
 def tar_bytes(members: Iterable[tuple[str, bytes]], *, end_marker: bool = True) -> bytes:
-    """Pack files into a tar: ustar, with pax headers where a name needs them."""
+    """Pack files into a tar: ustar, with pax headers if a name needs them."""
     return tar_of((Entry(name, data) for name, data in members), end_marker=end_marker)
 
 
 def tar_of(entries: Iterable[Entry], *, dialect: Dialect = "pax", end_marker: bool = True) -> bytes:
-    """Pack entries of any kind; names are stored as they are, absolute ones too."""
+    """Pack entries of any kind. Names are stored as they are, even absolute names."""
     packed = b"".join(_pack(entry, dialect) for entry in entries)
     if not end_marker:
         return packed
@@ -70,41 +70,41 @@ def tar_of(entries: Iterable[Entry], *, dialect: Dialect = "pax", end_marker: bo
 
 
 def spans(tar: bytes) -> list[Span]:
-    """Where the members lie, in order."""
+    """The places of the members, in order."""
     with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as archive:
         return [Span(info.name, info.offset_data - BLOCK, info.offset_data, info.size) for info in archive.getmembers()]
 
 
 def cut_in_body(tar: bytes, index: int) -> bytes:
-    """End it half through the bytes of a member."""
+    """Cut a tar in the middle of the bytes of a member."""
     span = spans(tar)[index]
     return tar[: span.offset + span.length // 2]
 
 
 def cut_in_header(tar: bytes, index: int) -> bytes:
-    """End it inside the header of a member."""
+    """Cut a tar inside the header of a member."""
     return tar[: spans(tar)[index].header + 200]
 
 
 def zeroed_header(tar: bytes, index: int) -> bytes:
-    """Blank the header of a member, which then looks like the end of the tar."""
+    """Fill the header of a member with zeros: it then looks like the end of the tar."""
     start = spans(tar)[index].header
     return _zeroed(tar, start, start + BLOCK)
 
 
 def zeroed_region(tar: bytes, index: int) -> bytes:
-    """Blank from half through a member to half through the next, as a hole in a file does."""
+    """Fill a tar with zeros from the middle of a member to the middle of the next, like a hole in a file."""
     first, second = spans(tar)[index : index + 2]
     return _zeroed(tar, first.offset + first.length // 2, second.offset + second.length // 2)
 
 
 def tars() -> dict[str, TarCase]:
-    """Every case by its name; those of `zeroed_region` and of a refused suffix are left to the tests."""
+    """Every case by its name. Tests make the cases of `zeroed_region` and of refused suffixes themselves."""
     return {case.name: case for case in (*_whole(), *_named(), *_kinds(), *_cut())}
 
 
 def photos(count: int, *, first: int = 1) -> list[tuple[str, bytes]]:
-    """Make 0001.jpg, 0002.jpg and so on, each another picture."""
+    """Make 0001.jpg, 0002.jpg and so on, each with another picture."""
     return [(f"{number:04}.jpg", jpeg(SEED + number)) for number in range(first, first + count)]
 
 
@@ -157,7 +157,7 @@ def _named() -> list[TarCase]:
         _case("one_key_twice", [("0001.jpg", one), ("0001.jpg", two), ("0002.jpg", three)]),
         _case("one_base_name_in_two_folders", [("a/0001.jpg", one), ("b/0001.jpg", two)]),
         _case("sidecars", with_sidecars, ["0001.jpg", "0002.jpg"]),
-        # What tar writes on a Mac: the same names once more with a prefix, which are no images.
+        # On a Mac, tar writes each name once more with a prefix: these members are no images.
         _case("mac", [("./._0001.jpg", b"\x00\x05\x16\x07"), ("./0001.jpg", one)], ["./0001.jpg"]),
         TarCase(
             "two_extensions.tar",

@@ -16,9 +16,9 @@ _TAKE_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCT
 
 
 class Terminal:
-    """A child on a terminal of `columns` x `lines`, which is its controlling one: Ctrl-C is a key, as it is for people.
+    """A child on a terminal of `columns` x `lines`. It is the child's controlling terminal, so Ctrl-C is a key, as for people.
 
-    screen: what is seen now; its history has what was scrolled out. raw: every byte that came.
+    screen: what is visible now; its history holds what was scrolled out. raw: every byte that came.
     """
 
     def __init__(self, *arguments: object, columns: int = 80, lines: int = 40, env: Mapping[str, str] | None = None) -> None:
@@ -49,34 +49,34 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """All that can be read, scrolled out or not, without spaces at the ends of lines and empty lines at the end."""
+        """All text, scrolled out or not, without spaces at the ends of lines and empty lines at the end."""
         above = ["".join(row[column].data for column in range(self.screen.columns)) for row in self.screen.history.top]
         return "\n".join(line.rstrip() for line in [*above, *self.screen.display]).rstrip("\n")
 
     def press(self, keys: str) -> None:
-        """Type."""
+        """Type these keys."""
         os.write(self._master, keys.encode())
 
     def wait_for(self, seen: Callable[[str], object], timeout_s: float = 60) -> str:
-        """Read until the text is so; -> the text. Raises `AssertionError` when the time is over, or the child is."""
+        """Read until `seen(text)` is true -> the text. Raises `AssertionError` if the time is over, or the child has ended."""
         until = time.monotonic() + timeout_s
         while not seen(self.text):
             assert self._read(until - time.monotonic()), f"not seen:\n{self.text}"
         return self.text
 
     def end(self, timeout_s: float = 60) -> int:
-        """Read to the end; -> the exit code."""
+        """Read to the end of the child -> its exit code."""
         until = time.monotonic() + timeout_s
         while self._read(until - time.monotonic()):
             pass
         return self.process.wait(max(1.0, until - time.monotonic()))
 
     def _read(self, timeout_s: float) -> bool:
-        """Take what comes next; False at the end of the child, or of the time."""
+        """Read what comes next; False if the child has ended, or the time is over."""
         ready, _, _ = select.select([self._master], [], [], max(0.0, timeout_s))
         try:
             data = os.read(self._master, 1 << 16) if ready else b""
-        except OSError:  # EIO: nobody has the other end any more
+        except OSError:  # EIO: no process holds the other end any more
             data = b""
         self.raw += data
         self._stream.feed(data)

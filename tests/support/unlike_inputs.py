@@ -1,4 +1,4 @@
-"""Inputs for the forecast that are unlike each other: photographs in tars, and a dirty mixture of all kinds of sources."""
+"""Different inputs for the forecast: photographs in tars, and a mixture of all kinds of sources."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from jobs.bench import tar_of
 from pipeline.storage import join, writable_store_for
 
 _QUALITY = 90
-_DAMAGED_OF = 33  # one in so many: 3 %
+_DAMAGED_OF = 33  # one of so many photographs is damaged: 3 %
 _SHARD_IMAGES = 60
 _ROW_GROUP = 20
 
@@ -20,7 +20,10 @@ Named = Iterator[tuple[str, bytes]]
 
 
 def varied(photographs: Sequence[bytes], images: int) -> list[bytes]:
-    """As many, no two alike: each repetition shows a little less, at the same size. Equal masks would compress to nothing."""
+    """So many photographs, no two alike: each repetition shows a little less, at the same size.
+
+    Equal masks would compress to nothing.
+    """
     found = list(photographs[:images])
     for number in range(len(found), images):
         with Image.open(io.BytesIO(photographs[number % len(photographs)])) as image:
@@ -33,20 +36,20 @@ def varied(photographs: Sequence[bytes], images: int) -> list[bytes]:
 
 
 def damaged(photographs: Sequence[bytes]) -> list[bytes]:
-    """The same photographs, one in 33 cut in half."""
+    """These photographs, but one of 33 is cut in half."""
     return [
         data[: len(data) // 2] if number % _DAMAGED_OF == _DAMAGED_OF // 2 else data for number, data in enumerate(photographs)
     ]
 
 
 def tars(data: Sequence[bytes]) -> Named:
-    """All of them in tars."""
+    """All photographs in tars."""
     for number, first in enumerate(range(0, len(data), _SHARD_IMAGES)):
         yield f"{number:05d}.tar", tar_of(data, first, min(len(data), first + _SHARD_IMAGES))
 
 
 def parquets(data: Sequence[bytes]) -> Named:
-    """All of them in Parquet, one binary column and an id."""
+    """All photographs in Parquet: a binary column, and an id."""
     for number, first in enumerate(range(0, len(data), _SHARD_IMAGES)):
         rows = range(first, min(len(data), first + _SHARD_IMAGES))
         table = pa.table({"id": [f"{row:08d}" for row in rows], "image": [data[row] for row in rows]})
@@ -56,7 +59,7 @@ def parquets(data: Sequence[bytes]) -> Named:
 
 
 def mixture(data: Sequence[bytes]) -> Named:
-    """A half in tars, a quarter in Parquet, a quarter as single files."""
+    """Half of the photographs in tars, a quarter in Parquet, a quarter as single files."""
     half, rest = len(data) // 2, len(data) // 4
     yield from ((f"tars/{name}", held) for name, held in tars(data[:half]))
     yield from ((f"parquet/{name}", held) for name, held in parquets(data[half : half + rest]))

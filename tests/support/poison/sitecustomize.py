@@ -1,7 +1,7 @@
-"""On the PYTHONPATH of a job, this makes a decoder that dies or hangs on some images: real signals, and a real loop in C.
+"""If this is on the PYTHONPATH of a job, decoders die or hang on some images: with real signals, and a real loop in C.
 
-An image is poison by what its file ends with, behind the end of the JPEG, where a decoder does not look. `UNPACKED` is poison
-for who unpacks it from Parquet, who waits for `STUCK` for ten minutes.
+The last bytes of its file make an image poison; they lie after the end of the JPEG, where a decoder does not look. `UNPACKED`
+kills a process that unpacks it from Parquet; unpacking `STUCK` takes ten minutes.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ CRASHES, HANGS, SLEEPS, UNPACKED, STUCK = b"<crash>", b"<hang>", b"<sleep>", b"<
 
 def _poison(data: bytes) -> None:
     if data.endswith(CRASHES):
-        ctypes.string_at(0)  # a real one, in this very thread; a signal that is sent may arrive when the image is done
+        ctypes.string_at(0)  # a real crash in this thread; a signal that is sent may arrive after the image is done
     if data.endswith(HANGS):
         re.match(r"(a+)+$", "a" * 64 + "b")  # exponential, in C, and it keeps Python's lock
     if data.endswith(SLEEPS):
