@@ -1,1 +1,1 @@
-"""What is measured, and how: README.md."""
+"""Benchmarks. README.md says what they measure, and how."""

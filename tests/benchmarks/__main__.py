@@ -8,7 +8,7 @@ MODULES = {"pipeline": "job", "models": "engines", "scale": "scale", "peers": "p
 
 
 class _Benchmarks(click.Group):
-    """Imports a benchmark when it is asked for."""
+    """Imports a benchmark only when it is called."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
         return list(MODULES)

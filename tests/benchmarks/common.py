@@ -1,4 +1,4 @@
-"""What all benchmarks share: interleaved rounds, ratios with an interval, and the files of a result."""
+"""Shared by all benchmarks: interleaved rounds, ratios with an interval, and the files of a result."""
 
 import json
 import os
@@ -47,7 +47,7 @@ class Ratio:
 
 
 def ratio(rounds: Sequence[Mapping[str, float]], name: str, base: str) -> Ratio:
-    """`name` / `base`, both from the same round each time."""
+    """The ratio `name` / `base`, with both figures of a pair from the same round."""
     found = [measured[name] / measured[base] for measured in rounds]
     draw = random.Random(_SEED)
     medians = sorted(median(draw.choices(found, k=len(found))) for _ in range(_RESAMPLES))
@@ -55,9 +55,9 @@ def ratio(rounds: Sequence[Mapping[str, float]], name: str, base: str) -> Ratio:
 
 
 def interleaved(runs: Mapping[str, Callable[[], float]], rounds: int) -> Iterator[dict[str, float]]:
-    """What each run measured, round by round.
+    """The figure of each run, round by round.
 
-    Each second round takes the runs in reverse order, so that a machine that slows down favours none of them.
+    Every second round takes the runs in reverse order, so that a machine that slows down favours no run.
     """
     names = list(runs)
     for number in range(rounds):
@@ -66,7 +66,7 @@ def interleaved(runs: Mapping[str, Callable[[], float]], rounds: int) -> Iterato
 
 
 def spread(data: Sequence[T], most: int) -> list[T]:
-    """At most so many of them, evenly spread over their order."""
+    """At most `most` of the items, spread evenly over their order."""
     return list(data[:: max(1, len(data) // most)])[:most]
 
 
@@ -79,7 +79,7 @@ class Grid(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A result. values: all that was measured, for scripts. versions: of packages that this benchmark uses besides."""
+    """A result. values: all that was measured, for scripts. versions: more packages whose versions are noted."""
 
     name: str
     title: str
@@ -89,7 +89,7 @@ class Report:
     versions: Sequence[str] = ()
 
     def to_markdown(self) -> str:
-        """Title, machine, tables, notes."""
+        """Title, machine, tables and notes as Markdown."""
         here = machine(self.versions)
         packages = ", ".join(f"{name} {number}" for name, number in here["versions"].items())
         where = f"{here['cpu']} ({here['instruction_set']}), {here['cores']} cores; Python {here['python']}, {packages}"
@@ -98,7 +98,7 @@ class Report:
 
 
 def machine(packages: Sequence[str] = ()) -> dict[str, Any]:
-    """What a figure was measured on: a ratio travels, a time does not."""
+    """The machine and versions that a figure was measured on: ratios hold on other machines, times do not."""
     return {
         "cpu": cpu_name(), "instruction_set": instruction_set(), "cores": cores(), "python": platform.python_version(),
         "versions": {name: version(name) for name in ("ray", "openvino", "torch", "pillow", "pyarrow", *packages)},
@@ -106,12 +106,12 @@ def machine(packages: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def result_stem(name: str) -> str:
-    """`<bench>_<cpu>_<date>_<commit>`; the commit ends with `-changed` if the checkout holds changes."""
+    """`<bench>_<cpu>_<date>_<commit>`. The commit ends with `-changed` if the checkout holds changes."""
     said = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     commit = subprocess.run(["git", "rev-parse", "--short=7", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     cpu = re.sub(r"\(.*?\)|\bProcessor\b|\bCPU\b", " ", cpu_name()) + " " + instruction_set().partition("+")[0]
@@ -120,7 +120,7 @@ def result_stem(name: str) -> str:
 
 
 def publish(report: Report, out: str) -> Path:
-    """Print the Markdown; write it, and the same as JSON, into the folder `out` -> the path without a suffix."""
+    """Print the Markdown; write Markdown, and values as JSON, into the folder `out` -> the path without a suffix."""
     text, stem = report.to_markdown(), Path(out) / result_stem(report.name)
     values = {"machine": machine(report.versions), **report.values}
     try:

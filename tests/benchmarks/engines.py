@@ -1,7 +1,7 @@
-"""`models`: from the resized image to its label map, in torch as its users write it and in maskfleet; then each network alone.
+"""`models`: from the resized image to its label map, in torch as its users write it, and in maskfleet; then each network alone.
 
-One thread, interleaved rounds, the first photograph, torch at its best batch, contiguous and channels_last; OpenVINO as in the
-job, one image at a time. The networks alone are measured as `maskfleet bench models` does it.
+One thread, interleaved rounds, the first photograph. Torch runs at its best batch, contiguous and channels_last. OpenVINO runs
+as in the job, one image at a time. The networks alone are measured like `maskfleet bench models`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 BATCHES = (1, 4, 16)
-TRY_S = 12.0  # a batch that would take longer is not tried
+TRY_S = 12.0  # a batch that would take longer than this is not tried
 EAGER, CHANNELS_LAST = "torch as written", "torch as written, channels_last"
 Pixels = npt.NDArray[np.uint8]
 
@@ -67,7 +67,10 @@ def _models(
 
 
 def label_ways(pixels_HWC: Pixels, stretch_s: float) -> tuple[dict[str, Callable[[], float]], dict[str, int]]:
-    """The default model from this image to its label map: seconds per image of each way; the best batch of those in torch."""
+    """The ways from this image to its label map with the default model; the best batch of each way in torch.
+
+    Each way is a function that measures seconds per image.
+    """
     tensors, (height, width) = weights_of(DEFAULT_MODEL), pixels_HWC.shape[:2]
     ways: dict[str, Callable[[], float]] = {}
     batches = {}
@@ -85,9 +88,9 @@ def label_ways(pixels_HWC: Pixels, stretch_s: float) -> tuple[dict[str, Callable
 
 
 def as_written(name: str, tensors: Tensors, pixels_HWC: Pixels, *, channels_last: bool) -> "Callable[[int], torch.Tensor]":
-    """What torchvision's documentation writes, in eager float32: the preset's transforms, the whole model, `argmax`.
+    """The code of torchvision's documentation, in eager float32: the preset's transforms, the whole model, `argmax`.
 
-    A function from a batch of so many copies of this image to its label maps (N, H, W).
+    The result is a function: batch size N -> label maps (N, H, W) of N copies of this image.
     """
     import torch
     from torchvision.transforms._presets import SemanticSegmentation

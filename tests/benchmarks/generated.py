@@ -1,6 +1,6 @@
-"""What a driver takes for very many shards, and for an output of very many parts, both made up by a server beside it.
+"""Measures a driver with very many shards, and with an output of very many parts. A server beside it generates both.
 
-The driver is `segment` as a user starts it. When it did what is told by its files and by what the server was asked.
+The driver is `segment`, as a user starts it. Its files and its requests to the server show when it did what.
 """
 
 import json
@@ -30,13 +30,14 @@ from tests.support.generated_s3 import BUCKET, OUT, PREFIX, Generated, generated
 INPUT, OUTPUT = f"s3://{BUCKET}/{PREFIX}", f"s3://{BUCKET}/{OUT.rstrip('/')}"
 _FLAGS = ("--input", INPUT, "--weights", "bundled", "--short-side", "64")
 _LOOK_S = 0.2
-_NEW = 100  # of so many parts one is not in the checkpoint of the first attempt
+_NEW = 100  # one of so many parts is not in the checkpoint of the first attempt
 
 
 def plan_shards(shards: int, scratch: Path) -> dict[str, Any]:
     """Plan so many shards, and label until the first part is there -> seconds and MiB by stage.
 
-    listed_s: of the pages behind the first; Ray starts between the two. Raises `Incomplete` if the driver fails.
+    planned_s: from the request for the second page of the listing, as Ray starts after the first; up to the last plan file.
+    dispatched_s: from the last plan file to the first request for a shard. Raises `Incomplete` if the driver fails.
     """
     out, said = scratch / "planned", scratch / "planned.log"
     with generated_s3(shards, scratch) as server:
@@ -63,9 +64,9 @@ def plan_shards(shards: int, scratch: Path) -> dict[str, Any]:
 
 
 def many_parts(count: int, scratch: Path) -> dict[str, Any]:
-    """An attempt that plans, reads the footers of one part in a hundred and closes; and one that finds nothing to do.
+    """Two attempts: the first plans, reads the footers of one part in a hundred, and ends; the second finds nothing to do.
 
-    Raises `Incomplete` if one of them fails, or if the sums are not those of the parts.
+    Raises `Incomplete` if an attempt fails, or if the sums are not those of the parts.
     """
     config = load_config({"input": (INPUT,), "output": OUTPUT, "weights": "bundled", "short_side": 64})
     network = prepare(network_request(config))
@@ -82,7 +83,7 @@ def many_parts(count: int, scratch: Path) -> dict[str, Any]:
 
 
 def _attempt(server: Generated, files: Path) -> dict[str, Any]:
-    """One attempt, to its end. requests: by kind. busy_s: from the first to the last request of a kind."""
+    """Run one attempt to its end -> its figures. requests: by kind. busy_s: from the first to the last request of a kind."""
     report, said = files.with_suffix(".json"), files.with_suffix(".log")
     flags = ("--output", OUTPUT, *_FLAGS, "--part-images", str(PART_IMAGES), "--failure-budget", "1", "--json", str(report))
     server.asked()

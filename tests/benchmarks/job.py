@@ -1,6 +1,6 @@
-"""`pipeline`: the whole job against the bare loop, or against the job of another version, in another checkout.
+"""`pipeline`: the whole job against the bare loop, or against the job of another version in another checkout.
 
-All label the same tars, one worker per core; rounds are interleaved; a rate counts only after the masks were compared.
+All contenders label the same tars, with one worker per core, in interleaved rounds. Masks are compared before a rate counts.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ from tests.support.nodes import environment
 
 IMAGES_PER_CORE = 192
 PARTS_PER_TAR = 2
-MAX_PART_IMAGES = 256  # the job's default; fewer if a worker would have fewer parts than this:
+MAX_PART_IMAGES = 256  # the job's default; parts are smaller if a worker would get fewer than `MIN_PARTS_PER_CORE` parts
 MIN_PARTS_PER_CORE = 6
 JOB, LOOP, LOCAL, S3 = "the job", "bare loop", "local", "S3"
 _BUCKET = "bench"
@@ -45,7 +45,7 @@ Rounds = list[dict[str, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What all contenders label: `images` photographs in tars of two parts; each part holds `part`, in order."""
+    """The work of all contenders: `images` photographs in tars of two parts. Each part holds the photographs `part`."""
 
     network: Prepared
     part: tuple[bytes, ...]
@@ -53,7 +53,7 @@ class Task:
     workers: int
 
     def describe(self) -> str:
-        """One line."""
+        """The task in one line."""
         tars = self.images // (PARTS_PER_TAR * len(self.part))
         size = f"short side {self.network.preset.short_side}, {self.network.precision}"
         return f"{self.images} images in {tars} tars, parts of {len(self.part)}, {self.workers} workers, {size}"
@@ -61,7 +61,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where the tars lie and labels go; `output` begins the names of what the job writes. beside: processes to watch, too."""
+    """Where tars lie and labels go. output: the first letters of the job's outputs. beside: more processes to watch."""
 
     name: str
     source: str
@@ -71,9 +71,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """A run of a contender.
+    """The figures of one run of a contender.
 
-    steady_per_s: images/s in the steady state; None if the run was too short for one. whole_per_s: with start-up and end.
+    steady_per_s: images/s in the steady state; None if the run was too short. whole_per_s: with start-up and end.
     stages, beside: CPU milliseconds per image in the steady state, by stage and by process. masks: a digest of all masks.
     parts: SHA-256 of each part file, by name.
     """
@@ -133,7 +133,7 @@ def _pipeline(
 
 
 def make_task(data: Sequence[bytes], images: int, workers: int, short_side: int, precision: str) -> Task:
-    """At least so many images: each worker gets the same number of whole tars. Raises `UsageError` for a damaged photograph."""
+    """A task of at least `images` images: each worker gets as many whole tars. Raises `UsageError` for a damaged photograph."""
     part_images = min(MAX_PART_IMAGES, max(1, images // (MIN_PARTS_PER_CORE * workers)))
     chosen, step = common.spread(data, part_images), PARTS_PER_TAR * part_images * workers
     for photograph in chosen:
@@ -150,7 +150,7 @@ def make_task(data: Sequence[bytes], images: int, workers: int, short_side: int,
 
 @contextmanager
 def local_place(task: Task) -> Iterator[Place]:
-    """The task's tars in a folder of this machine, which is gone afterwards."""
+    """The tars of the task in a local folder, which is removed after the body."""
     with tempfile.TemporaryDirectory(prefix="maskfleet-") as scratch:
         write_tars(Path(scratch) / "in", task.part, task.images, PARTS_PER_TAR * len(task.part))
         yield Place(name=LOCAL, source=f"{scratch}/in", output=f"{scratch}/out")
@@ -158,7 +158,7 @@ def local_place(task: Task) -> Iterator[Place]:
 
 @contextmanager
 def s3_place(tars: Path) -> Iterator[Place]:
-    """The same tars in a bucket of a server that runs meanwhile, and is known to this process and its children."""
+    """Copies of these tars in a bucket of a server, while the body runs. Environment variables name the server."""
     from tests.support.s3_server import S3Server
 
     with tempfile.TemporaryDirectory(prefix="maskfleet-") as scratch, S3Server(Path(scratch)) as server, environment(server.env):
@@ -170,13 +170,13 @@ def s3_place(tars: Path) -> Iterator[Place]:
 
 
 def contenders(task: Task, place: Place, other: Path | None) -> dict[str, Callable[[], Done]]:
-    """The job, and whom it is measured against, at one place."""
+    """The job and its opponent at one place: the bare loop, or the job in `other`."""
     base = (LOOP, partial(loop, task, place)) if other is None else (_named(other), partial(job, task, place, other))
     return {f"{name}, {place.name}": run for name, run in ((JOB, partial(job, task, place)), base)}
 
 
 def job(task: Task, place: Place, checkout: Path | None = None) -> Done:
-    """One run of the job of this version, or of the one in `checkout`."""
+    """One run of the job, in this version or in that of `checkout`."""
     output = f"{place.output}-{time.time_ns()}"
     network = task.network
     flags = [
@@ -198,7 +198,10 @@ def loop(task: Task, place: Place) -> Done:
 
 
 def measure(runs: dict[str, Callable[[], Done]], rounds: int, *, same_labels: bool) -> dict[str, list[Done]]:
-    """Run all in interleaved rounds. Raises `Bug` if masks of a contender change, or, if `same_labels`, differ from another's."""
+    """Run all contenders in interleaved rounds.
+
+    Raises `Bug` if the masks of a contender change between its runs, or if `same_labels` and two contenders differ.
+    """
     done: dict[str, list[Done]] = {name: [] for name in runs}
 
     def run(name: str) -> float:
@@ -218,12 +221,12 @@ def measure(runs: dict[str, Callable[[], Done]], rounds: int, *, same_labels: bo
 
 
 def rounds_of(done: dict[str, list[Done]], figure: Callable[[Done], float]) -> Rounds:
-    """A figure of each contender, round by round."""
+    """One figure of each contender, round by round."""
     return [dict(zip(done, map(figure, runs), strict=True)) for runs in zip(*done.values(), strict=True)]
 
 
 def report_of(task: Task, done: dict[str, list[Done]]) -> common.Report:
-    """Tables and notes. Rates are those of the steady state, or include start-up for all if one run was too short for that."""
+    """Tables and notes. Rates are those of the steady state; if one run was too short, all rates include start-up and end."""
     is_steady = all(each.steady_per_s for runs in done.values() for each in runs)
     rates = rounds_of(done, lambda each: (is_steady and each.steady_per_s) or each.whole_per_s)
     names = list(done)
@@ -263,7 +266,7 @@ def report_of(task: Task, done: dict[str, list[Done]]) -> common.Report:
 
 
 def _compared(name: str, mine: Done, base: str, theirs: Done) -> str:
-    """What two contenders made of the same photographs."""
+    """A sentence that compares the masks of two contenders, and their part files."""
     same = "byte for byte" if mine.masks == theirs.masks else "NOT the same"
     if not theirs.parts:
         return f"Masks of {name} and of {base}: {same}."
@@ -272,6 +275,6 @@ def _compared(name: str, mine: Done, base: str, theirs: Done) -> str:
 
 
 def _named(other: Path) -> str:
-    """A checkout by its commit."""
+    """The name of the job in another checkout, by its commit."""
     said = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=other, capture_output=True, text=True)
     return f"the job of {said.stdout.strip() or other.name}"

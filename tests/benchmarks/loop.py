@@ -1,7 +1,7 @@
-"""The bare loop: the same labels by plain processes, without Ray, Parquet or commits: the limit of the job.
+"""The bare loop: plain processes make the job's labels without Ray, Parquet or commits. The job cannot be faster.
 
-Each process takes each N-th tar, reads it with the job's own reader, decodes ahead in one thread, labels in the main thread,
-and keeps of each PNG its share of a digest. Engine, threads, read-ahead and images are the job's.
+Each of N processes takes every N-th tar, reads it with the job's own reader, decodes ahead in one thread, and labels in the main
+thread. Of each PNG only its share of a digest is kept. Engine, threads, read-ahead and images are those of the job.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from tests.benchmarks.runs import BENCHMARK, Ran, Stamp, Watch
 
 
 def mask_digest(shard: str, index: int, png: bytes) -> int:
-    """The share of one mask in an order-free digest: of the tar's base name, the index in the tar, and the PNG's bytes."""
+    """One mask's share of an order-free digest: a hash of the tar's base name, the index in the tar, and the PNG's bytes."""
     return int.from_bytes(hashlib.sha256(f"{base_name(shard)} {index} ".encode() + png).digest())
 
 
@@ -51,7 +51,7 @@ def run_loop(network: Prepared, source: str, workers: int, every: int, beside: S
 
 
 def _label_all(network: Prepared, shards: Sequence[SourceObject], every: int) -> tuple[list[Stamp], int]:
-    """In a process of the loop -> a stamp after each `every` images, and the digest of its masks."""
+    """Label tars in a process of the loop -> a stamp after every `every` images, and the digest of the masks."""
     options = LabelOptions(classes=network.classes, preset=network.preset)
     labeller, stamps, digest, read_ms = Labeller(load_engine(network), options), list[Stamp](), 0, [0.0]
     for images, (image, resized) in enumerate(ReadAhead(_read(labeller, shards, read_ms), IMAGES_AHEAD), 1):

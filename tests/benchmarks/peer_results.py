@@ -1,4 +1,4 @@
-"""What a contender left: masks by image id, and when its workers finished their batches."""
+"""Reads the results of a contender: masks by image id, and the times at which workers finished batches."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ Masks = dict[str, npt.NDArray[np.uint8]]
 
 
 def read_masks(name: str, out: Path, wanted: Iterable[str]) -> Masks:
-    """Masks by image id, of PNG files, of Parquet, or of a run. Raises `Bug` unless each image is there once."""
+    """Masks by image id, from PNG files, from Parquet, or from a run. Raises `Bug` unless each image is there once."""
     encoded = [(path.stem, path.read_bytes()) for path in sorted(out.glob("*.png"))]
     for file in sorted((out / "masks" if (out / "masks").is_dir() else out).glob("*.parquet")):
         table = pq.read_table(file)
@@ -34,7 +34,7 @@ def read_masks(name: str, out: Path, wanted: Iterable[str]) -> Masks:
 
 
 def compare(name: str, found: Masks, expected: Masks, least: float) -> None:
-    """Raise `Bug` if less than this share of the pixels is equal, over the images of `expected`."""
+    """Raise `Bug` if less than the fraction `least` of all pixels is equal, over the images of `expected`."""
     equal = pixels = 0
     for key, mask in expected.items():
         if found[key].shape != mask.shape:
@@ -45,7 +45,7 @@ def compare(name: str, found: Masks, expected: Masks, least: float) -> None:
 
 
 def events_of(task: Task) -> Stamps:
-    """What the workers of a task finished, and when, each worker's in order."""
+    """The batches that each worker of a task finished, and when, in order."""
     path, found = Path(task.events), defaultdict[str, list[Stamp]](list)
     for line in sorted(path.read_text(encoding="utf-8").splitlines()) if path.exists() else []:
         at, worker, images = line.split()
@@ -54,7 +54,7 @@ def events_of(task: Task) -> Stamps:
 
 
 def rough_rate(events: Stamps) -> float:
-    """Images/s from the first finished batch to the last, whoever did them; 0 if there was only one."""
+    """Images/s of all workers from the first finished batch to the last; 0 if there was only one batch."""
     own = sorted((stamp for stamps in events.values() for stamp in stamps), key=lambda stamp: stamp.unix_s)
     if len(own) < 2 or own[-1].unix_s <= own[0].unix_s:
         return 0.0

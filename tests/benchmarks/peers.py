@@ -1,7 +1,7 @@
 """`peers`: the recipes of Ray Data, Daft and a DataLoader, and our own worker under Daft, against maskfleet's job.
 
-Correctness first: a recipe's masks are plain torchvision's on the pixels that it fed its network; our worker's are the job's.
-Then each recipe's best batch is looked for, then all race in interleaved rounds.
+First masks are checked: a recipe's masks against plain torchvision on the pixels that its network got, our worker's masks against
+the job's. Then the best batch of each recipe is found. Then all run in interleaved rounds.
 """
 
 import io
@@ -42,17 +42,17 @@ TITLES = {
 }  # fmt: skip
 BATCHES = {"ray": (1, 2, 4, 8, 16), "daft": (1, 2, 4, 8, 16), "dataloader": (1, 2, 4, 8, 16), DAFT_WORKER: (1, 4, 16)}
 IMAGES_PER_CORE = 48
-FASTER = 8  # times as many photographs for ours, so that all runs last about as long
-CHECKED = 8  # photographs whose pixels are compared with torchvision's
-MIN_EQUAL = 0.9999  # of the pixels: batches of another size round their sums otherwise
-MAX_RESIZE_DIFFERENCE = 8.0  # mean of 255 levels: each library resizes in its own way, but not another photograph
+FASTER = 8  # our contenders label so many times as many photographs, so that all runs last about as long
+CHECKED = 8  # so many photographs are compared with torchvision, pixel by pixel
+MIN_EQUAL = 0.9999  # fraction of equal pixels: sums are rounded differently in batches of another size
+MAX_RESIZE_DIFFERENCE = 8.0  # mean, of 255 levels: libraries resize differently, but another photograph differs more
 MIN_SEARCHED = 24
 _LIMIT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run. steady_per_s: images/s in the steady state, None if it was too short for one. seconds: of the process."""
+    """One run. steady_per_s: images/s in the steady state; None if the run was too short. seconds: of the process."""
 
     images: int
     steady_per_s: float | None
@@ -61,7 +61,7 @@ class Run:
 
 @dataclass(slots=True)
 class Race:
-    """All that was measured. tried: images/s by batch. masks: of the last run."""
+    """All that was measured, by contender. tried: images/s by batch. masks: of the last run."""
 
     runs: dict[str, list[Run]] = field(default_factory=dict)
     settings: dict[str, Task] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Race:
 
     @property
     def rounds(self) -> list[dict[str, float]]:
-        """Images/s, round by round: in the steady state, or with start-up for all if one run was too short for that."""
+        """Images/s, round by round: in the steady state; if one run was too short, all with start-up and end."""
         rates = [[(self.steady and run.steady_per_s) or run.images / run.seconds for run in runs] for runs in self.runs.values()]
         return [dict(zip(self.runs, found, strict=True)) for found in zip(*rates, strict=True)]
 
@@ -102,7 +102,7 @@ def _peers(
     stop_on_signals()  # so that no contender outlives this process
     data, workers = [encoded for _, encoded in photographs(photos)], common.cores()
     images, names = images or IMAGES_PER_CORE * workers, [name for name in TITLES if name in only]
-    our_network(short_side, precision)  # converted once, and then in the cache of all
+    our_network(short_side, precision)  # converted now, so that all contenders find it in the cache
     race, template = Race(), Task(photos="", workers=workers, short_side=short_side, precision=precision)
     with tempfile.TemporaryDirectory(prefix="maskfleet-") as scratch:
         ground = Ground(Path(scratch), Path(out).absolute() / "peers-logs", common.spread(data, images))
@@ -118,14 +118,14 @@ def _peers(
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """Where the contenders work: folders for photographs and masks, and for what they say; the photographs."""
+    """What contenders work with: folders for photographs and masks, a folder for logs, the photographs themselves."""
 
     scratch: Path
     logs: Path
     data: Sequence[bytes]
 
     def run(self, name: str, images: int, settings: Sequence[Task], *, keep: bool = False) -> tuple[float, list[Task]]:
-        """Label so many photographs with each of these settings, in one process -> its seconds, and the tasks as run."""
+        """Label `images` photographs with each of these settings, in one process -> its seconds, and the tasks as run."""
         photos = self.scratch / f"photos-{images}"
         if not photos.exists():
             photos.mkdir()
@@ -145,7 +145,7 @@ class Ground:
 
 
 def _launch(command: Sequence[str], log: Path) -> float:
-    """Run it to its end -> seconds. Raises `Bug`, with the log named."""
+    """Run a command to its end -> seconds. Raises `Bug` with the name of the log if the command fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environment |= {"RAY_ADDRESS": "local", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "PYTHONPATH": str(common.ROOT)}
@@ -162,7 +162,7 @@ def _launch(command: Sequence[str], log: Path) -> float:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """A contender that still runs is ended with all that it started."""
+    """End a contender that still runs, and all processes that it started."""
     if process.poll() is None:
         with suppress(psutil.NoSuchProcess):
             for each in psutil.Process(process.pid).children(recursive=True):
@@ -173,7 +173,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _run_job(task: Task) -> float:
-    """`python -m jobs.segment`, as a user starts it; its trace becomes the events of the task."""
+    """Run `python -m jobs.segment` as a user starts it -> seconds. Its trace becomes the events of the task."""
     part_images = max(1, min(256, len(task.paths()) // (6 * task.workers)))
     ran = run_segment([
         "--input", task.photos, "--output", task.out, "--weights", "bundled", "--short-side", task.short_side, "--precision",
@@ -186,7 +186,7 @@ def _run_job(task: Task) -> float:
 
 def find_setting(name: str, ground: Ground, template: Task, race: Race) -> Task:
     """Check a contender, and find the batch with which it is fastest here."""
-    if name not in OURS:  # our labels are compared with torchvision's in the tests
+    if name not in OURS:  # tests compare our labels with torchvision's
         check(name, ground, template)
     if name not in BATCHES:
         return replace(template, batch=16 if name == "ray-16" else 1)
@@ -199,7 +199,7 @@ def find_setting(name: str, ground: Ground, template: Task, race: Race) -> Task:
 
 
 def check(name: str, ground: Ground, template: Task) -> None:
-    """A recipe's masks against plain torchvision, image by image, on the pixels that it kept; these must be the photograph."""
+    """Compare a recipe's masks with plain torchvision on the pixels that the recipe kept; these must show the photograph."""
     import torch
 
     images = min(CHECKED, len(ground.data))
@@ -219,7 +219,7 @@ def check(name: str, ground: Ground, template: Task) -> None:
 
 
 def _run(name: str, ground: Ground, race: Race, images: int) -> float:
-    """One run of the race; its masks are compared before its speed counts."""
+    """One run of the race -> images/s. The masks are compared before the speed counts."""
     seconds, (task,) = ground.run(name, images, [race.settings[name]])
     masks = read_masks(name, Path(task.out), map(image_id, task.paths()))
     for other in {name, *(OURS if name in OURS else ())} & race.masks.keys():

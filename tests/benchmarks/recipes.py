@@ -1,10 +1,10 @@
-"""The peers, each in a process of its own: `main()` with NAME and TASKS as arguments, tasks as JSON, one after the other.
+"""The peers, each in a process of its own: `main()` takes NAME and TASKS (JSON), and runs the tasks one after the other.
 
-Recipes as the documentations write them: torchvision's LR-ASPP in eager float32 on squares, `model(batch)["out"].argmax(1)`:
+Recipes are written as in the documentation: torchvision's LR-ASPP in eager float32 on squares, `model(batch)["out"].argmax(1)`:
 - Ray Data, docs.ray.io/en/latest/data/working-with-images.html: `read_images(size=)`, `map_batches` on actors, `write_parquet`;
 - Daft, docs.daft.ai/en/stable/modalities/images/ and .../custom-code/cls/: `decode_image`, a class UDF, `write_parquet`;
 - PyTorch, pytorch.org/docs/stable/data.html: a Dataset of files, a DataLoader, a loop that writes PNGs.
-And `daft-worker`: maskfleet's own labeller under Daft's scheduler, whole rows of `masks/` stored in Parquet.
+`daft-worker` is maskfleet's own labeller under Daft's scheduler. It stores whole rows of `masks/` in Parquet.
 """
 
 import json
@@ -33,8 +33,8 @@ class Task:
     """One run of a contender.
 
     photos: folder of `<id>.jpg`. out: empty folder for the masks, 8-bit index PNGs as files or in Parquet. events: file that gets
-    a line for each batch that a process has labelled. short_side: of a recipe's squares, and of our images. keep: folder for what
-    a recipe feeds the network, or None.
+    one line per batch that a process has labelled. short_side: of a recipe's squares, and of our images. keep: folder for the
+    pixels that a recipe feeds its network, or None.
     """
 
     photos: str
@@ -51,13 +51,13 @@ class Task:
         return [str(path) for path in sorted(Path(self.photos).glob("*.jpg"))]
 
     def finished(self, images: int) -> None:
-        """A worker has labelled so many more images."""
+        """Note that a worker has labelled so many more images."""
         with open(self.events, "a", encoding="utf-8") as file:
             file.write(f"{time.time():.6f} {os.getpid()} {images}\n")
 
 
 def image_id(path: str) -> str:
-    """`file:///folder/00000007.jpg` -> `00000007`."""
+    """The image id in a path: `file:///folder/00000007.jpg` -> `00000007`."""
     return path.rpartition("/")[2].partition(".")[0]
 
 
@@ -73,7 +73,7 @@ def torchvision_model() -> Any:
 
 
 def to_tensor() -> Any:
-    """uint8 (H, W, 3), or a PIL image -> normalised float32 (3, H, W)."""
+    """A transform: uint8 (H, W, 3) or a PIL image -> normalised float32 (3, H, W)."""
     from torchvision import transforms
 
     from pipeline.model.weights import TORCHVISION_PRESET
@@ -83,7 +83,7 @@ def to_tensor() -> Any:
 
 
 class Predictor:
-    """What the three recipes share: loads the model once; batches in, PNGs out."""
+    """Shared by the three recipes: loads the model once, then batches go in and PNGs come out."""
 
     def __init__(self, task: Task, threads: int | None = 1) -> None:
         import torch
@@ -100,7 +100,7 @@ class Predictor:
         return self.predict_batch(self._torch.stack([self._to_tensor(np.array(image)) for image in images_HWC]))
 
     def predict_batch(self, x_NCHW: Any) -> list[bytes]:
-        """From a normalised batch."""
+        """A normalised batch, float32 (N, 3, H, W) -> its masks, 8-bit index PNG."""
         with self._torch.inference_mode():
             label_maps = self._model(x_NCHW)["out"].argmax(1).to(self._torch.uint8).numpy()
         masks = [encode_mask(label_map) for label_map in label_maps]
@@ -122,7 +122,7 @@ class RayPredictor(Predictor):
 
 
 def run_ray(task: Task) -> None:
-    """Ray is told of one CPU more than there are workers: with actors on each CPU its reads never start."""
+    """Run the recipe of Ray Data. Ray gets one CPU more than workers: with an actor on each CPU its reads never start."""
     import ray
     import ray.data
 
@@ -142,7 +142,7 @@ class DaftPredictor(Predictor):
 
 
 def our_network(short_side: int, precision: str) -> Any:
-    """What maskfleet runs. A recipe's process imports none of it."""
+    """The network that maskfleet runs. The process of a recipe does not import maskfleet's engine."""
     from pipeline.labels.prepare import prepare
     from pipeline.model.prepare import NetworkRequest
     from pipeline.model.zoo import DEFAULT_MODEL
@@ -160,7 +160,7 @@ class DaftWorker:
         from pipeline.memory import bound_malloc
         from pipeline.model.loading import load_engine
 
-        bound_malloc()  # as a worker of the job does
+        bound_malloc()  # workers of the job call this too
         network = our_network(task.short_side, task.precision)
         self._task, options = task, LabelOptions(classes=network.classes, preset=network.preset)
         self._labeller = Labeller(load_engine(network), options)
@@ -174,7 +174,11 @@ class DaftWorker:
 
 
 def run_daft(task: Task, *, ours: bool = False) -> None:
-    """Daft 0.7.26 runs a UDF on decoded images in threads of one process, whatever `use_process` says: it hands none over."""
+    """Run the recipe of Daft, or our worker under Daft.
+
+    Daft 0.7.26 runs a UDF on decoded images in threads of one process, whatever `use_process` says: it sends no such image to
+    another process.
+    """
     import daft
     import pyarrow as pa
     from daft import DataType, col
@@ -214,7 +218,7 @@ class ImageFiles:
 
 
 def run_dataloader(task: Task) -> None:
-    """A loop in one process, with torch's own threads."""
+    """Run the recipe of a DataLoader: a loop in one process, with torch's own threads."""
     from torch.utils.data import DataLoader
 
     predictor, files = Predictor(task, threads=None), ImageFiles(task)

@@ -1,6 +1,6 @@
-"""A run of `segment` in a process of its own, watched from outside: rates in the steady state, CPU by process, memory.
+"""Runs `segment` in a process of its own, and watches it from outside: steady rates, CPU by process, memory.
 
-Nothing of the job is imported but the name of the variable for its trace, so another version of it is run the same way.
+Nothing of the job is imported, so another version of the job can be run in the same way.
 """
 
 import json
@@ -42,9 +42,9 @@ _ROLES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stamp:
-    """A worker has finished `images` more images than at its stamp before.
+    """A worker has finished `images` images since its last stamp.
 
-    unix_s: when. cpu_s, milliseconds: CPU of the worker since its start, in all and by stage.
+    unix_s: when. cpu_s, milliseconds: CPU of the worker since its start, total and by stage.
     """
 
     unix_s: float
@@ -55,9 +55,10 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """What all workers did between `start` and `stop` (Unix seconds).
+    """The work of all workers between `start` and `stop` (Unix seconds).
 
-    images_per_s: of all workers. wall_ms: of one worker per image. cpu_ms, milliseconds: CPU of the workers per image.
+    images_per_s: all workers together. wall_ms: of one worker, per image. cpu_ms, milliseconds: CPU of the workers per image,
+    total and by stage.
     """
 
     start: float
@@ -70,11 +71,11 @@ class Window:
 
 
 def steady(stamps: Mapping[Any, Sequence[Stamp]], workers: int) -> Window | None:
-    """The steady state of these workers, each with its stamps in order; None if some worker has no two stamps in it.
+    """The steady state of these workers; None if a worker has fewer than two stamps in it. stamps: in order, by worker.
 
-    It begins with the first stamp of the last worker (all have started and met the first shapes) and ends with the last stamp
-    of the first worker (a worker runs dry). Of each worker only what lies between two of its own stamps counts, so that no
-    image is cut; the rates of the workers are added up.
+    The steady state begins when every worker has its first stamp: all have started and met the first shapes. It ends at the
+    first moment at which a worker has its last stamp: this worker runs dry. For each worker only the time between two of its own
+    stamps counts, so that no image is cut. The rates of the workers are added up.
     """
     if len(stamps) < workers or not all(stamps.values()):
         return None
@@ -96,7 +97,7 @@ def steady(stamps: Mapping[Any, Sequence[Stamp]], workers: int) -> Window | None
 
 
 def read_trace(text: str) -> dict[int, list[Stamp]]:
-    """The lines that the workers of a job wrote, one for each part that they labelled -> stamps by process id."""
+    """The trace of a job, one line per part that a worker labelled -> stamps by process id."""
     stamps: dict[int, list[Stamp]] = {}
     for part in map(json.loads, text.splitlines()):
         stamp = Stamp(unix_s=part["unix_s"], images=part["inferred"], cpu_s=part["cpu_s"], milliseconds=part["milliseconds"])
@@ -106,7 +107,7 @@ def read_trace(text: str) -> dict[int, list[Stamp]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """A run. began: Unix seconds. seconds: from start to exit. stamps: by worker, one a part. watch: of its processes."""
+    """A run. began: Unix seconds. seconds: from start to exit. stamps: by worker, one per part. watch: of its processes."""
 
     began: float
     seconds: float
@@ -115,7 +116,7 @@ class Ran:
 
     @property
     def images(self) -> int:
-        """Images that went through the network."""
+        """How many images went through the network."""
         return sum(stamp.images for stamps in self.stamps.values() for stamp in stamps)
 
     @property
@@ -127,9 +128,9 @@ class Ran:
 def run_segment(
     flags: Sequence[object], *, checkout: Path | None = None, beside: Sequence[int] = (), memory: bool = False
 ) -> Ran:
-    """Run `python -m jobs.segment` to its end, of this version or of the one in `checkout`, on a Ray of its own.
+    """Run `python -m jobs.segment` to its end, in this version or in that of `checkout`, on a Ray of its own.
 
-    beside: processes to watch, too. Raises `Bug` with what the job said if it does not exit with 0.
+    beside: more processes to watch. memory: note memory too. Raises `Bug` with the job's output if its exit code is not 0.
     """
     command = [sys.executable, "-m", "jobs.segment", *map(str, flags)]
     with tempfile.TemporaryDirectory() as scratch:
@@ -143,7 +144,7 @@ def run_segment(
                 try:
                     job.wait()
                 finally:
-                    job.terminate()  # nothing happens to one that has ended
+                    job.terminate()  # does nothing if the job has ended
         seconds = time.perf_counter() - started
         if job.returncode:
             raise Bug(f"`{' '.join(command[1:])}` exited with {job.returncode}:\n{said.read_text()[-3000:]}")
@@ -152,17 +153,17 @@ def run_segment(
 
 
 def role(command: str) -> str:
-    """What a process is, by its command line; actors of Ray Data by their own names."""
+    """The role of a process, from its command line. Actors of Ray Data have their own names."""
     known = next((name for part, name in _ROLES if part in command), None)
     actor = re.search(r"ray::(\w+)", command)
     return known or (f"Ray's {actor[1]}" if actor else "other")
 
 
 class Watch:
-    """Looks at a process, at all below it, and at `beside`, every two seconds while the body runs.
+    """Looks at a process, at all its descendants, and at `beside`, every two seconds while the body runs.
 
-    samples: (Unix seconds, CPU seconds so far by role; what the cores idled is a role too). A process that ends keeps what it
-    had used. memory: (Unix seconds, `driver` or the process id of a worker, MiB of unique set size), if asked for.
+    samples: (Unix seconds, CPU seconds so far by role). Idle time of the cores is a role too. The CPU seconds of a process stay
+    counted after it ends. memory: (Unix seconds, `driver` or the process id of a worker, MiB of unique set size), if asked for.
     """
 
     every_s = 2.0
@@ -176,12 +177,12 @@ class Watch:
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Start to watch."""
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """End."""
+        """Stop watching."""
         self._stop.set()
         self._thread.join()
 
@@ -191,7 +192,7 @@ class Watch:
             self.sample()
 
     def sample(self) -> None:
-        """Look once."""
+        """Take one sample."""
         now = time.time()
         for process in self.processes():
             with suppress(psutil.Error, ProcessLookupError):
@@ -207,19 +208,19 @@ class Watch:
         self.samples.append((now, totals))
 
     def processes(self) -> list[psutil.Process]:
-        """Those that are there now."""
+        """The watched processes that are there now."""
         with suppress(psutil.NoSuchProcess):
             root = psutil.Process(self._root)
             return [root, *root.children(recursive=True), *(psutil.Process(pid) for pid in self._beside)]
-        return []  # it has just ended
+        return []  # the process has just ended
 
     def between(self, start: float, stop: float) -> dict[str, float]:
-        """CPU seconds by role between two moments (Unix seconds), linear between samples."""
+        """CPU seconds by role between two moments (Unix seconds), interpolated linearly between samples."""
         moments, names = [moment for moment, _ in self.samples], {name for _, totals in self.samples for name in totals}
         series = {name: [totals.get(name, 0.0) for _, totals in self.samples] for name in names}
         return {name: float(np.diff(np.interp([start, stop], moments, used))[0]) for name, used in series.items()}
 
 
 def uss_mib(process: psutil.Process) -> float:
-    """MiB of unique set size; RSS would count the shared memory of Ray's object store, too."""
+    """The unique set size of a process in MiB. RSS would also count the shared memory of Ray's object store."""
     return float(process.memory_full_info().uss) / (1 << 20)

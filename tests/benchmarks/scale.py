@@ -1,4 +1,4 @@
-"""`scale`: what a larger input costs: to plan, to come back to, per image, in memory, and on a second worker."""
+"""`scale`: how cost grows with the input: planning, another attempt, time per image, memory, and a second worker."""
 
 import shutil
 import tempfile
@@ -19,7 +19,7 @@ from tests.benchmarks.runs import DRIVER, Ran, run_segment, steady
 WORKERS = 2
 FACTORS = (1, 10, 10, 100)
 IMAGES_PER_TAR = 50
-PART_IMAGES = 25  # short parts, so that a run of seconds has a steady state
+PART_IMAGES = 25  # small parts, so that a run of a few seconds has a steady state
 _KINDS = ("LIST", "LIST, parts", "GET, footers", "GET", "HEAD", "PUT", "DELETE")
 
 
@@ -100,7 +100,7 @@ def one_and_two(scratch: Path, data: Sequence[bytes], images: int, pairs: int, s
 
 
 def planned_grid(planned: dict[str, Any]) -> common.Grid:
-    """Listing and planning, and what follows until a worker asks for its first shard."""
+    """A table of listing and planning, and of the time from there to the first request for a shard."""
     rows = [
         [name, f"{planned[f'{key}_s']:.1f}", f"{planned[f'{key}_peak_mib']:.0f}",
          f"{1e6 * planned[f'{key}_s'] / planned['shards']:.1f}"]
@@ -110,7 +110,7 @@ def planned_grid(planned: dict[str, Any]) -> common.Grid:
 
 
 def parts_grid(there: dict[str, Any]) -> common.Grid:
-    """Of each attempt: the process, and what the server was asked; below the first attempt, how long two kinds took."""
+    """A table of each attempt: its process and its requests. Below the first attempt: how long two kinds of requests took."""
     first, again = there["first"], there["again"]
     rows = [[f"{there['new']:,} footers to read", *_driven(first)]]
     for name, kind in (("- from the first to the last page of parts", "LIST, parts"), ("- footers", "GET, footers")):
@@ -126,13 +126,13 @@ def _driven(attempt: dict[str, Any]) -> list[str]:
 
 
 def steady_ms(run: Ran) -> float | None:
-    """Milliseconds of one worker per image, while all were at work."""
+    """Milliseconds of one worker per image in the steady state; None without one."""
     window = steady(run.stamps, WORKERS)
     return window.wall_ms if window else None
 
 
 def growth_grid(runs: Sequence[Ran]) -> common.Grid:
-    """A row for each run."""
+    """A table with one row per run."""
     rows = []
     for run in runs:
         ms, shards = steady_ms(run), -(-run.images // IMAGES_PER_TAR)
@@ -142,13 +142,13 @@ def growth_grid(runs: Sequence[Ran]) -> common.Grid:
 
 
 def growth(runs: Sequence[Ran]) -> float | None:
-    """Steady cost of an image at 100x / at 10x (the mean of its two runs), less 1."""
+    """Steady cost per image at 100x / that at 10x (the mean of two runs), minus 1; None without steady states."""
     before, last = [ms for run in runs[1:3] if (ms := steady_ms(run)) is not None], steady_ms(runs[-1])
     return None if last is None or not before else last / mean(before) - 1
 
 
 def memory_of(run: Ran) -> dict[str, list[tuple[float, float]]]:
-    """(seconds since the start, MiB of USS) of the driver, and of the workers, which are numbered."""
+    """(seconds since the start, MiB of USS) for the driver and for each worker; workers are numbered."""
     series: dict[str, list[tuple[float, float]]] = {}
     for moment, name, mib in run.watch.memory:
         series.setdefault(name, []).append((round(moment - run.began, 2), round(mib, 1)))
@@ -157,7 +157,7 @@ def memory_of(run: Ran) -> dict[str, list[tuple[float, float]]]:
 
 
 def memory_grid(run: Ran) -> common.Grid:
-    """USS after a minute (or as near as the run comes), at the last part, and the most."""
+    """A table of USS after a minute (or the nearest moment), at the last part, and at its peak."""
     rows = []
     for name, found in memory_of(run).items():
         minute, last = (min(found, key=lambda pair: abs(pair[0] - at))[1] for at in (60.0, run.last_part_s))
@@ -166,7 +166,7 @@ def memory_grid(run: Ran) -> common.Grid:
 
 
 def pairs_grid(rounds: Sequence[dict[str, float]]) -> common.Grid:
-    """One and two workers."""
+    """A table of one and two workers, and their efficiency."""
     efficiency = common.ratio(rounds, "two", "one")
     one, two = (median(found[name] for found in rounds) for name in ("one", "two"))
     row = [f"{one / WORKERS:.1f}", f"{two:.1f}", str(efficiency), str(efficiency.pairs)]

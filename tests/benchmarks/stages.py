@@ -1,8 +1,8 @@
-"""Where an image's milliseconds go: core time by stage and by process, in the window in which all workers are at work.
+"""How the milliseconds per image are spent: core time by stage and by process, while all workers are at work.
 
-All cores times the length of the window is what there is to spend. Each stage is timed by the thread that runs it, in CPU time.
-What a worker burns beyond its stages is its rest (rows, digests, queues, Ray's own threads). The other processes are sampled.
-What then remains was idle, or taken by other programs.
+The total is all cores times the length of the steady state. Each stage is timed in CPU time by the thread that runs it. The CPU
+time of a worker outside its stages is its rest (rows, digests, queues, Ray's own threads). The other processes are sampled. The
+remaining time was idle, or taken by other programs.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,14 +18,14 @@ Milliseconds = dict[str, float]
 
 
 def processes(run: Ran, window: Window) -> Milliseconds:
-    """CPU milliseconds per image by process, besides the workers and this benchmark."""
+    """CPU milliseconds per image by process, without the workers and this benchmark."""
     per_image = 1000 / (window.images_per_s * (window.stop - window.start))
     used = run.watch.between(window.start, window.stop)
     return {name: per_image * spent for name, spent in used.items() if name not in (WORKERS, IDLE, BENCHMARK)}
 
 
 def breakdown(run: Ran, window: Window, workers: int) -> Milliseconds:
-    """Milliseconds of core time per image, by row of the table; together they are workers / images per second."""
+    """Milliseconds of core time per image, by row of the table. Their sum is 1000 * workers / (images per second)."""
     rows = dict(window.milliseconds)
     rows[REST] = window.cpu_ms - sum(rows.values())
     beside = processes(run, window)
@@ -41,33 +41,33 @@ def breakdown(run: Ran, window: Window, workers: int) -> Milliseconds:
 
 
 def core_ms(rows: Milliseconds) -> float:
-    """Core time that an image took, by whoever works on it: other programs disturb this figure least."""
+    """Core time per image, of all processes that work on it. Other programs disturb this figure least."""
     return sum(spent for name, spent in rows.items() if name not in (IDLE, ELSE))
 
 
 def mean_of(runs: Iterable[Milliseconds]) -> Milliseconds:
-    """The means of all rows over the runs, so that they still add up."""
+    """The mean of each row over the runs. The means still add up to the mean total."""
     found = list(runs)
     names = dict.fromkeys(name for run in found for name in run)
     return {name: mean(run.get(name, 0.0) for run in found) for name in names}
 
 
 def row_names(columns: Mapping[str, Milliseconds]) -> list[str]:
-    """The rows of the table in the order in which an image meets them."""
+    """The names of the rows, in the order of an image's way through the stages."""
     found = dict.fromkeys(name for column in columns.values() for name in column)
     new = [name for name in found if name not in STAGES and name not in _BELOW]
     return [name for name in (*STAGES, *new, *_BELOW) if name in found]
 
 
 def stages_grid(columns: Mapping[str, Milliseconds]) -> Grid:
-    """A row for each stage, a column for each contender; the last row is the sum."""
+    """A table with one row per stage and one column per contender. The last row is the sum."""
     rows = [[name, *(_ms(column.get(name)) for column in columns.values())] for name in row_names(columns)]
     total = ["together", *(_ms(sum(column.values())) for column in columns.values())]
     return Grid(("ms of a core per image", *columns), [*rows, total])
 
 
 def processes_grid(columns: Mapping[str, Milliseconds]) -> Grid:
-    """CPU milliseconds per image of each process beside the workers, the most expensive first."""
+    """A table of CPU milliseconds per image of each process beside the workers, the most expensive first."""
     ranked = sorted({name for column in columns.values() for name in column}, key=lambda name: -_most(columns, name))
     rows = [[name, *(_ms(column.get(name)) for column in columns.values())] for name in ranked]
     return Grid(("CPU ms per image beside the workers", *columns), rows)
