@@ -1,1 +1,1 @@
-"""What one submits: `python -m jobs.NAME …`, or `maskfleet NAME …`."""
+"""The jobs that users submit: `python -m jobs.NAME …`, or `maskfleet NAME …`."""

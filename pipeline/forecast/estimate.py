@@ -29,7 +29,7 @@ from pipeline.worker.cutting import in_order
 
 T = TypeVar("T")
 SAMPLE_IMAGES = 64
-SAMPLED_SHARDS = 8  # the first images of so many tars are read, and of so many Parquet row groups
+SAMPLED_SHARDS = 8  # the first images of so many tars are read, and of at least so many Parquet row groups
 SAMPLED_FOOTERS = 16
 EXACT_TAR_BYTES = 64 << 20  # a tar up to this size is counted to its end ...
 EXACT_TARS = 64  # ... if there are no more tars than this: walking the headers of a local tar takes milliseconds

@@ -1,4 +1,4 @@
-"""Footers: what a part says of itself; the bytes of parts and of their failures."""
+"""Footers: what a part says about itself. Also the bytes of parts and of their failures."""
 
 import base64
 import hashlib
@@ -41,7 +41,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartFooter:
-    """What a part says of itself, in the key `maskfleet` of its Parquet metadata, as JSON.
+    """What a part says about itself, in the key `maskfleet` of its Parquet metadata, as JSON.
 
     source: {uri, size, version}. histograms: int64 (C, 256). images_by_class, pixels_by_class: (C,), counted in the stored
     masks. digest: this part's share of `labels_digest`. after: the place in the source at which the next part begins.

@@ -21,7 +21,7 @@ class PartReport:
     committed: did this worker write the part? If not, the part was there already. footer: of a part that this worker wrote.
     bytes: of the encoded images. seconds: from the first image to the commit.
     milliseconds: by stage, summed over the images. retries: repeated requests to stores since the last report, by cause.
-    refused: this worker cannot start, and no other worker of this round can.
+    refused: this worker cannot start, and its round must end.
     result: of the function that `driver.ray_data.map_parts` called with the part; a value that JSON can hold.
     """
 

@@ -18,8 +18,9 @@ class Span:
     """A stretch of one source to label: parts from index `first` up to `stop` (None: to its end).
 
     source: uri, size and version of the shard; for single images the name of the plan file.
-    ends: does the span run to the end of its source? `stop` is then known only for single images.
-    start: place in the source to begin at. If None, the footer of `previous` says the place.
+    ends: for single images, is `stop` the end of the source? A span of a shard runs to the end if `stop` is None.
+    start: place in the source to begin at. If None, the footer of `previous` says the place; without `previous` it is the
+    beginning of the source.
     previous: the committed part before the span.
     superseded: rows of the plan file that a later plan file replaces.
     max_parts: stop after so many parts (None: no limit).

@@ -69,7 +69,11 @@ def _is_there(store: WritableStore, out: str, finding: Finding) -> bool:
 
 
 def _make_derived(store: WritableStore, out: str, run: RunView) -> Iterator[str]:
-    """Make `failures/` hold what the parts say, and if no part is missing `class_stats.parquet` too -> names of changed files."""
+    """Make derived files agree with the parts -> names of the files that changed.
+
+    These are the checkpoint, `failures/` and `run.json`, and if no part is missing `class_stats.parquet`. Nothing is changed if
+    a part cannot be read.
+    """
     plan, failing = run.plan, dict[str, bytes]()
     rules = Rules.of(plan.settings)
     there = set(store.names(join(out, "failures") + "/"))  # listed before the parts: a part is written before its failures

@@ -1,8 +1,8 @@
 """`verify`: prove that a run is whole: planned images = masks + failures, none twice, every byte as it was written.
 
 Three questions are asked, in this order. Do the parts cover the plan? Their names say this. Is each part what its name, its
-footer and the plan promise? Its bytes say this. Are the derived files the sums of the parts? This is asked only if no part is
-missing.
+footer and the plan promise? Its bytes say this. Are the derived files the sums of the parts? This is asked only if the run has
+ended.
 """
 
 from collections import defaultdict

@@ -1,4 +1,4 @@
 """What one process does with a span: read, label, commit part by part.
 
-No Ray in here: a worker runs in a plain process, too.
+This package does not import Ray: a worker also runs in a plain process.
 """

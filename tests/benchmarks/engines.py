@@ -1,7 +1,7 @@
-"""`models`: from the resized image to its label map, in torch as its users write it, and in maskfleet; then each network alone.
+"""`models`: the way from the resized image to its label map, in torch and in maskfleet; then each network alone.
 
-One thread, interleaved rounds, the first photograph. Torch runs at its best batch, contiguous and channels_last. OpenVINO runs
-as in the job, one image at a time. The networks alone are measured like `maskfleet bench models`.
+One thread, interleaved rounds, the first photograph. Torch runs as its users write it, at its best batch, contiguous and
+channels_last. OpenVINO runs as in the job, one image at a time. The networks alone are measured like `maskfleet bench models`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

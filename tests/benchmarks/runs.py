@@ -1,6 +1,6 @@
 """Runs `segment` in a process of its own, and watches it from outside: steady rates, CPU by process, memory.
 
-Nothing of the job is imported, so another version of the job can be run in the same way.
+Of the job only an error class is imported, so another version of the job can be run in the same way.
 """
 
 import json

@@ -21,7 +21,7 @@ class Masks:
     marker: str = ""
 
     def __call__(self, part: PartName) -> dict[str, Any]:
-        """Called in a worker."""
+        """The number of masks of a part, and the process id. Called in a worker."""
         if self.trouble and part.first == 0 and self._is_first():
             self._fail()
         return {"masks": read_footer(LocalStore(), self.out, part).masks, "pid": os.getpid()}

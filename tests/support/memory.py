@@ -13,7 +13,7 @@ from pipeline.storage.base import ObjectInfo
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One read."""
+    """One read of the store."""
 
     uri: str
     start: int
