@@ -96,10 +96,10 @@ class Run:
 def open_run(uri: str, *, allow_root: str | Sequence[str] = (), check_version: bool = True) -> Run:
     """The run that `segment --output URI` left. Raises `NotReachable` if there is none, `Damaged` for half a `run.json`.
 
-    allow_root: photographs are read below these paths or URIs, and nowhere else. Without it they are read if the plan has them,
-    an input of `run.json` may have named them, and, on a local disk, their names are those of images or shards: so rows that
-    somebody slipped into a run lead to no other file. Whoever can write a whole run names its inputs, too.
-    check_version: False reads photographs that have another size, ETag or mtime than when they were planned.
+    allow_root: photographs are read only below these paths or URIs. Without this argument a photograph is read if the plan has
+    it, if an input of `run.json` may have named it, and, on a local disk, if its name is that of an image or shard. So rows that
+    somebody slipped into a run lead to no other file. Whoever can write a whole run can also name its inputs.
+    check_version: False also reads photographs whose size, ETag or mtime is not the planned one.
 
     >>> open_run("out/no-such-run")
     Traceback (most recent call last):

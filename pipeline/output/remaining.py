@@ -52,7 +52,7 @@ def shard_digest(shard: SourceObject) -> str:
 
 
 def planned_sources(plan: Plan) -> KeysView[str]:
-    """The digests of all sources that count, in the order of the plan: made once, until it grows, as a million take 6 s."""
+    """The digests of all sources that count, in the order of the plan. They are kept until the plan grows: a million take 6 s."""
     size = len(plan.files), len(plan.shards)
     if plan.sources is None or plan.sources[0] != size:
         shards = (shard_digest(shard) for shard in plan.shards.values())

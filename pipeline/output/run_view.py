@@ -65,7 +65,7 @@ def read_footers(store: Store, out: str, parts: Iterable[PartName]) -> Iterator[
 
 
 class RunView:
-    """What every reader of a run looks up: verify and repair, `open_run`, and what is made from labels.
+    """What readers of a run look up: verify and repair, `open_run`, and jobs that work on labels.
 
     The plan is read once, and caught up with at each listing; a million shards take 0.7 GB. If a run has no plan, such as a
     copy of `masks/` and `run.json` alone, all parts are seen. Safe in threads; a view that is pickled is opened again there.
