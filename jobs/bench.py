@@ -46,7 +46,7 @@ def main() -> None:
 @_short_side
 def models_command(names: tuple[str, ...], rounds: int, photos: tuple[str, ...], short_side: int) -> None:
     """Measure each network on one core: images/s by engine and precision, and how many labels equal torch's."""
-    run_job(lambda: _models(names or tuple(ZOO), rounds, photos, short_side))
+    run_job(lambda: _models(names or tuple(ZOO), rounds, photos, short_side), goes_on=False)
 
 
 def _models(names: Sequence[str], rounds: int, photos: Sequence[str], short_side: int) -> int:
@@ -70,7 +70,7 @@ def pipeline_command(
     images: int, precision: str, usd_per_core_hour: float | None, photos: tuple[str, ...], short_side: int
 ) -> None:
     """Measure the whole job: `segment` on tars of photographs, with the bundled weights, on all cores."""
-    run_job(lambda: _pipeline(images, precision, usd_per_core_hour, photos, short_side))
+    run_job(lambda: _pipeline(images, precision, usd_per_core_hour, photos, short_side), goes_on=False)
 
 
 def _pipeline(images: int, precision: str, usd: float | None, photos: Sequence[str], short_side: int) -> int:

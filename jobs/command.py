@@ -172,10 +172,10 @@ def _one_or_none(_context: click.Context, _option: click.Parameter, values: tupl
     return DEFAULT if DEFAULT in values else values or None
 
 
-def run_job(job: Callable[[], int], *, debug: bool = False, report: Report | None = None) -> NoReturn:
+def run_job(job: Callable[[], int], *, debug: bool = False, report: Report | None = None, goes_on: bool = True) -> NoReturn:
     """Run a job and exit with its code. An error for users is one line; tracebacks are for bugs and for `--debug`.
 
-    report: for `--json`; it is written whichever way the job ends.
+    report: for `--json`; it is written whichever way the job ends. goes_on: would the same command go on where a signal ended it?
     """
     report = report or Report(None)
     error: BaseException | None = None
@@ -188,7 +188,8 @@ def run_job(job: Callable[[], int], *, debug: bool = False, report: Report | Non
         code, error = failed.exit_code, failed
     except (Stopped, KeyboardInterrupt) as stopped:
         code, error = getattr(stopped, "exit_code", 130), stopped
-        click.echo("maskfleet: " + "; ".join(["stopped", *getattr(stopped, "__notes__", ()), _GOES_ON]), err=True)
+        words = ["stopped", *getattr(stopped, "__notes__", ()), *([_GOES_ON] if goes_on else ())]
+        click.echo(f"maskfleet: {'; '.join(words)}", err=True)
     except Exception as bug:
         _tell_end(report, 1, bug)
         raise

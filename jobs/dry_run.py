@@ -48,7 +48,7 @@ def _table(found: Forecast, *, stages: bool) -> Table:
     speed = f"{found.images_per_s:.1f} with {found.workers} workers, {found.images_per_s_a_core:.1f} a core"
     table.add_row("images/s", speed if found.labelled else "-")
     if stages:
-        table.add_row("ms an image", ", ".join(f"{stage} {spent:.1f}" for stage, spent in found.milliseconds.items()))
+        table.add_row("ms per image", ", ".join(f"{stage} {spent:.1f}" for stage, spent in found.milliseconds.items()))
     table.add_row("expected time", f"about {duration(found.seconds)}")
     table.add_row("output size", f"about {size(found.output_bytes)}")
     requests = found.requests

@@ -42,7 +42,7 @@ def main(out: str, images: int, where: str, seed: int, to: str | None, json_file
     Exit codes: 0 done, 1 a bug, 2 wrong usage, 4 no run or no such image there, or not reachable, 7 a part is damaged.
     """
     report = Report(json_file)
-    run_job(lambda: _look(out, images, where, seed, to, report), debug=debug, report=report)
+    run_job(lambda: _look(out, images, where, seed, to, report), debug=debug, report=report, goes_on=False)
 
 
 def _look(out: str, images: int, where: str, seed: int, to: str | None, report: Report) -> int:

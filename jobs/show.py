@@ -3,6 +3,7 @@
 import logging
 import os
 import shlex
+import shutil
 import sys
 import threading
 import time
@@ -181,9 +182,16 @@ def _print_whole(label: str, text: str) -> None:
     click.echo(f"  {label:<8}    {text}")
 
 
+def _called(program: str) -> str:
+    """The words before a job's name, as the shell finds them: click knows a program by its name alone."""
+    if program == "maskfleet " and shutil.which("maskfleet") != shutil.which(sys.argv[0]):
+        return f"{shlex.quote(sys.argv[0])} "
+    return program
+
+
 def print_next(run: dict[str, Any], command_path: str) -> None:
     """Print the commands that come next. command_path: the command by which the shell called `segment`."""
-    called, out = command_path.removesuffix("segment"), shlex.quote(run["output"])
+    called, out = _called(command_path.removesuffix("segment")), shlex.quote(run["output"])
     if run["counts"]["masks"]:
         _print_whole("next", f"{called}look {out}")
     if run["state"] == "complete":

@@ -36,7 +36,7 @@ def main(out: str, deep: bool, repairs: bool, json_file: str | None, debug: bool
     7 damaged.
     """
     report = Report(json_file)
-    run_job(lambda: _verify(out, report, deep=deep, repairs=repairs), debug=debug, report=report)
+    run_job(lambda: _verify(out, report, deep=deep, repairs=repairs), debug=debug, report=report, goes_on=False)
 
 
 def _verify(out: str, report: Report, *, deep: bool, repairs: bool) -> int:

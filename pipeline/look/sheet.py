@@ -202,6 +202,9 @@ class _Sheet:
         self._pen.text(place, legible(text), colour, _font(size), stroke_width=0.4 if bold else 0)
 
 
+_LONGEST_NAME = 200  # characters that are measured: names of members may have a megabyte
+
+
 @cache
 def _font(size: int) -> Font:
     return ImageFont.load_default(size)  # Aileron, which comes with Pillow, so all machines draw alike
@@ -213,9 +216,10 @@ def _legend_width(name: str) -> float:
 
 def _shortened(text: str, size: int, width: float) -> str:
     """The end of the text, as much as fits: names differ at their end."""
-    text = legible(text)
-    if _font(size).getlength(text) <= width:
-        return text
+    end = legible(text[-_LONGEST_NAME:])
+    if len(text) <= _LONGEST_NAME and _font(size).getlength(end) <= width:
+        return end
+    text = end
     while text and _font(size).getlength("…" + text) > width:
         text = text[1:]
     return "…" + text

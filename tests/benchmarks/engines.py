@@ -45,7 +45,7 @@ Pixels = npt.NDArray[np.uint8]
 @common.with_out
 def main(models: tuple[str, ...], **options: Any) -> None:
     """Measure engines and networks alone: images/s per core against torch as its documentation writes it."""
-    run_job(lambda: _models(models or tuple(ZOO), **options))
+    run_job(lambda: _models(models or tuple(ZOO), **options), goes_on=False)
 
 
 def _models(

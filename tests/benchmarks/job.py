@@ -87,8 +87,10 @@ class Done:
     parts: dict[str, str] = field(default_factory=dict)
 
 
-def done_of(run: Ran, workers: int, masks: int, parts: dict[str, str] | None = None) -> Done:
-    """The figures of a run."""
+def done_of(run: Ran, images: int, workers: int, masks: int, parts: dict[str, str] | None = None) -> Done:
+    """The figures of a run. Raises `Bug` if it labelled another number of images than the task has."""
+    if run.images != images:
+        raise Bug(f"{run.images} images were labelled, {images} are there")
     window = steady(run.stamps, workers)
     return Done(
         seconds=run.seconds, steady_per_s=window.images_per_s if window else None, whole_per_s=run.images / run.seconds,
@@ -108,7 +110,7 @@ def done_of(run: Ran, workers: int, masks: int, parts: dict[str, str] | None = N
 @common.with_out
 def main(**options: Any) -> None:
     """Measure the whole job against a bare loop of processes on the same engine, or against another version of itself."""
-    run_job(lambda: _pipeline(**options))
+    run_job(lambda: _pipeline(**options), goes_on=False)
 
 
 def _pipeline(
@@ -188,13 +190,13 @@ def job(task: Task, place: Place, checkout: Path | None = None) -> Done:
     store = store_for(output)
     parts = {info.uri.rpartition("/")[2]: hashlib.sha256(store.read(info.uri)).hexdigest()
              for info in store.walk(join(output, "masks") + "/")}  # fmt: skip
-    return done_of(ran, task.workers, masks_digest(output), parts)
+    return done_of(ran, task.images, task.workers, masks_digest(output), parts)
 
 
 def loop(task: Task, place: Place) -> Done:
     """One run of the bare loop."""
     ran, masks = run_loop(task.network, place.source, task.workers, len(task.part), place.beside)
-    return done_of(ran, task.workers, masks)
+    return done_of(ran, task.images, task.workers, masks)
 
 
 def measure(runs: dict[str, Callable[[], Done]], rounds: int, *, same_labels: bool) -> dict[str, list[Done]]:

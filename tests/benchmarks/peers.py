@@ -93,7 +93,7 @@ def main(only: tuple[str, ...], **options: Any) -> None:
 
     Daft is in the environment of `make bench-peers`; the others run without it: --only.
     """
-    run_job(lambda: _peers(only or tuple(TITLES), **options))
+    run_job(lambda: _peers(only or tuple(TITLES), **options), goes_on=False)
 
 
 def _peers(

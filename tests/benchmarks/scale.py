@@ -33,7 +33,7 @@ _KINDS = ("LIST", "LIST, parts", "GET, footers", "GET", "HEAD", "PUT", "DELETE")
 @common.with_out
 def main(**options: Any) -> None:
     """Measure a million shards planned, a million parts there, 100 times the input, memory over time, one and two workers."""
-    run_job(lambda: _scale(**options))
+    run_job(lambda: _scale(**options), goes_on=False)
 
 
 def _scale(shards: int, parts: int, images: int, pairs: int, photos: Sequence[str], short_side: int, out: str) -> int:
