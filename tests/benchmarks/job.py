@@ -143,8 +143,9 @@ def make_task(data: Sequence[bytes], images: int, workers: int, short_side: int,
             decode(photograph, max_source_pixels=1 << 40)
         except BadImage as error:
             raise UsageError(f"--photos: {error}") from error
+    weights = str(common.ROOT / "pipeline" / "model" / "bundled.safetensors")  # by path: another version may bundle other weights
     network = prepare(
-        NetworkRequest(model=DEFAULT_MODEL, weights="bundled", engine="openvino", precision=precision, short_side=short_side)
+        NetworkRequest(model=DEFAULT_MODEL, weights=weights, engine="openvino", precision=precision, short_side=short_side)
     )
     part = tuple(chosen[number % len(chosen)] for number in range(part_images))
     return Task(network=network, part=part, images=-(-images // step) * step, workers=workers)
