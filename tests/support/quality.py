@@ -3,11 +3,11 @@
 A folder holds `images/NAME.jpg` and `masks/NAME.png`: an index PNG of the image's size in the classes of PASCAL VOC, 255 = void.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -55,11 +55,20 @@ def quality_of(segmenter: Segmenter, folder: Path) -> Quality:
     return Quality(segmenter.classes, len(files), pixels)
 
 
+@click.command()
+@click.argument(
+    "folders", metavar="FOLDER…", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
+def main(folders: tuple[Path, ...]) -> None:
+    """Print pixel accuracy, mIoU and the IoU of each class, of labels that the bundled weights give."""
+    segmenter = Segmenter("bundled")
+    for folder in folders:
+        found = quality_of(segmenter, folder)
+        best = sorted(found.iou.items(), key=lambda item: -item[1])
+        accuracy, miou = f"pixel accuracy {found.pixel_accuracy:.1f}", f"mIoU {found.miou:.1f} of {len(best)}"
+        click.echo(f"{folder}: {found.images} images, {accuracy}, {miou}")
+        click.echo("  IoU: " + ", ".join(f"{name.strip('_')} {value:.1f}" for name, value in best))
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        found = quality_of(Segmenter("bundled"), Path(name))
-        best = ", ".join(f"{key.strip('_')} {value:.1f}" for key, value in sorted(found.iou.items(), key=lambda item: -item[1]))
-        print(
-            f"{name}: {found.images} images, pixel accuracy {found.pixel_accuracy:.1f}, mIoU {found.miou:.1f} of {len(found.iou)}"
-        )
-        print(f"  IoU: {best}")
+    main()
