@@ -47,9 +47,9 @@ class PlanFile:
 class Plan:
     """All plan files of a run.
 
-    settings: what is fixed for the run (of file 0). shards: by URI, the latest row counts.
-    superseded: rows of image files that a later file replaces. replaced: shards that a later row of the same URI replaces.
-    known: of every planned URI. sources: `remaining.planned_sources`, and of how many files and shards.
+    settings: what is fixed for the run (in file 0). shards: URI -> its latest row. known: hashes of every planned URI.
+    superseded: file number -> rows of single images that a later file replaces. replaced: shards that a later row replaces.
+    added: rows that this attempt has added. sources: cache of `remaining.planned_sources`, and the sizes that it is for.
     """
 
     settings: dict[str, Any]
