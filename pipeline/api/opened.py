@@ -25,9 +25,9 @@ class Run:
     """A run that may be complete, running or stopped. Only committed parts of planned sources are seen.
 
     Attributes:
-        uri: where it lies.
-        info: `run.json`.
-        photographs: what reads those that its rows name.
+        uri: the place of the run.
+        info: the content of `run.json`.
+        photographs: reads the photographs that rows name.
         view: plan, parts and footers.
     """
 
@@ -38,17 +38,17 @@ class Run:
 
     @property
     def masks(self) -> ds.Dataset:
-        """One row per image that was labelled (`pipeline.schema.masks_schema`), in the order of the plan; listed anew."""
+        """One row per labelled image (`pipeline.schema.masks_schema`), in the order of the plan. Lists the parts each time."""
         return self.view.masks()
 
     @property
     def failures(self) -> ds.Dataset:
-        """One row per image that was not, and why (`pipeline.schema.FAILURES`)."""
+        """One row per image that could not be labelled, and why (`pipeline.schema.FAILURES`)."""
         return self.view.failures()
 
     @property
     def class_stats(self) -> pa.Table:
-        """One row a class (`pipeline.schema.CLASS_STATS`)."""
+        """One row per class (`pipeline.schema.CLASS_STATS`)."""
         return pq.read_table(pa.BufferReader(store_for(self.uri).read(join(self.uri, "class_stats.parquet"))))
 
     def image(self, row: Mapping[str, Any]) -> Image.Image:
@@ -94,7 +94,7 @@ class Run:
 
 
 def open_run(uri: str, *, allow_root: str | Sequence[str] = (), check_version: bool = True) -> Run:
-    """The run that `segment --output URI` left. Raises `NotReachable` if there is none, `Damaged` for half a `run.json`.
+    """The run that `segment --output URI` left. Raises `NotReachable` without a run, `Damaged` for half a `run.json`.
 
     allow_root: photographs are read only below these paths or URIs. Without this argument a photograph is read if the plan has
     it, if an input of `run.json` may have named it, and, on a local disk, if its name is that of an image or shard. So rows that

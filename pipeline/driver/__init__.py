@@ -5,5 +5,5 @@ Code that handles single images, or that knows a file format, does not belong he
 
 import os
 
-# Ray reads it when it is imported. A run that is stopped ends its own workers, and Ray would tell of each call that they had.
+# Ray reads this when it is imported. If a run is stopped, it ends its own workers, and Ray would log each of their open calls.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", r"The actor is dead because it was killed by `ray\.kill`")

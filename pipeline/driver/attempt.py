@@ -136,7 +136,7 @@ class Attempt:
             self._known.sums.totals.add(event.part, event.footer)
 
     def _refresh_if_due(self, event: Event) -> None:
-        is_sign = isinstance(event, PartReport) and event.error is None  # by then sums and progress have all that it says
+        is_sign = isinstance(event, PartReport) and event.error is None  # emitted last: sums and progress have counted it
         if is_sign and time.monotonic() - self._refreshed > self._refresh_s:
             self._refresh("running")
 

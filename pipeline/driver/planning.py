@@ -23,7 +23,7 @@ Entries = Iterable[SourceObject]
 
 @dataclass(slots=True)
 class Hooks:
-    """What an attempt or a dry run does on the way to its plan.
+    """What an attempt or a dry run adds to the steps of `make_plan`.
 
     phase: is told what happens now. looked: is called when the plan has been read. new_output: is called if the inputs are
     there and there is no plan yet. watch: sees the entries of the listing pass by.
@@ -38,7 +38,7 @@ class Hooks:
 def make_plan(
     config: SegmentConfig, store: WritableStore, listing: Listing, network: Callable[[], Prepared], hooks: Hooks
 ) -> tuple[Plan, Prepared]:
-    """List the input and add to the plan of the output what that does not have yet -> the plan and the network.
+    """List the input, and add new entries to the plan of the output -> the plan and the network.
 
     network: waits for the network, which another thread prepares. Raises `NotReachable` if inputs or output cannot be reached,
     `UsageError` if the flags do not fit them, and the errors of `extend_plan`. An attempt that is refused adds nothing.

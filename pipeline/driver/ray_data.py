@@ -1,4 +1,4 @@
-"""Spans, or parts, -> actor pool -> reports, on Ray Data. Ray is imported here, in `ray_start.py` and in `fleet.py`."""
+"""Spans or parts -> actor pool -> reports, on Ray Data. Only this file, `ray_start.py` and `fleet.py` import Ray."""
 
 import json
 import math
@@ -116,11 +116,11 @@ def map_parts(
 ) -> None:  # fmt: skip
     """Call `function` with each part in an actor pool, and `take` here with the part and the result, once per part.
 
-    function: is pickled to the workers; its result must be what JSON can hold. It is called again for a part if a worker died or
-    a store failed, so what it writes must be the same each time. take: in the order in which results come. events: are told of
-    every report. idle_minutes: without a result for so long it gives up.
-    Raises `NotReachable` without a Ray, `Incomplete` if rounds bring nothing new, and a `MaskfleetError` that
-    another try would meet again, such as `Damaged`, or `Bug` for what is no error of maskfleet.
+    function: is pickled and sent to the workers; its result must be a value that JSON can hold. If a worker died or a store
+    failed, the function is called again with the part, so its writes must be equal each time. take: is called in the order in
+    which results come. events: are told of every report. idle_minutes: give up after so long without a result.
+    Raises `NotReachable` without a Ray, `Incomplete` if rounds bring nothing new, a `MaskfleetError` such as `Damaged` if
+    another try would meet it again, and `Bug` for an error that is not maskfleet's.
     """
     events = events or Events()
     mapping = Mapping(MapTask(function), parts, take, events, idle_minutes)

@@ -115,7 +115,7 @@ def forecast(config: SegmentConfig) -> Forecast:
     plan, prepared = make_plan(config, store, listing, network, Hooks(watch=seen.watch))
     planned_files = len(plan.files) - len(store.created)
     begun = Begun.of(config, store, plan, prepared)
-    skipped, committed = begun.look(config, store), begun.committed  # what would be removed is only noted
+    skipped, committed = begun.look(config, store), begun.committed  # removals are only noted, not done
     unread = int(np.count_nonzero(~begun.sums.totals.has(committed.part_keys)))
     cores = _cores()
     workers = config.workers.within(cores) if config.workers else cores

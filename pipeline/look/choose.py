@@ -45,7 +45,7 @@ class Where:
         return "=".join([self.kind, *([", ".join(self.names)] if self.names else [])])
 
     def describe(self, seed: int) -> str:
-        """In words, for people."""
+        """The choice in words, for people."""
         words = {"least-confident": "least confident first", "class": "largest share of {} first", "id": "by name"}
         return words.get(self.kind, f"at random, seed {seed}").format(*self.names)
 

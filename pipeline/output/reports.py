@@ -46,7 +46,7 @@ class PartReport:
 
     @property
     def fatal(self) -> MaskfleetError | None:
-        """An error that another try would meet again."""
+        """The error, if another try would fail in the same way; else None."""
         kind = getattr(errors, self.error_class or "", None)
         found = [fatal for fatal in (Bug, UsageError, Damaged) if isinstance(kind, type) and issubclass(kind, fatal)]
         return found[0](self.error or "") if found else None
@@ -104,7 +104,10 @@ Listener = Callable[[Event], None]
 
 
 class Events:
-    """Tells listeners what happens, in the order in which they came. They do not raise: some are told inside calls of Ray."""
+    """Tells all listeners what happens, in the order in which they were added.
+
+    Listeners must not raise: some events are emitted inside calls of Ray.
+    """
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
@@ -125,7 +128,7 @@ class Events:
 
 
 def events_of(report: PartReport) -> Iterator[Event]:
-    """What a report says, retries, the part that was committed and its images that failed, and last the report itself."""
+    """The retries of a report, its part if this worker committed it, the failed images of this part; last the report itself."""
     for what, times in report.retries.items():
         yield Retried(what, times)
     if report.committed and report.part is not None and report.footer is not None:

@@ -67,35 +67,36 @@ def read_footers(store: Store, out: str, parts: Iterable[PartName]) -> Iterator[
 class RunView:
     """What readers of a run look up: verify and repair, `open_run`, and jobs that work on labels.
 
-    The plan is read once, and caught up with at each listing; a million shards take 0.7 GB. If a run has no plan, such as a
-    copy of `masks/` and `run.json` alone, all parts are seen. Safe in threads; a view that is pickled is opened again there.
+    The plan is read once; each listing adds the plan files that are new. A plan of a million shards takes 0.7 GB. If there is no
+    plan, for example in a copy of only `masks/` and `run.json`, all parts are seen. Thread-safe. A pickled view opens the run
+    again when it is unpickled.
     """
 
     def __init__(self, out: str) -> None:
         self.out = out
         self._plan: Plan | None = None
         self._plan_is_read = False
-        self._lock = threading.RLock()  # of who takes plan files into the plan
-        self._known: dict[int, bool] = {}  # by `PartName.key`: is the part obsolete?
+        self._lock = threading.RLock()  # one thread at a time adds plan files to the plan
+        self._known: dict[int, bool] = {}  # `PartName.key` -> is the part obsolete?
 
     def __reduce__(self) -> tuple[Callable[[str], "RunView"], tuple[str]]:
         return RunView, (self.out,)
 
     @property
     def store(self) -> Store:
-        """Asked for each time: its connections belong to one process, and this one may have been forked."""
+        """The store of the run, looked up in each call: connections belong to one process, and this one may be a fork."""
         return store_for(self.out)
 
     @property
     def plan(self) -> Plan:
-        """What there is to label. Raises `NotReachable` if there is no plan."""
+        """The plan of the run. Raises `NotReachable` if there is no plan."""
         if (plan := self.plan_if_any) is None:
             raise NotReachable(f"{self.out}: no run there (no plan/00000.parquet)")
         return plan
 
     @property
     def plan_if_any(self) -> Plan | None:
-        """What there is to label, or None: somebody copied the masks and not the plan."""
+        """The plan of the run; None if there is no plan, for example in a copy without `plan/`."""
         with self._lock:
             if not self._plan_is_read:
                 self._plan, self._plan_is_read = read_plan(self.store, self.out), True
@@ -103,7 +104,7 @@ class RunView:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is fixed for the run: `fingerprint`, `labels`, `shape`; without a plan, as `run.json` has them."""
+        """What is fixed for the run: `fingerprint`, `labels`, `shape`, from the plan; without a plan, from `run.json`."""
         if (plan := self.plan_if_any) is not None:
             return plan.settings
         said = None
@@ -116,7 +117,7 @@ class RunView:
         return sources_of(self.plan)
 
     def listed(self) -> PartTable:
-        """The parts of planned sources, as they lie in `masks/` now."""
+        """The parts of planned sources that lie in `masks/` now; without a plan, all parts."""
         if (plan := self.plan_if_any) is None:
             return list_parts(self.store, self.out)
         with self._lock:
@@ -130,7 +131,7 @@ class RunView:
         return listed.only(~self._obsolete(listed))
 
     def in_order(self, parts: PartTable) -> Iterator[PartName]:
-        """Parts in the order of the plan: of shards, then of single images; of each source in order of first index."""
+        """Parts in the order of the plan: those of shards, then those of single images; for one source by first index."""
         plan = self.plan_if_any
         for source in parts if plan is None else planned_sources(plan):
             yield from parts.get(source, ())
@@ -187,7 +188,7 @@ class RunView:
         if part.key not in self._known:
             try:
                 footer = read_footer(self.store, self.out, part)
-            except (ObjectMissing, ObjectChanged):  # removed, or made anew, since it was listed
+            except (ObjectMissing, ObjectChanged):  # removed or made anew after the listing
                 return True
             self._known[part.key] = footer.masks + len(footer.failures) > part.rows - replaced
         return self._known[part.key]

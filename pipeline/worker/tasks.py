@@ -41,10 +41,10 @@ class MapTask:
         part = PartName(**json.loads(text))
         try:
             result = self.function(part)
-            json.dumps(result)  # what JSON cannot hold is an error of the function, told here
+            json.dumps(result)  # raises here if JSON cannot hold the result: this is an error of the function
         except MaskfleetError as error:
             report = PartReport(error=str(error), error_class=type(error).__name__)
-        except Exception as error:  # noqa: BLE001 - one part must not end the others; the driver raises it
+        except Exception as error:  # noqa: BLE001 - one part must not end the others; the driver raises the error
             report = ended_by(error)
         else:
             report = PartReport(part=part, result=result)

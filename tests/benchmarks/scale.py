@@ -89,7 +89,7 @@ def _run(scratch: Path, data: Sequence[bytes], images: int, short_side: int, wor
 
 
 def one_and_two(scratch: Path, data: Sequence[bytes], images: int, pairs: int, short_side: int) -> list[dict[str, float]]:
-    """Steady images/s of one worker, counted twice, and of two; nothing if a run is too short for that."""
+    """Steady images/s in pairs: twice those of one worker, and those of two; no pairs if a run was too short for that."""
 
     def rate(workers: int) -> float:
         window = steady(_run(scratch, data, images, short_side, workers).stamps, workers)
