@@ -183,7 +183,7 @@ def _print_whole(label: str, text: str) -> None:
 
 
 def _called(program: str) -> str:
-    """The words before a job's name, as the shell finds them: click knows a program by its name alone."""
+    """The words before a job's name, as the shell finds them: click knows only the name of the program."""
     if program == "maskfleet " and shutil.which("maskfleet") != shutil.which(sys.argv[0]):
         return f"{shlex.quote(sys.argv[0])} "
     return program

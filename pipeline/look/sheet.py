@@ -202,7 +202,7 @@ class _Sheet:
         self._pen.text(place, legible(text), colour, _font(size), stroke_width=0.4 if bold else 0)
 
 
-_LONGEST_NAME = 200  # characters that are measured: names of members may have a megabyte
+_LONGEST_NAME = 200  # only so many characters are measured: the name of a member may have a megabyte
 
 
 @cache
