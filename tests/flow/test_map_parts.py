@@ -23,16 +23,17 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def _mapped(out: Path, function: Masks, events: Events | None = None) -> list[tuple[PartName, Any]]:
+def _mapped(out: Path, function: Masks, events: Events | None = None, workers: int = 1) -> list[tuple[PartName, Any]]:
     found: list[tuple[PartName, Any]] = []
-    map_parts(function, parts_in(out), lambda part, result: found.append((part, result)), workers=Workers(2, 2), events=events)
+    pool = Workers(workers, workers)
+    map_parts(function, parts_in(out), lambda part, result: found.append((part, result)), workers=pool, events=events)
     return found
 
 
 def test_each_part_has_one_result_from_a_worker(out: Path) -> None:
     events, heard = Events(), list[Event]()
     events.listen(heard.append)
-    found = _mapped(out, Masks(str(out)), events)
+    found = _mapped(out, Masks(str(out)), events, workers=2)
     assert sorted(part for part, _ in found) == parts_in(out)
     assert sorted(result["masks"] for _, result in found) == [2, 2, 2, 4, 4, 4, 4, 4, 4]
     assert len([event for event in heard if isinstance(event, PartReport)]) == 9
@@ -40,7 +41,7 @@ def test_each_part_has_one_result_from_a_worker(out: Path) -> None:
 
 @pytest.mark.parametrize("trouble", ["store", "killed"])
 def test_what_fails_once_is_asked_again_and_taken_once(out: Path, tmp_path: Path, trouble: str) -> None:
-    found = _mapped(out, Masks(str(out), trouble, str(tmp_path / "marker")))
+    found = _mapped(out, Masks(str(out), trouble, str(tmp_path / "marker")), workers=2)
     assert (tmp_path / "marker").exists()
     assert sorted(part for part, _ in found) == parts_in(out)
 
