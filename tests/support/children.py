@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 
@@ -15,9 +15,10 @@ def killed_while_they_load(module: str) -> Iterator[set[int]]:
     def kill() -> None:
         while not over.wait(0.005):
             for child in psutil.Process().children():
-                if child.pid not in killed and module in child.cmdline():
-                    child.kill()
-                    killed.add(child.pid)
+                with suppress(psutil.NoSuchProcess):  # another one, which has just ended
+                    if child.pid not in killed and module in child.cmdline():
+                        child.kill()
+                        killed.add(child.pid)
 
     thread = threading.Thread(target=kill)
     thread.start()
