@@ -225,7 +225,7 @@ def _run(name: str, ground: Ground, race: Race, images: int) -> float:
     for other in {name, *(OURS if name in OURS else ())} & race.masks.keys():
         compare(name, masks, race.masks[other], 1.0)
     race.masks[name] = masks
-    window = steady(events_of(task), 1 if name in ("daft", "dataloader") else task.workers)
+    window = steady(events_of(task), 1 if name == "dataloader" else task.workers)
     race.runs[name].append(Run(images, window.images_per_s if window else None, seconds))
     return window.images_per_s if window else images / seconds
 
@@ -243,7 +243,7 @@ def _report(race: Race, images: int, template: Task) -> common.Report:
         (TITLES[name], ", ".join(f"{batch}: {rate:.2f}" for batch, rate in found.items())) for name, found in race.tried.items()
     ]
     notes = [
-        "images/s: in the steady state, while all processes that label are at work. s besides: the rest of "
+        "images/s: in the steady state, while all workers are at work. s besides: the rest of "
         "the process's time (interpreter, Ray, Daft, loading, first batch, end).",
         "Recipes: torchvision in eager float32 on squares, masks of that size. Ours: the photograph's own aspect, more pixels, "
         "masks of the photograph's size, with statistics. All write 8-bit index PNGs, in Parquet or as files, to the local disk.",

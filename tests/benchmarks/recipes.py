@@ -10,6 +10,7 @@ Recipes are written as in the documentation: torchvision's LR-ASPP in eager floa
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class Task:
     def finished(self, images: int) -> None:
         """Note that a worker has labelled so many more images."""
         with open(self.events, "a", encoding="utf-8") as file:
-            file.write(f"{time.time():.6f} {os.getpid()} {images}\n")
+            file.write(f"{time.time():.6f} {os.getpid()}.{threading.get_native_id()} {images}\n")
 
 
 def image_id(path: str) -> str:
