@@ -111,10 +111,10 @@ def photograph_of(image: Image.Image, min_side: int | None = None) -> Photograph
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # decoders raise any error on damaged data; the fault is this image's own
-        raise _fault(error, width * height) from error
+        raise _refusal(error, width * height) from error
 
 
-def _fault(error: Exception, pixels: int) -> CorruptImage | MemoryError:
+def _refusal(error: Exception, pixels: int) -> CorruptImage | MemoryError:
     """The error to raise for an error of a decoder. Most decoders do not say that memory was short, so this is tried here."""
     try:
         bytes(_ROOM_BYTES + _ROOM_BYTES_A_PIXEL * pixels)  # zeros: the kernel reserves these, but nothing is written
@@ -176,7 +176,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # as above: a damaged header can raise anything
-        raise _fault(error, min(max_pixels, _webp_pixels(data))) from error
+        raise _refusal(error, min(max_pixels, _webp_pixels(data))) from error
 
 
 def _webp_pixels(data: bytes) -> int:

@@ -27,7 +27,7 @@ import numpy as np
 
 from pipeline.compiled import Float32, Int32, Int64, UInt8, bits_of_float, float_of_bits, jit
 from pipeline.labels.reference import plain_pixel
-from pipeline.labels.statistics import see_run
+from pipeline.labels.statistics import count_and_ignore
 
 LARGEST = np.float32(1000)  # the margins below hold for logits within +-1000
 _MARGIN = np.float32(2e-3)  # more than rounding can change between two interpolations: 10 * 2**-24 * 1000 = 6e-4
@@ -91,7 +91,7 @@ def fast_pixels(
                             )
             first = last
         for y in range(y0, y1):
-            see_run(y, 0, width, min_level, mask, confidence, histogram, extents)
+            count_and_ignore(y, 0, width, min_level, mask, confidence, histogram, extents)
 
 
 @jit

@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from pipeline.compiled import Float32, Int32, Int64, UInt8, jit
-from pipeline.labels.statistics import see_run
+from pipeline.labels.statistics import count_and_ignore
 
 
 @jit
@@ -46,4 +46,4 @@ def plain_pixels(
         for x in range(mask.shape[1]):
             label, level = plain_pixel(logits, top[y], bottom[y], weight_y[y], left[x], right[x], weight_x[x])
             mask[y, x], confidence[y, x] = label, level
-        see_run(y, 0, mask.shape[1], min_level, mask, confidence, histogram, extents)
+        count_and_ignore(y, 0, mask.shape[1], min_level, mask, confidence, histogram, extents)

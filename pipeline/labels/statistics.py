@@ -77,7 +77,9 @@ def statistics_of(
 
 
 @jit
-def see_run(y: int, x0: int, x1: int, min_level: int, mask: UInt8, confidence: UInt8, histogram: Int64, extents: Int64) -> None:
+def count_and_ignore(
+    y: int, x0: int, x1: int, min_level: int, mask: UInt8, confidence: UInt8, histogram: Int64, extents: Int64
+) -> None:
     """Count the pixels x0 to x1 of row y, whose labels are in `mask`; pixels below `min_level` become `IGNORE` there.
 
     Shapes and dtypes: as in `pipeline.labels.reference`. Adds to `histogram`, widens `extents`.
@@ -107,4 +109,4 @@ def _extend(extents: Int64, label: int, y: int, first: int, last: int) -> None:
 @jit
 def _count(min_level: int, mask: UInt8, confidence: UInt8, histogram: Int64, extents: Int64) -> None:
     for y in range(mask.shape[0]):
-        see_run(y, 0, mask.shape[1], min_level, mask, confidence, histogram, extents)
+        count_and_ignore(y, 0, mask.shape[1], min_level, mask, confidence, histogram, extents)
