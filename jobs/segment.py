@@ -41,7 +41,7 @@ def main(config_file: str | None, json_file: str | None, debug: bool, **flags: A
     Run the same command again to finish what is missing; nothing is labelled twice.
 
     Exit codes: 0 done, 1 a bug, 2 wrong usage, 3 failure budget exceeded (labels are kept), 4 input or storage
-    not reachable, 5 incomplete (run again), 130/143 stopped (run again).
+    not reachable, 5 incomplete (run again), 7 damaged (verify --repair), 130/143 stopped (run again).
     """
     report = Report(json_file)
     run_job(lambda: _segment(config_file, report, debug, flags), debug=debug, report=report)
