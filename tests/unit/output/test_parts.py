@@ -1,5 +1,6 @@
 """Parts: their names, what one listing says of them, digests of their rows."""
 
+import hashlib
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import Damaged
-from pipeline.output.parts import PartName, add_digests, is_part_name, list_parts, part_key, row_digest, source_digest
+from pipeline.output.parts import PartName, PartTable, add_digests, is_part_name, list_parts, part_key, row_digest, source_digest
 from pipeline.output.remaining import gaps
 from pipeline.storage.base import PAGE, ObjectInfo
 from pipeline.storage.local import LocalStore
@@ -74,6 +75,15 @@ def test_the_source_digest_is_of_uri_and_identity() -> None:
     }  # fmt: skip
     assert len(digests) == 12
     assert source_digest("s3://b/0.tar", 100, "etag:1") == source_digest("s3://b/0.tar", 100, "etag:1")
+
+
+def test_a_table_without_parts() -> None:
+    table = PartTable.empty()
+    assert (len(table), table.part_count, table.row_count, list(table.parts()), table.part_keys.dtype) == (0, 0, 0, [], np.uint64)
+    assert [flags.tolist() for flags in table.chains()] == [[], []]
+    assert table.get("a" * 24) is None
+    with pytest.raises(KeyError, match="a" * 24):
+        table["a" * 24]
 
 
 def test_list_parts(tmp_path: Path) -> None:
@@ -173,6 +183,14 @@ def test_a_row_digest_sees_everything_that_makes_a_row() -> None:
     assert len(set(digests)) == 6
     assert row_digest("s", 0, np.asfortranarray(mask)) == digests[0]
     assert row_digest("s", 0, mask[:, ::-1][:, ::-1]) == digests[0]
+
+
+def test_a_row_digest_never_changes() -> None:
+    """All runs of all versions add these up: SHA-256 of a header, its length before it in four bytes, and the label pixels."""
+    mask = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    header = b'["s3://b/0.tar", 7, 4, 3]'
+    known = hashlib.sha256(bytes([0, 0, 0, len(header)]) + header + bytes(range(12))).hexdigest()
+    assert row_digest("s3://b/0.tar", 7, mask) == int(known, 16)
 
 
 @given(st.lists(st.integers(0, (1 << 256) - 1)), st.randoms(use_true_random=False), st.integers(0, 10))

@@ -67,6 +67,31 @@ def test_anything_left_is_what_spans_would_say_of_any_parts(found: list[list[tup
     assert has_remaining(plan, table) is bool(remaining_spans(plan, table, part_images=1, workers=1))
 
 
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([(0, 4, False), (4, 2, True)], False),  # a chain
+        ([(0, 4, False), (2, 2, False), (4, 2, True)], False),  # no chain, as one begins within another, and still whole
+        ([(0, 4, False), (2, 1, False), (5, 1, True)], True),  # no chain, and a gap
+        ([(0, 4, False), (2, 2, False)], True),
+    ],
+)
+def test_parts_that_overlap_are_looked_at_one_after_another(parts: list[tuple[int, int, bool]], expected: bool) -> None:
+    shard = _tar("0")
+    plan = Plan(settings={}, files=[PlanFile(0, False, 1)], shards={shard.uri: shard})
+    table = table_of(PartName(shard_digest(shard), *part) for part in parts)
+    assert has_remaining(plan, table) is bool(remaining_spans(plan, table, part_images=4, workers=1)) is expected
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(5, False), (3, True), (0, True)])
+def test_single_images_remain_beside_whole_shards(rows: int, expected: bool) -> None:
+    shard = _tar("0")
+    plan = Plan(settings={}, files=[PlanFile(0, False, 1), PlanFile(1, True, 5)], shards={shard.uri: shard})
+    parts = [PartName(shard_digest(shard), 0, 7, True)]
+    parts += [PartName(plan_file_digest(plan.files[1]), 0, rows, rows == 5)] if rows else []
+    assert has_remaining(plan, table_of(parts)) is expected
+
+
 def test_what_is_whole_is_looked_at_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """And sources are digested once: a million shards of one part took 25 s, each time."""
     shards = {f"/in/{number}.tar": _tar(str(number)) for number in range(100)}
@@ -158,6 +183,15 @@ def test_shards_go_on_behind_what_is_committed() -> None:
         (_tar("1"), 4, None, committed[one][0]),
     ]
     assert planned_sources(plan) == {shard_digest(_tar(name)) for name in "012"}
+
+
+def test_a_gap_in_a_shard_ends_where_the_next_part_begins() -> None:
+    shard = _tar("0")
+    digest = shard_digest(shard)
+    plan = Plan(settings={}, shards={shard.uri: shard})
+    committed = {digest: [PartName(digest, 4, 4, False)]}
+    spans = remaining_spans(plan, committed, part_images=4, workers=1)
+    assert [(span.first, span.stop, span.previous) for span in spans] == [(0, 4, None), (8, None, committed[digest][0])]
 
 
 def test_another_version_of_a_shard_is_another_source() -> None:

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import Damaged, NotReachable, RunMismatch, ShardChanged, StorageError, UsageError
+from pipeline.errors import Damaged, NewerFormat, NotReachable, RunMismatch, ShardChanged, StorageError, UsageError
 from pipeline.plan import plan as plan_module
-from pipeline.plan.plan import Plan, extend_plan, read_plan, read_plan_rows
+from pipeline.plan.plan import Plan, extend_plan, read_plan, read_plan_rows, writes_queries
 from pipeline.shards.base import SourceObject
 from pipeline.storage import WritableStore
 from pipeline.storage.local import LocalStore
@@ -366,6 +367,65 @@ def test_any_flipped_byte_of_a_plan_is_damage_or_harmless(tmp_path: Path) -> Non
         else:
             assert plan is not None
     assert refused > 10
+
+
+def test_what_a_checksum_alone_tells_is_damage_too(tmp_path: Path) -> None:
+    """A flipped byte that leaves a table of the same shape with another name in it."""
+    rows = [_image(f"{number:04}") for number in range(40)]
+    _extend(tmp_path, None, *rows)
+    path = tmp_path / "plan" / "00000.parquet"
+    sound, table = path.read_bytes(), pq.read_table(path)
+    unseen = [data for data in map(_flipped(sound), range(len(sound))) if _reads_as_another(data, table)]
+    assert unseen
+    for data in unseen[:5]:
+        path.write_bytes(data)
+        with pytest.raises(Damaged, match=r"plan/00000\.parquet"):
+            read_plan(STORE, str(tmp_path))
+        with pytest.raises((pa.ArrowException, OSError), match="CRC"):
+            list(read_plan_rows(str(tmp_path), "plan/00000.parquet", 0, None))
+
+
+def _flipped(data: bytes) -> Callable[[int], bytes]:
+    return lambda at: data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def _reads_as_another(data: bytes, table: pa.Table) -> bool:
+    try:
+        found = pq.read_table(pa.BufferReader(data))
+        found.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+    return bool(found.schema == table.schema and found.num_rows == table.num_rows and not found.equals(table))
+
+
+def test_names_that_are_no_text_are_damage(tmp_path: Path) -> None:
+    _extend(tmp_path, None, _tar("0"))
+    path = tmp_path / "plan" / "00000.parquet"
+    table = pq.read_table(path)
+    names = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"/\xff")])
+    pq.write_table(table.set_column(table.schema.get_field_index("uri"), "uri", names), path)
+    with pytest.raises(Damaged, match=r"plan/00000\.parquet cannot be read: .*UTF8"):
+        read_plan(STORE, str(tmp_path))
+
+
+def test_a_plan_that_lost_its_first_file_is_damaged(tmp_path: Path) -> None:
+    _extend(tmp_path, None, _tar("0"), _image("a"))
+    (tmp_path / "plan" / "00000.parquet").unlink()
+    with pytest.raises(Damaged, match=r"plan/00000\.parquet is gone"):
+        read_plan(STORE, str(tmp_path))
+    (tmp_path / "plan" / "00001.parquet").unlink()
+    assert read_plan(STORE, str(tmp_path)) is None
+
+
+def test_a_plan_of_a_newer_version_is_told_by_its_format(tmp_path: Path) -> None:
+    _extend(tmp_path, None, _tar("0"), settings=SETTINGS | {"format": 99})
+    with pytest.raises(NewerFormat, match=r"^the plan is of format 99, "):
+        read_plan(STORE, str(tmp_path))
+
+
+@pytest.mark.parametrize(("settings", "written"), [({}, False), ({"format": 1}, False), ({"format": 2}, True), (None, True)])
+def test_which_plans_write_queries_down(settings: dict[str, object] | None, written: bool) -> None:
+    assert writes_queries(None if settings is None else Plan(settings=settings)) is written
 
 
 def test_a_parquet_file_of_somebody_else_is_no_plan(tmp_path: Path) -> None:
